@@ -1,0 +1,69 @@
+"""python -m brainplug COMMAND: what there is to choose from."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hyperpyyaml import load_hyperpyyaml
+
+from brainplug.backbones import load_backbone
+from brainplug.errors import UsageError
+from brainplug.experiment import run_command
+from brainplug.methods import choose_method
+from brainplug.model import AudioClassifier
+
+
+def list_methods(methods_file: str, backbone: str, n_classes: int) -> str:
+    """Lists the methods of a file with what they train on a backbone.
+
+    Arguments
+    ---------
+    methods_file : str
+        ``methods.yaml``.
+    backbone : str
+        Name of a backbone.
+    n_classes : int
+        Classes of the head.
+
+    Returns
+    -------
+    str
+        One row a method.
+    """
+    if not Path(methods_file).is_file():
+        raise UsageError(
+            f"The methods of {methods_file!r} were asked for.", "There is no such file.", "Write --methods=methods.yaml"
+        )
+    with open(methods_file) as file:
+        methods = load_hyperpyyaml(file)
+    rows = [f"{'method':<16}{'trainable':>12}{'without head':>14}{'share':>9}  learning rate, class"]
+    for name in methods:
+        method, lr = choose_method(name, methods)
+        counts = AudioClassifier(load_backbone(backbone), method, n_classes).count_parameters()
+        rows.append(
+            f"{name:<16}{counts['trainable']:>12,}{counts['trainable_without_head']:>14,}"
+            f"{counts['trainable'] / counts['total']:>9.2%}  {lr:g}, {type(getattr(method, 'config', method)).__name__}"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Reads the command line and prints.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+    """
+    parser = argparse.ArgumentParser(prog="python -m brainplug", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    methods = commands.add_parser("methods", help="the methods, and what they train on a backbone")
+    methods.add_argument("--backbone", default="nano-ast")
+    methods.add_argument("--methods", default="hparams/methods.yaml", help="the file that lists them")
+    methods.add_argument("--n_classes", type=int, default=50)
+    chosen = parser.parse_args(arguments)
+    print(list_methods(chosen.methods, chosen.backbone, chosen.n_classes))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,146 @@
+"""AST: a transformer over patches of a log-mel spectrogram.
+
+Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 2021, https://arxiv.org/abs/2104.01778
+"""
+
+from typing import ClassVar
+
+import torch
+from transformers import ASTFeatureExtractor, ASTModel
+
+from brainplug.backbones.base import Backbone, weights_revision
+from brainplug.backbones.loading import load_pretrained
+from brainplug.backbones.spec import BackboneSpec
+from brainplug.data.features import LogMel
+from brainplug.errors import UsageError, nearest
+
+SPECIAL_TOKENS = 2  # [CLS] and the distillation token stand before the patches
+POSITIONS = ("crop", "interpolate", "zero")
+
+
+class AudioSpectrogram(Backbone):
+    """AST with positions for clips of a given length.
+
+    Arguments
+    ---------
+    model : ASTModel
+        The transformer; its position table fits `log_mel.frames`.
+    name, revision : str
+        As in `Backbone`.
+    log_mel : LogMel
+        Makes the input.
+
+    Example
+    -------
+    >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
+    >>> resize_positions(model, frames=100, mode="crop")
+    >>> backbone = AudioSpectrogram(model, "toy", "none", LogMel(mel_bands=128, frames=100))
+    >>> tokens, mask = backbone(backbone.extract(torch.randn(16000))[None], torch.ones(1))
+    >>> tuple(tokens.shape)  # 2 special tokens, 12 bands of 9 patches
+    (1, 110, 8)
+    """
+
+    spec: ClassVar = BackboneSpec(
+        model_types=("audio-spectrogram-transformer",),
+        signal="log_mel",
+        layers="layers",
+        attention="attention",
+        feed_forward="mlp",
+        query="attention.q_proj",
+        key="attention.k_proj",
+        value="attention.v_proj",
+        output="attention.o_proj",
+        norm_before_feed_forward="layernorm_after",
+        final_norm="layernorm",
+    )
+
+    def __init__(self, model: ASTModel, name: str, revision: str, log_mel: LogMel):
+        super().__init__(model, name, revision)
+        self.log_mel = log_mel
+
+    @classmethod
+    def load(
+        cls, source: str, name: str, revision: str | None, frames: int | None = None, positions: str = "crop"
+    ) -> "AudioSpectrogram":
+        """Loads an AST for clips of `frames` frames of 10 ms; see `resize_positions` for `positions`."""
+        model = load_pretrained(ASTModel, source, revision)
+        extractor = load_pretrained(ASTFeatureExtractor, source, revision)
+        frames = frames or model.config.max_length
+        resize_positions(model, frames, positions)
+        log_mel = LogMel(extractor.num_mel_bins, frames, extractor.mean, extractor.std)
+        return cls(model, name, weights_revision(source, getattr(model.config, "_commit_hash", None)), log_mel)
+
+    @property
+    def signal_settings(self) -> dict:
+        """Size and normalisation of the spectrogram."""
+        settings = self.log_mel
+        return {
+            "signal": "log_mel", "mel_bands": settings.mel_bands, "frames": settings.frames,
+            "mean": settings.mean, "deviation": settings.deviation,
+        }  # fmt: skip
+
+    def extract(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Log-mels ``[frames, mel_bands]``, padded or cut and normalised as AST wants them."""
+        return self.log_mel.extract(waveform)
+
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Tokens ``[batch, 2 + patches, dim]``. Every clip has the same length, so nothing is masked."""
+        return self.model(signal).last_hidden_state, None
+
+
+def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
+    """Fits the position embeddings to clips of another length, in place.
+
+    The table is ``[1, 2 + bands * times, dim]``, its patches counted along time within each band.
+
+    Arguments
+    ---------
+    model : ASTModel
+        Changed in place, its configuration too.
+    frames : int
+        Length of the clips.
+    mode : str
+        ``crop`` keeps the first positions of each band (longer clips are interpolated), ``interpolate`` stretches or
+        shrinks the time axis, ``zero`` sets all positions to zero, as the published PETL code did.
+
+    Raises
+    ------
+    UsageError
+        Unknown mode, or fewer frames than a patch is long.
+
+    Example
+    -------
+    >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
+    >>> resize_positions(model, frames=500, mode="interpolate")
+    >>> model.embeddings.position_embeddings.shape[1]  # 2 special tokens, 12 bands of 49 patches
+    590
+    """
+    config = model.config
+    if mode not in POSITIONS:
+        raise UsageError(
+            f"The positions {mode!r} were asked for.", "They do not exist.", f"Write one of: {nearest(mode, POSITIONS)}"
+        )
+    if frames < config.patch_size:
+        raise UsageError(
+            f"Clips of {frames} frames were asked for.",
+            f"One patch of {config._name_or_path or 'this AST'} is {config.patch_size} frames long.",
+            f"Write --frames={config.patch_size} or more",
+        )
+    table = model.embeddings.position_embeddings.detach()
+    bands, times = model.embeddings.get_shape(config)
+    new_times = (frames - config.patch_size) // config.time_stride + 1
+    if new_times == times and mode != "zero":
+        config.max_length = frames
+        return
+    special, patches = table[:, :SPECIAL_TOKENS], table[0, SPECIAL_TOKENS:]
+    patches = patches.view(bands, times, -1)
+    if mode == "crop" and new_times <= times:
+        patches = patches[:, :new_times]
+    else:
+        along_time = patches.transpose(1, 2)  # [bands, dim, times]
+        patches = torch.nn.functional.interpolate(along_time, new_times, mode="linear").transpose(1, 2)
+    resized = torch.cat([special, patches.reshape(1, bands * new_times, -1)], dim=1)
+    if mode == "zero":
+        resized = torch.zeros_like(resized)
+    model.embeddings.position_embeddings = torch.nn.Parameter(resized.clone())
+    config.max_length = frames

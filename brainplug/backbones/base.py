@@ -1,0 +1,121 @@
+"""What every backbone can do: read a clip's waveform as its signal, and turn a batch of signals into tokens."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from transformers import PreTrainedModel
+
+from brainplug.backbones.spec import BackboneSpec
+
+
+class Backbone(torch.nn.Module, ABC):
+    """A pretrained transformer with its description.
+
+    Arguments
+    ---------
+    model : PreTrainedModel
+        The transformer.
+    name : str
+        How the user called it.
+    revision : str
+        Which weights these are: the hub's commit, or a hash of the file.
+    """
+
+    spec: ClassVar[BackboneSpec]
+    sample_rate = 16000  # Hz, of every family here
+
+    def __init__(self, model: PreTrainedModel, name: str, revision: str):
+        super().__init__()
+        self.model, self.name, self.revision = model, name, revision
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.model.config.hidden_size
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Backbone":
+        """Loads a pretrained one.
+
+        Arguments
+        ---------
+        source : str
+            A folder or a hub id.
+        name : str
+            How the user called it.
+        revision : str, optional
+            The hub's revision.
+        **settings : object
+            What the recipe says of the input: `frames`, `positions`.
+
+        Returns
+        -------
+        Backbone
+            With weights.
+        """
+
+    @property
+    @abstractmethod
+    def signal_settings(self) -> dict:
+        """All that `extract` depends on, as JSON values: the key of a feature cache."""
+
+    @abstractmethod
+    def extract(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Turns a clip into the signal that the model takes.
+
+        Arguments
+        ---------
+        waveform : torch.Tensor
+            ``[samples]`` at 16 kHz.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[frames, mel_bands]`` or ``[samples]``.
+        """
+
+    @abstractmethod
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turns signals into tokens.
+
+        Arguments
+        ---------
+        signal : torch.Tensor
+            A padded batch of what `extract` returns.
+        lengths : torch.Tensor
+            Share of each signal that is not padding, ``[batch]``.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor | None]
+            Tokens ``[batch, tokens, dim]`` and a mask ``[batch, tokens]`` that is True where a token is not padding;
+            None where all count.
+        """
+
+
+def weights_revision(source: str, commit: str | None) -> str:
+    """Names the weights exactly.
+
+    Arguments
+    ---------
+    source : str
+        A folder or a hub id.
+    commit : str, optional
+        The hub's commit, if it came from there.
+
+    Returns
+    -------
+    str
+        The commit, else a hash of the folder's weights.
+    """
+    if commit or not Path(source).is_dir():
+        return commit or "unknown"
+    digest = hashlib.sha256()
+    for path in sorted([*Path(source).glob("*.safetensors"), *Path(source).glob("pytorch_model*.bin")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256-{digest.hexdigest()[:16]}"

@@ -1,0 +1,85 @@
+"""wav2vec 2.0, HuBERT and data2vec-audio: one family of transformers over the waveform.
+
+Baevski et al., "wav2vec 2.0", 2020, https://arxiv.org/abs/2006.11477; Hsu et al., "HuBERT", 2021,
+https://arxiv.org/abs/2106.07447; Baevski et al., "data2vec", 2022, https://arxiv.org/abs/2202.03555
+"""
+
+from typing import ClassVar
+
+import torch
+from transformers import AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+
+from brainplug.backbones.base import Backbone, weights_revision
+from brainplug.backbones.loading import load_pretrained
+from brainplug.backbones.spec import BackboneSpec
+
+
+class Wav2Vec2(Backbone):
+    """A transformer of the wav2vec 2.0 family.
+
+    Arguments
+    ---------
+    model : PreTrainedModel
+        `Wav2Vec2Model`, `HubertModel` or `Data2VecAudioModel`.
+    name, revision : str
+        As in `Backbone`.
+    normalize : bool
+        Whether each clip is brought to zero mean and unit variance, as the checkpoint's feature extractor says.
+
+    Example
+    -------
+    >>> from transformers import Wav2Vec2Config, Wav2Vec2Model
+    >>> config = Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    ...     conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+    >>> backbone = Wav2Vec2(Wav2Vec2Model(config), "toy", "none", normalize=True).eval()
+    >>> tokens, mask = backbone(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
+    >>> tuple(tokens.shape), mask.sum(1).tolist()
+    ((2, 49, 16), [49, 24])
+    """
+
+    spec: ClassVar = BackboneSpec(
+        model_types=("wav2vec2", "hubert", "data2vec-audio"),
+        signal="waveform",
+        layers="encoder.layers",
+        attention="attention",
+        feed_forward="feed_forward",
+        query="attention.q_proj",
+        key="attention.k_proj",
+        value="attention.v_proj",
+        output="attention.out_proj",
+    )
+
+    def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
+        super().__init__(model, name, revision)
+        self.normalize = normalize
+
+    @classmethod
+    def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
+        """Loads a model of the family; clips may have any length, so `frames` and `positions` play no part."""
+        model = load_pretrained(AutoModel, source, revision)
+        extractor = load_pretrained(Wav2Vec2FeatureExtractor, source, revision)
+        return cls(
+            model, name, weights_revision(source, getattr(model.config, "_commit_hash", None)), extractor.do_normalize
+        )
+
+    @property
+    def signal_settings(self) -> dict:
+        """Whether clips are normalised."""
+        return {"signal": "waveform", "normalize": self.normalize}
+
+    def extract(self, waveform: torch.Tensor) -> torch.Tensor:
+        """The waveform ``[samples]``, normalised where the checkpoint wants it; never shorter than one token."""
+        shortest = 400  # samples, the receptive field of the convolutions
+        waveform = torch.nn.functional.pad(waveform, (0, max(0, shortest - len(waveform))))
+        if not self.normalize:
+            return waveform
+        variance, mean = torch.var_mean(waveform, correction=0)
+        return (waveform - mean) / torch.sqrt(variance + 1e-7)  # the feature extractor's own epsilon
+
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``[batch, tokens, dim]``, one each 20 ms, and the mask of those that are not padding."""
+        samples = (lengths * signal.shape[1]).round().long()
+        present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
+        tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
+        counts = self.model._get_feat_extract_output_lengths(samples)
+        return tokens, torch.arange(tokens.shape[1], device=signal.device) < counts[:, None]

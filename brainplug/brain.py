@@ -1,0 +1,205 @@
+"""AudioBrain: SpeechBrain's training loop for an adapted classifier."""
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+
+from brainplug.errors import UsageError
+from brainplug.methods import Method
+from brainplug.model import AudioClassifier
+
+CHECKPOINTS_TO_KEEP = 2  # the newest two, so that one may be torn, and the best two
+
+
+@register_checkpoint_hooks
+class Stopwatch:
+    """Counts the seconds of a run over all of its resumptions.
+
+    Example
+    -------
+    >>> Stopwatch().seconds >= 0
+    True
+    """
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.monotonic() - self.started
+
+    @mark_as_saver
+    def save(self, path: str) -> None:
+        """Writes the seconds so far."""
+        with open(path, "w") as file:
+            file.write(str(self.seconds))
+
+    @mark_as_loader
+    def load(self, path: str, end_of_epoch: bool) -> None:
+        """Goes on from the seconds that were written."""
+        with open(path) as file:
+            self.before, self.started = float(file.read()), time.monotonic()
+
+
+class AudioBrain(sb.Brain):
+    """Trains and tests an `AudioClassifier`.
+
+    The best validation epoch is the one to test; test data selects nothing. Every step draws its random numbers from
+    the run's seed, the epoch and the step, so that a resumed run repeats what an uninterrupted one does.
+
+    Arguments
+    ---------
+    model : AudioClassifier
+        What is trained.
+    method : Method
+        How it was adapted.
+    optimizer : Callable
+        Called with the trainable parameters and ``lr``.
+    lr : float
+        Highest learning rate.
+    hparams : dict
+        Needs ``seed``, ``epoch_counter``, ``train_logger``, ``lr_schedule`` and ``augment``.
+    run_opts : dict, optional
+        SpeechBrain's run options.
+    checkpointer : Checkpointer, optional
+        Where checkpoints go. What must be recovered is added to it.
+    """
+
+    def __init__(
+        self,
+        model: AudioClassifier,
+        method: Method,
+        optimizer: Callable,
+        lr: float,
+        hparams: dict,
+        run_opts: dict | None = None,
+        checkpointer: sb.utils.checkpoints.Checkpointer | None = None,
+    ):
+        super().__init__({"model": model}, partial(_optimize_trainable, optimizer, lr), hparams, run_opts, checkpointer)
+        self.lr, self.total_steps = lr, 1
+        self.method = method
+        self.model = model  # as it is, where `modules` may hold it wrapped
+        self.stopwatch = Stopwatch()
+        self.accuracies: dict[str, float] = {}
+        if checkpointer is not None:
+            checkpointer.add_recoverables({"stopwatch": self.stopwatch, "epoch_counter": hparams["epoch_counter"]})
+
+    def fit(
+        self,
+        epoch_counter: sb.utils.epoch_loop.EpochCounter,
+        train_set: DynamicItemDataset,
+        valid_set: DynamicItemDataset,
+        train_loader_kwargs: dict,
+        valid_loader_kwargs: dict,
+        **named: object,
+    ) -> None:
+        """Trains; see `speechbrain.Brain.fit`. The schedule spans all steps of all epochs."""
+        loader = self.make_dataloader(train_set, sb.Stage.TRAIN, **train_loader_kwargs)
+        self.total_steps = max(1, epoch_counter.limit * (len(loader) // self.grad_accumulation_factor))
+        super().fit(epoch_counter, loader, valid_set, valid_loader_kwargs=valid_loader_kwargs, **named)
+
+    def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
+        """Seeds the step."""
+        rank = self.rank if self.distributed_launch else 0
+        place = [self.hparams.seed, self.hparams.epoch_counter.current, self.step, rank]
+        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # transformers draws the masks of wav2vec 2.0 with numpy
+        random.seed(seed)
+
+    def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
+        """Classifies a batch; returns logits ``[batch, n_classes]``."""
+        batch = batch.to(self.device)
+        self.batch_ids = batch.id
+        signal, lengths = batch.signal
+        self.targets = batch.target.data[:, 0]  # [batch]
+        if stage == sb.Stage.TRAIN:
+            self.targets = torch.nn.functional.one_hot(self.targets, self.model.head.out_features).float()
+            for augment in self.hparams.augment:
+                signal, self.targets = augment(signal, self.targets)
+        return self.modules.model(signal, lengths)
+
+    def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
+        """Cross-entropy; counts the right answers where they are measured."""
+        if stage != sb.Stage.TRAIN:
+            self.right = self.right + (logits.argmax(1) == self.targets).sum()
+            self.seen += len(self.targets)
+        return torch.nn.functional.cross_entropy(logits.float(), self.targets)
+
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        """Stops the run at a loss that is not finite, and names the clips.
+
+        Raises
+        ------
+        UsageError
+            The loss is NaN or infinite.
+        """
+        if not torch.isfinite(loss):
+            raise UsageError(
+                f"A training step was asked for, in epoch {self.hparams.epoch_counter.current}, step {self.step}.",
+                f"Its loss is {loss.item()}, for the clips: {', '.join(self.batch_ids)}.",
+                f"Listen to these clips, or write a lower --lr than {self.lr:g}",
+            )
+
+    def optimizers_step(self) -> None:
+        """Sets the learning rate of this step, then steps."""
+        factor = self.hparams.lr_schedule(self.optimizer_step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+        super().optimizers_step()
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Forgets the counts of the last stage."""
+        self.right, self.seen = torch.zeros((), dtype=torch.long, device=self.device), 0
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Logs; after validation it saves too."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            return
+        accuracy = self.right.item() / max(1, self.seen)
+        self.accuracies[stage.name] = accuracy
+        if stage == sb.Stage.TEST:
+            return
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]},
+            {"loss": self.train_loss},
+            {"loss": stage_loss, "accuracy": 100 * accuracy},
+        )
+        if self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(
+                {"epoch": epoch, "accuracy": accuracy},
+                num_to_keep=CHECKPOINTS_TO_KEEP,
+                max_keys=["accuracy"],
+                importance_keys=[],
+            )
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Loads the checkpoint to test.
+
+        Raises
+        ------
+        UsageError
+            There is none.
+        """
+        self.tested = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
+        if self.tested is None:
+            raise UsageError(
+                "A test was asked for.",
+                f"There is no checkpoint in {self.checkpointer.checkpoints_dir}.",
+                "Train first: the same command without --test_only",
+            )
+
+
+def _optimize_trainable(optimizer: Callable, lr: float, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes the optimiser for what is not frozen."""
+    return optimizer([parameter for parameter in parameters if parameter.requires_grad], lr=lr)

@@ -1,0 +1,87 @@
+"""Checkpoints that survive a kill at any moment."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
+from speechbrain.utils.distributed import if_main_process
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS_NAME = "checksums.json"
+UNFINISHED_PREFIX = "unfinished-"
+
+
+class SafeCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer, which writes under another name and renames, and which skips torn checkpoints.
+
+    Arguments
+    ---------
+    checkpoints_dir : str
+        Where checkpoints go.
+    recoverables : dict, optional
+        Name -> object, as in SpeechBrain.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path")
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> checkpointer = SafeCheckpointer(folder, {"layer": layer})
+    >>> kept, torn = checkpointer.save_checkpoint(), checkpointer.save_checkpoint()
+    >>> _ = (torn.path / "layer.ckpt").write_bytes(b"torn")
+    >>> checkpointer.recover_if_possible().path == kept.path
+    True
+    """
+
+    def save_checkpoint(self, *arguments: object, **named: object) -> Checkpoint | None:
+        """Saves as SpeechBrain does; the checkpoint appears under its name when it is whole."""
+        if if_main_process():
+            for leftover in self.checkpoints_dir.glob(f"{UNFINISHED_PREFIX}*"):
+                shutil.rmtree(leftover)
+        saved = super().save_checkpoint(*arguments, **named)
+        if saved is None:
+            return None
+        checksums = {path.name: _checksum(path) for path in sorted(saved.path.iterdir())}
+        (saved.path / CHECKSUMS_NAME).write_text(json.dumps(checksums))
+        final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED_PREFIX))
+        os.replace(saved.path, final)
+        return Checkpoint(final, saved.meta, {name: final / path.name for name, path in saved.paramfiles.items()})
+
+    def _new_checkpoint_dirpath(self) -> Path:
+        final = super()._new_checkpoint_dirpath()
+        return final.with_name(UNFINISHED_PREFIX + final.name)
+
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
+        return self.checkpoints_dir / f"{UNFINISHED_PREFIX}{CKPT_PREFIX}+{name}"
+
+    def _list_checkpoint_dirs(self) -> list[Path]:
+        """The checkpoints that are whole; the others are reported and left alone."""
+        return [path for path in super()._list_checkpoint_dirs() if self._is_whole(path)]
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether every file of a checkpoint is as it was written; checked once for each checkpoint and process."""
+        if not hasattr(self, "_verdicts"):
+            self._verdicts: dict[Path, bool] = {}
+        if path not in self._verdicts:
+            self._verdicts[path] = _checksums_hold(path)
+            if not self._verdicts[path]:
+                logger.warning("The checkpoint %s is torn; the one before it is used instead.", path)
+        return self._verdicts[path]
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksums_hold(path: Path) -> bool:
+    try:
+        checksums = json.loads((path / CHECKSUMS_NAME).read_text())
+        return all(_checksum(path / name) == checksum for name, checksum in checksums.items())
+    except (OSError, json.JSONDecodeError):
+        return False

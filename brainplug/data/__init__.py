@@ -1,0 +1,1 @@
+"""Corpora, manifests, features and the pipeline that carries a clip from its file to the backbone."""

@@ -1,0 +1,59 @@
+"""Reading a clip: decoded, mixed to mono, resampled."""
+
+import functools
+
+import torch
+import torchaudio
+
+from brainplug.data.manifest import READ_ERRORS, Clip, open_clip, why_unreadable
+from brainplug.errors import UsageError
+
+
+@functools.lru_cache(maxsize=16)
+def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
+    """Keeps the kernel, which takes longer to make than to apply."""
+    return torchaudio.transforms.Resample(from_rate, to_rate)
+
+
+def read_audio(clip: Clip, sample_rate: int = 16000) -> torch.Tensor:
+    """Reads a clip as mono audio at one sample rate.
+
+    Arguments
+    ---------
+    clip : Clip
+        What to read. Of a long file only the clip is decoded.
+    sample_rate : int
+        Rate of the result in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        Samples, float32, ``[time]``. Channels are averaged.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or cannot be decoded, or holds nothing between start and stop.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> import soundfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(f"{folder}/a.wav", torch.rand(44100, 2).numpy(), 44100)
+    ...     waveform = read_audio(Clip("a", f"{folder}/a.wav", "noise", start=0.5), sample_rate=16000)
+    >>> waveform.shape
+    torch.Size([8000])
+    """
+    try:
+        with open_clip(clip) as (file, frames):
+            samples = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))  # [time, channel]
+            file_rate = file.samplerate
+    except READ_ERRORS as fault:
+        raise UsageError(
+            f"The clip {clip.id!r} was asked for.",
+            f"{clip.path} cannot be read: {why_unreadable(fault)}.",
+            "Mend or remove the file; a new run lists it in quarantine.csv.",
+        ) from fault
+    waveform = samples.mean(dim=1)
+    return waveform if file_rate == sample_rate else _resampler(file_rate, sample_rate)(waveform)

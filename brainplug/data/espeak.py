@@ -1,0 +1,150 @@
+"""Speech from text with espeak-ng, through its C interface.
+
+The library and its voices come from the package ``espeakng-loader`` (extra ``demo``). espeak-ng is licensed under the
+GPL, version 3; brainplug calls it to make audio and contains none of it.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from brainplug.errors import UsageError
+
+SYNCHRONOUS_OUTPUT = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when the phrase is spoken
+UTF8_TEXT = 1  # espeakCHARS_UTF8
+RATE_PARAMETER, PITCH_PARAMETER = 1, 3  # espeakRATE in words a minute, espeakPITCH from 0 to 100
+MAX_SAMPLE = 32768.0  # 16-bit samples to [-1, 1)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One synthetic speaker: an accent of English and a voice variant.
+
+    Arguments
+    ---------
+    variant : str
+        Name of the espeak-ng voice variant, such as ``f3`` or ``adam``. It makes the speaker.
+    accent : str
+        Name of the espeak-ng language, such as ``en-us``.
+    pitch : int
+        Base pitch, 0 to 100.
+    rate : int
+        Speed in words a minute.
+
+    Example
+    -------
+    >>> Voice("f3").name
+    'en-us+f3'
+    """
+
+    variant: str
+    accent: str = "en-us"
+    pitch: int = 50
+    rate: int = 170
+
+    @property
+    def name(self) -> str:
+        """The name under which espeak-ng knows the voice."""
+        return f"{self.accent}+{self.variant}"
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    """Loads and initialises espeak-ng once a process; returns it with its sample rate in Hz."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise UsageError(
+            "Spoken audio was asked for.",
+            "The package espeakng-loader, which carries espeak-ng, is not installed.",
+            "Write: pip install 'brainplug[demo]'",
+        )
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    sample_rate = library.espeak_Initialize(SYNCHRONOUS_OUTPUT, 0, espeakng_loader.get_data_path().encode(), 0)
+    if sample_rate <= 0:
+        raise RuntimeError(f"espeak-ng did not start (code {sample_rate}); reinstall espeakng-loader.")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # the breath of some voices is noise, else seeded by the clock
+    return library, sample_rate
+
+
+_CALLBACK_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+    """Speaks a phrase.
+
+    Arguments
+    ---------
+    text : str
+        What to say.
+    voice : Voice
+        Who says it, how fast and how high.
+
+    Returns
+    -------
+    tuple[np.ndarray, int]
+        Samples in [-1, 1), float32, ``[time]``, and their rate in Hz.
+
+    Raises
+    ------
+    ValueError
+        espeak-ng has no such voice.
+
+    Example
+    -------
+    >>> samples, sample_rate = speak("good morning", Voice("f3"))
+    >>> bool(0.4 * sample_rate < len(samples) < 2 * sample_rate)
+    True
+    """
+    library, sample_rate = _library()
+    pieces = []
+
+    def collect(samples: ctypes.Array, count: int, events: int) -> int:
+        if count > 0:
+            pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0  # go on
+
+    callback = _CALLBACK_TYPE(collect)  # kept in a name: espeak-ng calls it while this function runs
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        raise ValueError(f"The voice {voice.name!r} was asked for. espeak-ng does not have it.")
+    library.espeak_SetParameter(RATE_PARAMETER, voice.rate, 0)
+    library.espeak_SetParameter(PITCH_PARAMETER, voice.pitch, 0)
+    encoded = text.encode()
+    library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, UTF8_TEXT, None, None)
+    library.espeak_Synchronize()
+    return np.concatenate(pieces).astype(np.float32) / MAX_SAMPLE, sample_rate
+
+
+def in_fresh_process(function: Callable, *arguments: object) -> object:
+    """Runs a function in a new process.
+
+    espeak-ng carries state from one phrase to the next, so that the samples of a phrase depend on all that was spoken
+    before it. In a new process the same phrases in the same order give the same samples, bit for bit.
+
+    Arguments
+    ---------
+    function : Callable
+        A function at the top of a module.
+    *arguments : object
+        Its arguments.
+
+    Returns
+    -------
+    object
+        What it returns.
+
+    Example
+    -------
+    >>> first, second = (in_fresh_process(speak, "good morning", Voice("f3"))[0] for _ in range(2))
+    >>> bool((first == second).all())
+    True
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()

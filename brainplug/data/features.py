@@ -1,0 +1,196 @@
+"""Log-mel features as the Audio Spectrogram Transformer wants them, and a cache that keeps them on disk."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+from torchaudio.compliance import kaldi
+
+from brainplug.data.manifest import Clip, atomic_file
+from brainplug.errors import UsageError
+
+WINDOW, SHIFT = 25.0, 10.0  # milliseconds
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Kaldi-compatible log-mel filter banks, of a fixed number of frames, normalised.
+
+    They equal those of transformers' ``ASTFeatureExtractor``.
+
+    Arguments
+    ---------
+    mel_bands : int
+        Number of filters.
+    frames : int
+        Number of 10 ms frames. Shorter clips are padded with zeros before they are normalised, longer ones cut.
+    mean : float
+        Mean of the log-mel energies; AudioSet's by default.
+    deviation : float
+        Their standard deviation.
+    sample_rate : int
+        Of the waveforms, in Hz.
+
+    Example
+    -------
+    >>> features = LogMel(frames=50).extract(torch.zeros(3200))
+    >>> bool((features[18:] == 4.2677393 / (2 * 4.5689974)).all())  # 0.2 s give 18 whole windows
+    True
+    """
+
+    mel_bands: int = 128
+    frames: int = 1024
+    mean: float = -4.2677393
+    deviation: float = 4.5689974
+    sample_rate: int = 16000
+
+    def extract(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Makes the features of one clip.
+
+        Arguments
+        ---------
+        waveform : torch.Tensor
+            Samples in [-1, 1), ``[time]``. A clip shorter than one window is padded with zeros to one window.
+
+        Returns
+        -------
+        torch.Tensor
+            Normalised features, ``[frames, mel_bands]``.
+        """
+        window, shift = (int(self.sample_rate * milliseconds * 0.001) for milliseconds in (WINDOW, SHIFT))
+        waveform = waveform[: window + (self.frames - 1) * shift]  # what is cut off later need not be computed
+        waveform = pad(waveform, (0, max(window - len(waveform), 0)))
+        log_mel = kaldi.fbank(
+            waveform[None],  # [channel, time]
+            sample_frequency=self.sample_rate,
+            num_mel_bins=self.mel_bands,
+            window_type="hanning",
+            frame_length=WINDOW,
+            frame_shift=SHIFT,
+            htk_compat=True,
+            use_energy=False,
+            dither=0.0,
+        )  # [time, mel_bands]
+        log_mel = pad(log_mel, (0, 0, 0, self.frames - len(log_mel)))
+        return (log_mel - self.mean) / (2 * self.deviation)
+
+
+class FeatureCache:
+    """Reads the features of a clip from disk, or makes them and puts them there.
+
+    An entry belongs to one file in one state: a changed file, part or setting has another entry. Several processes and
+    runs may share a folder.
+
+    Arguments
+    ---------
+    folder : str, optional
+        Where entries go. Without it nothing is kept and every call makes the features.
+    extract : Callable[[Clip], torch.Tensor]
+        Makes the features of a clip.
+    settings : dict
+        All that decides about the features besides the clip; must be able to be written as JSON.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> calls = []
+    >>> def extract(clip):
+    ...     calls.append(clip)
+    ...     return torch.ones(2)
+    >>> with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryDirectory() as folder:
+    ...     cache = FeatureCache(folder, extract, {"mel_bands": 128})
+    ...     first, second = cache(Clip("a", file.name, "dog")), cache(Clip("a", file.name, "dog"))
+    >>> torch.equal(first, second), len(calls)
+    (True, 1)
+    """
+
+    def __init__(self, folder: str | None, extract: Callable[[Clip], torch.Tensor], settings: dict):
+        self.folder = folder
+        self.extract = extract
+        self.settings = json.dumps(settings, sort_keys=True)
+
+    def __call__(self, clip: Clip) -> torch.Tensor:
+        """Returns the features of a clip, float32.
+
+        Arguments
+        ---------
+        clip : Clip
+            Which clip.
+
+        Returns
+        -------
+        torch.Tensor
+            What `extract` returns for it.
+
+        Raises
+        ------
+        UsageError
+            The clip's file is missing.
+        """
+        if self.folder is None:
+            return self.extract(clip)
+        path = self.entry(clip)
+        features = _load(path)
+        if features is None:
+            features = self.extract(clip).float()
+            with atomic_file(path, "wb") as file:
+                np.save(file, features.numpy(), allow_pickle=False)
+        return features
+
+    def entry(self, clip: Clip) -> str:
+        """Names the file that holds, or will hold, the features of a clip.
+
+        Arguments
+        ---------
+        clip : Clip
+            Which clip.
+
+        Returns
+        -------
+        str
+            Path of an ``.npy`` file, in one of 256 sub-folders.
+
+        Raises
+        ------
+        UsageError
+            The clip's file is missing.
+        """
+        path = os.path.abspath(clip.path)
+        try:
+            status = os.stat(path)
+        except OSError as fault:
+            found = f"Its file cannot be read: {fault}."
+            raise UsageError(f"The clip {clip.id!r} was asked for.", found, "Put the file back.") from fault
+        state = [path, status.st_size, status.st_mtime_ns, clip.start, clip.stop, self.settings]
+        key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return os.path.join(self.folder, key[:2], f"{key}.npy")
+
+
+def _load(path: str) -> torch.Tensor | None:
+    """Reads an entry; None where it is missing or torn."""
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def cache_folder() -> str:
+    """Where signals are kept that several runs share.
+
+    Returns
+    -------
+    str
+        ``$BRAINPLUG_CACHE/features``, or ``~/.cache/brainplug/features`` where the variable is not set.
+
+    Example
+    -------
+    >>> os.path.basename(cache_folder())
+    'features'
+    """
+    root = os.environ.get("BRAINPLUG_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "brainplug")
+    return os.path.join(root, "features")

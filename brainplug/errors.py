@@ -1,0 +1,50 @@
+"""Errors for people: what was asked, what was found, what to write instead."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Something that the user can mend. The command line prints it without a traceback and exits with code 2.
+
+    Arguments
+    ---------
+    asked : str
+        What was asked.
+    found : str
+        What was found instead.
+    write : str
+        What to write.
+
+    Example
+    -------
+    >>> print(UsageError("The method 'loar' was asked for.", "It does not exist.", "Write --method=lora"))
+    The method 'loar' was asked for. It does not exist. Write --method=lora
+    """
+
+    def __init__(self, asked: str, found: str, write: str):
+        super().__init__(f"{asked} {found} {write}")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Lists the candidates that come nearest to a name; all of them where none comes near.
+
+    Arguments
+    ---------
+    name : str
+        What was asked for.
+    candidates : Iterable[str]
+        What exists.
+
+    Returns
+    -------
+    str
+        The candidates, separated by commas.
+
+    Example
+    -------
+    >>> nearest("conformr", ["linear", "conformer"])
+    'conformer'
+    """
+    candidates = sorted(map(str, candidates))
+    return ", ".join(difflib.get_close_matches(str(name), candidates) or candidates)

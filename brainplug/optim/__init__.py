@@ -1,0 +1,1 @@
+"""Optimisers and schedules. This room imports torch alone, so that anyone can use it."""

@@ -1,0 +1,180 @@
+"""What a run leaves behind: results.json, the adapter, and the short table at the end."""
+
+import json
+import resource
+import sys
+from collections import Counter
+from dataclasses import asdict
+from importlib import metadata
+
+import torch
+
+from brainplug.brain import AudioBrain
+from brainplug.data.manifest import Clip
+from brainplug.methods import Method
+from brainplug.methods.peft_method import PeftMethod
+
+REPORTED_PACKAGES = ("brainplug", "torch", "torchaudio", "speechbrain", "transformers", "peft", "hyperpyyaml")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on.
+
+    Returns
+    -------
+    dict[str, str]
+        Package -> version.
+
+    Example
+    -------
+    >>> package_versions()["torch"] == torch.__version__.split("+")[0]
+    True
+    """
+    return {name: metadata.version(name).split("+")[0] for name in REPORTED_PACKAGES}
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that the run held.
+
+    Arguments
+    ---------
+    device : str
+        ``cuda...``: memory of the device; else memory of this process.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Example
+    -------
+    >>> peak_memory_bytes("cpu") > 10_000_000
+    True
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def collect_results(
+    brain: AudioBrain, hparams: dict, clips: list[Clip], labels: dict[str, int], last_accuracy: float
+) -> dict:
+    """Everything that results.json says of a run.
+
+    Arguments
+    ---------
+    brain : AudioBrain
+        After it tested the best epoch.
+    hparams : dict
+        The loaded recipe.
+    clips : list[Clip]
+        The manifest.
+    labels : dict[str, int]
+        Label -> index.
+    last_accuracy : float
+        Test accuracy of the last epoch.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    splits = Counter(clip.split for clip in clips)
+    backbone, best = brain.model.backbone, brain.tested.meta
+    epochs = hparams["epoch_counter"].current
+    return {
+        "dataset": hparams["dataset"],
+        "fold": hparams["fold"],
+        "backbone": backbone.name,
+        "backbone_revision": backbone.revision,
+        "method": hparams["method"],
+        "method_settings": method_settings(brain.method),
+        "optimizer": hparams["optimizer"],
+        "lr": brain.lr,
+        "seed": hparams["seed"],
+        "few_shot": hparams["few_shot"],
+        **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
+        "n_classes": len(labels),
+        **brain.model.count_parameters(),
+        "best_epoch": best["epoch"],
+        "epochs": epochs,
+        "valid_accuracy": best["accuracy"],
+        "test_accuracy": brain.accuracies["TEST"],
+        "test_accuracy_last_epoch": last_accuracy,
+        "seconds": brain.stopwatch.seconds,
+        "seconds_per_epoch": brain.stopwatch.seconds / max(1, epochs),
+        "peak_memory_bytes": peak_memory_bytes(brain.device),
+        "device": brain.device,
+        "precision": brain.precision,
+        "paper_code": hparams["paper_code"],
+        "packages": package_versions(),
+    }
+
+
+def method_settings(method: Method) -> dict:
+    """A method's settings as JSON values.
+
+    Arguments
+    ---------
+    method : Method
+        Any method.
+
+    Returns
+    -------
+    dict
+        Setting -> value.
+
+    Example
+    -------
+    >>> from brainplug.methods.conformer import ConformerAdapter
+    >>> method_settings(ConformerAdapter(kernel_size=8))["kernel_size"]
+    8
+    """
+    settings = method.config.to_dict() if isinstance(method, PeftMethod) else asdict(method)
+    return json.loads(json.dumps({"class": type(method).__name__, **settings}, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def summary(results: dict, output_folder: str) -> str:
+    """The short table at the end of a run.
+
+    Arguments
+    ---------
+    results : dict
+        As in results.json.
+    output_folder : str
+        Where the files are.
+
+    Returns
+    -------
+    str
+        One row a fact.
+
+    Example
+    -------
+    >>> results = {"dataset": "spoken", "fold": None, "backbone": "nano-ast", "method": "linear", "n_test": 10,
+    ...     "n_classes": 2, "best_epoch": 3, "test_accuracy": 0.5, "test_accuracy_last_epoch": 0.4,
+    ...     "valid_accuracy": 0.6, "trainable": 10, "total": 100, "seconds": 5.0, "peak_memory_bytes": 10**9}
+    >>> "50.00 %" in summary(results, "results")
+    True
+    """
+    fold = "" if results["fold"] is None else f", fold {results['fold']}"
+    rows = [
+        ("data", f"{results['dataset']}{fold}: {results['n_test']} test clips, {results['n_classes']} classes"),
+        ("model", f"{results['backbone']} with {results['method']}"),
+        (
+            "test accuracy",
+            f"{100 * results['test_accuracy']:.2f} % (epoch {results['best_epoch']}, best in validation)",
+        ),
+        ("  last epoch", f"{100 * results['test_accuracy_last_epoch']:.2f} %"),
+        ("valid accuracy", f"{100 * results['valid_accuracy']:.2f} %"),
+        ("trainable", f"{results['trainable']:,} parameters, {results['trainable'] / results['total']:.2%} of all"),
+        ("time", f"{results['seconds']:.0f} s"),
+        ("peak memory", f"{results['peak_memory_bytes'] / 1e9:.2f} GB"),
+        ("files", output_folder),
+    ]
+    return "\n".join(f"{name:<16}{value}" for name, value in rows)

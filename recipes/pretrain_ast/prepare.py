@@ -1,0 +1,245 @@
+"""Makes the tagging corpus: log-mels of spoken words, synthetic sound events and free recordings, each with tags.
+
+The corpus is one array on disk, ``[clips, frames, mel_bands]`` in half precision, and a table of tags. Every clip is
+drawn from a generator of its own, seeded by the run's seed and its number.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+import yaml
+from recordings import find_recordings, label_recordings
+from sounds import EVENTS, SAMPLE_RATE, draw_event
+from tqdm import tqdm
+
+from brainplug.data.espeak import Voice, speak
+from brainplug.data.spoken import TEST_VOICES, VALID_VOICES, phrase_words
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+SECONDS = 4.0
+ACCENTS = "en-us en en-gb-scotland en-gb-x-rp en-029 en-gb-x-gbcwmd en-gb-x-gbclan en-us-nyc".split()
+# Natural voices; the spoken corpus's validation and test voices, and their near relatives, are taken out below.
+VOICES = (
+    "Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Mario Michael Mike Reed adam anika "
+    "antonio aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3 f4 f5 grandma grandpa gustave ian "
+    "iven iven2 iven3 iven4 john linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 norbert pablo paul "
+    "pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac"
+).split()
+RELATIVES = set(  # by name, or by the distance of their log-mels
+    "steph2 steph3 mike2 Gene2 iven2 iven3 iven4 Diogo Henrique michel miguel aunty Mike Mario m6 adam benjamin edward2 "
+    "john".split()
+)
+CHUNK = 250  # clips that one process makes before it ends, so that espeak-ng starts afresh at known clips
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one clip is made of: `kind` is word, event or file; `what` the words, event names or the file's path."""
+
+    number: int
+    kind: str
+    what: tuple[str, ...]
+    tags: tuple[str, ...]
+    part: int = 0  # which piece of a long recording
+
+
+def voices() -> list[str]:
+    """The voices that may speak here: none of the spoken corpus's validation and test voices.
+
+    Returns
+    -------
+    list[str]
+        espeak-ng voice variants.
+    """
+    barred = {*TEST_VOICES, *VALID_VOICES, *RELATIVES}
+    return [voice for voice in VOICES if voice not in barred]
+
+
+def vocabulary() -> list[str]:
+    """The words that are spoken here: none that the spoken corpus's phrases use.
+
+    Returns
+    -------
+    list[str]
+        Words, sorted.
+    """
+    return sorted(set((HERE / "words.txt").read_text().split()) - phrase_words())
+
+
+def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, seed: int) -> tuple[list[Plan], list[str]]:
+    """Decides what every clip of the corpus is made of.
+
+    Arguments
+    ---------
+    spoken_clips : int
+        Number of clips with spoken words.
+    event_clips : int
+        Number of clips with synthetic sound events.
+    recordings_folder : str
+        Where the packages of `packages.yaml` are installed.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    tuple[list[Plan], list[str]]
+        One plan a clip, and the packages that are missing.
+    """
+    draw = np.random.default_rng(seed)
+    words, plans = vocabulary(), []
+    for _ in range(spoken_clips):
+        said = tuple(draw.choice(words, draw.integers(1, 8), replace=False))
+        plans.append(("word", said, tuple(f"word {word}" for word in said)))
+    for _ in range(event_clips):
+        names = tuple(draw.choice(list(EVENTS), 1 if draw.random() < 0.7 else 2, replace=False))
+        plans.append(("event", names, tuple(f"event {name}" for name in names)))
+    packages = yaml.safe_load((HERE / "packages.yaml").read_text())
+    files, missing = find_recordings(recordings_folder, packages)
+    for path, labels in label_recordings(files).items():
+        plans.append(("file", (str(path),), tuple(sorted(labels))))
+    numbered = [Plan(number, *plan) for number, plan in enumerate(plans)]
+    for plan in [plan for plan in numbered if plan.kind == "file"]:
+        pieces = min(6, int(_seconds(plan.what[0]) // SECONDS)) if "speech" not in plan.tags else 1
+        numbered.extend(Plan(len(numbered) + k, "file", plan.what, plan.tags, k + 1) for k in range(pieces - 1))
+    return [Plan(number, p.kind, p.what, p.tags, p.part) for number, p in enumerate(numbered)], missing
+
+
+def _seconds(path: str) -> float:
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError:
+        return 0.0
+
+
+def _to_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    if sample_rate == SAMPLE_RATE or len(samples) == 0:
+        return samples
+    return torchaudio.functional.resample(torch.from_numpy(samples), sample_rate, SAMPLE_RATE).numpy()
+
+
+def _say(words: tuple[str, ...], draw: np.random.Generator) -> np.ndarray:
+    voice = Voice(
+        str(draw.choice(voices())), str(draw.choice(ACCENTS)), int(draw.integers(25, 76)), int(draw.integers(130, 230))
+    )
+    samples, sample_rate = speak(" ".join(words), voice)
+    return _to_16k(samples, sample_rate)
+
+
+def _read(path: str, part: int) -> np.ndarray:
+    try:
+        info = soundfile.info(path)
+        start = min(int(part * SECONDS * info.samplerate), max(0, info.frames - 1))
+        samples, sample_rate = soundfile.read(
+            path, int(SECONDS * info.samplerate), start, dtype="float32", always_2d=True
+        )
+    except soundfile.LibsndfileError as error:
+        logger.warning("left out, unreadable: %s (%s)", path, error)
+        return np.zeros(0, np.float32)
+    return _to_16k(np.ascontiguousarray(samples.mean(axis=1)), sample_rate)
+
+
+def make_waveform(plan: Plan, draw: np.random.Generator) -> np.ndarray:
+    """Makes one clip's sound.
+
+    Arguments
+    ---------
+    plan : Plan
+        What the clip is made of.
+    draw : np.random.Generator
+        The source of all chance.
+
+    Returns
+    -------
+    np.ndarray
+        Waveform ``[time]``, 16 kHz, at most 4 s; empty where a file cannot be read.
+    """
+    longest = int(SECONDS * SAMPLE_RATE)
+    if plan.kind == "word":
+        waveform = _say(plan.what, draw)
+    elif plan.kind == "file":
+        waveform = _read(plan.what[0], plan.part)
+    else:
+        waveform = np.zeros(longest, np.float32)
+        for name in plan.what:
+            event = draw_event(name, draw)[:longest]
+            at = draw.integers(0, longest - len(event) + 1)
+            waveform[at : at + len(event)] += event * draw.uniform(0.3, 1)
+    waveform = waveform[:longest] / (np.abs(waveform).max(initial=0) + 1e-9)
+    if draw.random() < 0.5 and len(waveform):  # else the spectrogram is padded, as the feature extractor does
+        waveform = np.pad(waveform, (0, longest - len(waveform)))
+    waveform = waveform * 10 ** draw.uniform(-1.2, 0)
+    if draw.random() < 0.5:
+        noise = draw.standard_normal(len(waveform)) * 10 ** draw.uniform(-4, -1.7)
+        waveform = waveform + noise
+    return waveform.astype(np.float32)
+
+
+def _make_chunk(plans: list[Plan], seed: int, frames: int, mel_bands: int) -> np.ndarray:
+    """Log-mels of some clips, ``[clips, frames, mel_bands]``, zero where there is no sound (as AST pads)."""
+    torch.set_num_threads(1)
+    out = np.zeros((len(plans), frames, mel_bands), np.float16)
+    for row, plan in zip(out, plans, strict=True):
+        waveform = make_waveform(plan, np.random.default_rng([seed, plan.number]))
+        if len(waveform) < 800 or not np.isfinite(waveform).all():
+            continue
+        log_mel = torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(waveform)[None], sample_frequency=SAMPLE_RATE, window_type="hanning",
+            num_mel_bins=mel_bands, htk_compat=True, use_energy=False, dither=0.0,
+        )  # fmt: skip
+        row[: min(frames, len(log_mel))] = log_mel[:frames].numpy()
+    return out
+
+
+def prepare_corpus(
+    folder: str, recordings_folder: str, spoken_clips: int, event_clips: int, frames: int, mel_bands: int, seed: int
+) -> None:
+    """Makes the corpus in a folder, unless it is there.
+
+    Arguments
+    ---------
+    folder : str
+        Where ``log_mels.npy`` and ``corpus.json`` go.
+    recordings_folder : str
+        Where the packages of `packages.yaml` are installed.
+    spoken_clips, event_clips : int
+        Number of clips of each kind; recordings are all that there are.
+    frames, mel_bands : int
+        Size of a log-mel.
+    seed : int
+        The run's seed.
+    """
+    folder = Path(folder)
+    if (folder / "corpus.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    plans, missing = plan_corpus(spoken_clips, event_clips, recordings_folder, seed)
+    if missing:
+        logger.warning("packages of free recordings that are not installed: %s", ", ".join(missing))
+    shape = (len(plans), frames, mel_bands)
+    log_mels = np.lib.format.open_memmap(folder / "log_mels.npy", "w+", np.float16, shape)
+    chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1) as pool:
+        made = pool.map(_make_chunk, chunks, *([value] * len(chunks) for value in (seed, frames, mel_bands)))
+        for chunk, values in zip(tqdm(chunks, desc="corpus"), made, strict=True):
+            log_mels[chunk[0].number : chunk[-1].number + 1] = values
+    log_mels.flush()
+    tags = sorted({tag for plan in plans for tag in plan.tags})
+    numbers = {tag: number for number, tag in enumerate(tags)}
+    table = {
+        "tags": tags, "missing_packages": missing, "kinds": [plan.kind for plan in plans],
+        "clips": [[numbers[tag] for tag in plan.tags] for plan in plans],
+    }  # fmt: skip
+    (folder / "corpus.json.new").write_text(json.dumps(table))
+    os.replace(folder / "corpus.json.new", folder / "corpus.json")

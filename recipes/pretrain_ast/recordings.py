@@ -1,0 +1,87 @@
+"""Free recordings on this machine: their files, and labels from their folders and names.
+
+Debian packages install game sounds, drum kits, spoken prompts and the like below ``/usr/share``; `packages.yaml` lists
+those that this recipe knows, with their licences. What is not installed is left out, and the recipe says so.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+AUDIO_SUFFIXES = {".wav", ".ogg", ".oga", ".flac", ".mp3"}
+FEWEST_FILES = 8  # a word of a path becomes a label when that many files carry it
+EMPTY_WORDS = {"data", "sounds", "sound", "share", "usr", "desc", "default", "the", "and", "games", "audio", "samples"}
+# A spoken file says its language in its folder (asterisk, klettres, ktuberling) or its name (tuxpaint).
+LANGUAGE_FOLDER = re.compile(r"/(?:klettres|ktuberling/sounds|asterisk/sounds|voice)/([a-z]{2,3})(?:[_@][A-Za-z]+)*/")
+LANGUAGE_NAME = re.compile(r"/tuxpaint/.*_desc(?:_([a-z]{2})(?:_[a-z]{2})?)?\.(?:ogg|wav)$")
+
+
+def find_recordings(folder: str, packages: dict[str, dict]) -> tuple[list[Path], list[str]]:
+    """Finds the audio files of the known packages.
+
+    Arguments
+    ---------
+    folder : str
+        What the packages' folders are relative to, ``/`` on a Debian machine.
+    packages : dict[str, dict]
+        Package name -> ``{"folder": ..., "licence": ...}``.
+
+    Returns
+    -------
+    tuple[list[Path], list[str]]
+        The files, sorted, and the names of the packages that are not installed.
+    """
+    files, missing = [], []
+    for name, package in packages.items():
+        found = [path for path in Path(folder, package["folder"]).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+        files.extend(found)
+        if not found:
+            missing.append(name)
+    return sorted(path for path in files if path.is_file()), missing
+
+
+def path_words(path: Path) -> set[str]:
+    """Labels that a path suggests: a language for speech, else the words of its last folders and its name.
+
+    Arguments
+    ---------
+    path : Path
+        An audio file.
+
+    Returns
+    -------
+    set[str]
+        Candidate labels.
+
+    Example
+    -------
+    >>> sorted(path_words(Path("/usr/share/klettres/de/alpha/a.ogg")))
+    ['language de', 'speech']
+    >>> sorted(path_words(Path("/usr/share/games/wesnoth/sounds/wolfHowl-2.ogg")))
+    ['howl', 'wesnoth', 'wolf']
+    """
+    spoken = LANGUAGE_FOLDER.search(str(path)) or LANGUAGE_NAME.search(str(path))
+    if spoken:
+        return {"speech", f"language {spoken[1] or 'en'}"}
+    text = " ".join([*path.parts[-4:-1], path.stem])
+    text = re.sub(r"([a-z])([A-Z])", r"\1 \2", text)
+    return {word for word in re.findall(r"[a-z]{3,}", text.lower()) if word not in EMPTY_WORDS}
+
+
+def label_recordings(files: list[Path]) -> dict[Path, set[str]]:
+    """Labels each file with those of its words that several files share.
+
+    Arguments
+    ---------
+    files : list[Path]
+        Audio files.
+
+    Returns
+    -------
+    dict[Path, set[str]]
+        File -> labels; files without any are left out.
+    """
+    words = {path: path_words(path) for path in files}
+    counts = Counter(word for found in words.values() for word in found)
+    common = {word for word, count in counts.items() if count >= FEWEST_FILES}
+    return {path: found & common for path, found in words.items() if found & common}

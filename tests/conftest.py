@@ -1,0 +1,44 @@
+"""Fixtures for all tests."""
+
+# isort: skip_file
+import brainplug  # noqa: F401  first of all: it lets torchaudio load beside any torch
+
+import sys
+
+import pytest
+import speechbrain  # noqa: F401
+import torch
+from speechbrain.utils.importutils import LazyModule
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor
+from transformers import AutoModel
+
+# Hypothesis asks every loaded module for its file; SpeechBrain's lazy modules would then import what is not installed.
+for module in list(sys.modules.values()):
+    if isinstance(module, LazyModule):
+        module.__file__ = None
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+AST_CONFIG = ASTConfig(**TINY, num_mel_bins=32, max_length=64, hidden_dropout_prob=0.1)
+WAV2VEC2_CONFIG = Wav2Vec2Config(
+    **TINY, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, mask_time_prob=0.0
+)
+# A new backbone joins every contract test with one row here.
+TINY_BACKBONES = {
+    "ast": (AST_CONFIG, ASTFeatureExtractor(num_mel_bins=32, max_length=64)),
+    "wav2vec2": (WAV2VEC2_CONFIG, Wav2Vec2FeatureExtractor()),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small random backbones as transformers saves them: name -> folder."""
+    folders = {}
+    for name, (config, extractor) in TINY_BACKBONES.items():
+        folders[name] = str(tmp_path_factory.mktemp(f"tiny-{name}"))
+        torch.manual_seed(0)
+        model = ASTModel(config) if name == "ast" else AutoModel.from_config(config)
+        for parameter in model.parameters():  # positions and biases too, so that a test sees when they are lost
+            torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(folders[name])
+        extractor.save_pretrained(folders[name])
+    return folders

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Adapts a pretrained audio transformer to a classification task.
+
+python train.py hparams/train.yaml
+python train.py hparams/train.yaml --method=lora --backbone=nano-ast --seed=2
+python train.py recipes/ESC50/hparams/train.yaml --data_folder=ESC-50-master --fold=1
+"""
+
+import sys
+
+import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+
+# isort: split
+import speechbrain as sb
+from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
+
+from brainplug.adapter_io import save_adapter
+from brainplug.backbones import load_backbone
+from brainplug.brain import AudioBrain
+from brainplug.data.manifest import label_map, prepare_manifest, read_manifest
+from brainplug.data.pipeline import make_datasets, make_reader
+from brainplug.experiment import choose, claim_output_folder, load_experiment, run_command
+from brainplug.files import write_json
+from brainplug.methods import choose_method
+from brainplug.model import AudioClassifier
+from brainplug.report import collect_results, summary
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one experiment.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+    """
+    experiment = load_experiment(arguments)
+    hparams, run_opts = experiment.hparams, experiment.run_opts
+    ddp_init_group(run_opts)
+
+    # What can fail at once fails here, before anything is written or read.
+    list_clips = choose("dataset", hparams)
+    optimizer = choose("optimizer", hparams)
+    method, method_lr = choose_method(hparams["method"], hparams["methods"], hparams["method_settings"])
+    backbone = load_backbone(
+        hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
+    )
+
+    claim_output_folder(experiment)
+    sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
+    run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
+    clips = read_manifest(hparams["manifest"])
+    labels = label_map(clips)
+    reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
+    datasets = make_datasets(clips, labels, reader)
+
+    model = AudioClassifier(backbone, method, len(labels), hparams["pooling"])
+    lr = hparams["lr"] or method_lr
+    brain = AudioBrain(model, method, optimizer, lr, hparams, run_opts, hparams["checkpointer"])
+    hparams["checkpointer"].add_recoverable("model", model)
+
+    loaders = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={**loaders, "shuffle": True},
+        valid_loader_kwargs=loaders,
+    )
+    brain.evaluate(datasets["test"], test_loader_kwargs=dict(loaders))
+    last_accuracy = brain.accuracies["TEST"]
+    brain.evaluate(datasets["test"], max_key="accuracy", test_loader_kwargs=dict(loaders))
+
+    if if_main_process():
+        results = collect_results(brain, hparams, clips, labels, last_accuracy)
+        save_adapter(model, hparams["output_folder"], results, labels, backbone.signal_settings)
+        write_json(results, f"{hparams['output_folder']}/results.json")
+        print(summary(results, hparams["output_folder"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
