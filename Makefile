@@ -1,4 +1,4 @@
-# make demo: fine-tunes the bundled backbone with the conformer adapter on the built-in spoken corpus
+# make demo: adapts the bundled backbone to the built-in spoken corpus, with the conformer adapter and a linear probe
 # make test: lints, then runs every test
 # Both set up what they need in .venv; a fresh clone has to have python3 and make.
 
@@ -15,6 +15,8 @@ setup: .venv/installed
 
 demo: setup
 	.venv/bin/python train.py hparams/train.yaml
+	.venv/bin/python train.py hparams/train.yaml --method=linear
+	.venv/bin/python -m brainplug report results
 
 lint: setup
 	.venv/bin/ruff check

@@ -14,16 +14,17 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
 
-from brainplug.adapter_io import save_adapter
+from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
-from brainplug.data.manifest import label_map, prepare_manifest, read_manifest
+from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
+from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import choose, claim_output_folder, load_experiment, run_command
 from brainplug.files import write_json
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
-from brainplug.report import collect_results, summary
+from brainplug.report import collect_results, describe_adapter, summary
 
 
 def main(arguments: list[str]) -> None:
@@ -34,9 +35,10 @@ def main(arguments: list[str]) -> None:
     arguments : list[str]
         The command line, without the program's name.
     """
-    experiment = load_experiment(arguments)
-    hparams, run_opts = experiment.hparams, experiment.run_opts
+    recipe_file, run_opts, overrides = sb.parse_arguments(arguments)
     ddp_init_group(run_opts)
+    experiment = load_experiment(recipe_file, run_opts, overrides)
+    hparams = experiment.hparams
 
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> None:
     )
 
     claim_output_folder(experiment)
-    sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
+    sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
     clips = read_manifest(hparams["manifest"])
     labels = label_map(clips)
@@ -55,9 +57,10 @@ def main(arguments: list[str]) -> None:
     datasets = make_datasets(clips, labels, reader)
 
     model = AudioClassifier(backbone, method, len(labels), hparams["pooling"])
+    description = describe_adapter(model, method, hparams, labels)
+    keep_delta(hparams["checkpointer"], model, description)
     lr = hparams["lr"] or method_lr
     brain = AudioBrain(model, method, optimizer, lr, hparams, run_opts, hparams["checkpointer"])
-    hparams["checkpointer"].add_recoverable("model", model)
 
     loaders = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
     brain.fit(
@@ -73,7 +76,7 @@ def main(arguments: list[str]) -> None:
 
     if if_main_process():
         results = collect_results(brain, hparams, clips, labels, last_accuracy)
-        save_adapter(model, hparams["output_folder"], results, labels, backbone.signal_settings)
+        save_adapter(model, hparams["output_folder"], description)
         write_json(results, f"{hparams['output_folder']}/results.json")
         print(summary(results, hparams["output_folder"]))
 

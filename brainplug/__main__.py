@@ -11,6 +11,7 @@ from brainplug.errors import UsageError
 from brainplug.experiment import run_command
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
+from brainplug.report import read_results, results_table, write_table
 
 
 def list_methods(methods_file: str, backbone: str, n_classes: int) -> str:
@@ -61,8 +62,17 @@ def main(arguments: list[str]) -> None:
     methods.add_argument("--backbone", default="nano-ast")
     methods.add_argument("--methods", default="hparams/methods.yaml", help="the file that lists them")
     methods.add_argument("--n_classes", type=int, default=50)
+    report = commands.add_parser("report", help="the results of all runs below a folder, as a table")
+    report.add_argument("folder", nargs="?", default="results")
+    report.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between its marks")
     chosen = parser.parse_args(arguments)
-    print(list_methods(chosen.methods, chosen.backbone, chosen.n_classes))
+    if chosen.command == "methods":
+        print(list_methods(chosen.methods, chosen.backbone, chosen.n_classes))
+        return
+    table = results_table(read_results(chosen.folder))
+    print(table)
+    if chosen.write:
+        write_table(table, chosen.write)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.distributed import main_process_only
 
 from brainplug.files import write_json
 from brainplug.model import AudioClassifier
@@ -24,11 +27,11 @@ def save_delta(model: AudioClassifier, path: Path, description: dict) -> None:
     """
     delta = {name: tensor.detach().cpu().contiguous() for name, tensor in model.delta().items()}
     unfinished = Path(f"{path}.unfinished")
-    safetensors.torch.save_file(delta, unfinished, metadata={"brainplug": json.dumps(description)})
+    unfinished.write_bytes(safetensors.torch.save(delta, metadata={"brainplug": json.dumps(description)}))
     os.replace(unfinished, path)
 
 
-def save_adapter(model: AudioClassifier, folder: str, results: dict, labels: dict[str, int], signal: dict) -> None:
+def save_adapter(model: AudioClassifier, folder: str, description: dict) -> None:
     """Writes the adapter of a finished run: ``adapter.safetensors`` and ``adapter.json``.
 
     Arguments
@@ -37,16 +40,9 @@ def save_adapter(model: AudioClassifier, folder: str, results: dict, labels: dic
         With the weights of the best epoch.
     folder : str
         The run's output folder.
-    results : dict
-        The run's results; they name the method and the backbone.
-    labels : dict[str, int]
-        Label -> index.
-    signal : dict
-        How the backbone's input is made.
+    description : dict
+        As for `save_delta`.
     """
-    kept = ("backbone", "backbone_revision", "method", "method_settings", "paper_code")
-    description = {name: results[name] for name in kept}
-    description |= {"pooling": model.pooling, "labels": labels, "signal": signal}
     save_delta(model, Path(folder, "adapter.safetensors"), description)
     write_json(description, Path(folder, "adapter.json"))
 
@@ -67,3 +63,23 @@ def load_delta(model: AudioClassifier, path: Path) -> None:
         The file does not fit the model.
     """
     model.load_delta(safetensors.torch.load_file(path))
+
+
+def keep_delta(checkpointer: Checkpointer, model: AudioClassifier, description: dict) -> None:
+    """Has a checkpointer keep of a model what training made, and nothing else.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        It saves and loads the model under the name ``model``.
+    model : AudioClassifier
+        The model.
+    description : dict
+        As for `save_delta`.
+    """
+    checkpointer.add_recoverable(
+        "model",
+        model,
+        custom_save_hook=main_process_only(partial(save_delta, description=description)),
+        custom_load_hook=lambda model, path, end_of_epoch: load_delta(model, path),
+    )

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from torch.nn.parallel import DistributedDataParallel
 
+from brainplug.adapter_io import load_delta
 from brainplug.errors import UsageError
 from brainplug.methods import Method
 from brainplug.model import AudioClassifier
@@ -102,9 +104,21 @@ class AudioBrain(sb.Brain):
         valid_loader_kwargs: dict,
         **named: object,
     ) -> None:
-        """Trains; see `speechbrain.Brain.fit`. The schedule spans all steps of all epochs."""
+        """Trains; see `speechbrain.Brain.fit`. The schedule spans all steps of all epochs.
+
+        Raises
+        ------
+        UsageError
+            A step takes more batches than an epoch has.
+        """
         loader = self.make_dataloader(train_set, sb.Stage.TRAIN, **train_loader_kwargs)
-        self.total_steps = max(1, epoch_counter.limit * (len(loader) // self.grad_accumulation_factor))
+        if not 1 <= self.grad_accumulation_factor <= len(loader):
+            raise UsageError(
+                f"Steps of {self.grad_accumulation_factor} batches were asked for.",
+                f"An epoch has {len(loader)}.",
+                f"Write --grad_accumulation_factor=1, or up to {len(loader)}",
+            )
+        self.total_steps = epoch_counter.limit * (len(loader) // self.grad_accumulation_factor)
         super().fit(epoch_counter, loader, valid_set, valid_loader_kwargs=valid_loader_kwargs, **named)
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
@@ -157,6 +171,18 @@ class AudioBrain(sb.Brain):
             group["lr"] = self.lr * factor
         super().optimizers_step()
 
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
+        """Saves after whole steps only: gradients that wait for the rest of their batches are in no checkpoint."""
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+
+    def _wrap_distributed(self) -> None:
+        """Wraps as SpeechBrain does, but keeps batch norms on the CPU, where torch cannot synchronise them."""
+        if not self.distributed_launch or self.device_type != "cpu":
+            return super()._wrap_distributed()
+        self.modules["model"] = DistributedDataParallel(self.model, find_unused_parameters=self.find_unused_parameters)
+
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the counts of the last stage."""
         self.right, self.seen = torch.zeros((), dtype=torch.long, device=self.device), 0
@@ -184,22 +210,26 @@ class AudioBrain(sb.Brain):
             )
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
-        """Loads the checkpoint to test.
+        """Loads the checkpoint to test: the last one with all its counts, of the best one the weights alone.
 
         Raises
         ------
         UsageError
             There is none.
         """
-        self.tested = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
+        self.tested = self.checkpointer.find_checkpoint(max_key=max_key, min_key=min_key)
         if self.tested is None:
             raise UsageError(
                 "A test was asked for.",
                 f"There is no checkpoint in {self.checkpointer.checkpoints_dir}.",
                 "Train first: the same command without --test_only",
             )
+        if max_key or min_key:
+            load_delta(self.model, self.tested.paramfiles["model"])
+        else:
+            self.checkpointer.load_checkpoint(self.tested)
 
 
-def _optimize_trainable(optimizer: Callable, lr: float, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Makes the optimiser for what is not frozen."""
-    return optimizer([parameter for parameter in parameters if parameter.requires_grad], lr=lr)
+def _optimize_trainable(optimizer: Callable, lr: float, parameters: Iterable) -> torch.optim.Optimizer:
+    """Makes the optimiser for what is not frozen; parameters may come in groups, which SpeechBrain makes of that."""
+    return optimizer([some for some in parameters if isinstance(some, dict) or some.requires_grad], lr=lr)

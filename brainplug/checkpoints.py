@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +38,17 @@ class SafeCheckpointer(Checkpointer):
     True
     """
 
-    def save_checkpoint(self, *arguments: object, **named: object) -> Checkpoint | None:
+    def save_checkpoint(self, *arguments: object, verbosity: int = logging.INFO, **named: object) -> Checkpoint | None:
         """Saves as SpeechBrain does; the checkpoint appears under its name when it is whole."""
         if if_main_process():
             for leftover in self.checkpoints_dir.glob(f"{UNFINISHED_PREFIX}*"):
                 shutil.rmtree(leftover)
-        saved = super().save_checkpoint(*arguments, **named)
-        if saved is None:
-            return None
-        checksums = {path.name: _checksum(path) for path in sorted(saved.path.iterdir())}
-        (saved.path / CHECKSUMS_NAME).write_text(json.dumps(checksums))
-        final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED_PREFIX))
-        os.replace(saved.path, final)
-        return Checkpoint(final, saved.meta, {name: final / path.name for name, path in saved.paramfiles.items()})
+        saved = super().save_checkpoint(*arguments, verbosity=logging.DEBUG, **named)
+        if saved is not None:
+            saved = _finish(saved)
+            logger.log(verbosity, "Saved the checkpoint %s", saved.path)
+        ddp_barrier()  # the other processes list the checkpoints next
+        return saved
 
     def _new_checkpoint_dirpath(self) -> Path:
         final = super()._new_checkpoint_dirpath()
@@ -72,6 +70,15 @@ class SafeCheckpointer(Checkpointer):
             if not self._verdicts[path]:
                 logger.warning("The checkpoint %s is torn; the one before it is used instead.", path)
         return self._verdicts[path]
+
+
+def _finish(saved: Checkpoint) -> Checkpoint:
+    """Adds the checksums and gives the checkpoint its own name."""
+    checksums = {path.name: _checksum(path) for path in sorted(saved.path.iterdir())}
+    (saved.path / CHECKSUMS_NAME).write_text(json.dumps(checksums))
+    final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED_PREFIX))
+    os.replace(saved.path, final)
+    return Checkpoint(final, saved.meta, {name: final / path.name for name, path in saved.paramfiles.items()})
 
 
 def _checksum(path: Path) -> str:

@@ -1,23 +1,47 @@
 """From a command line to a run: checks the recipe's keys, and makes sure that a results folder belongs to this run."""
 
-import io
 import json
+import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import speechbrain as sb
+import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.utils.checkpoints import CKPT_PREFIX
+from speechbrain.utils.distributed import ddp_broadcast, infer_device
+from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.errors import UsageError, nearest
 from brainplug.files import write_json
 
 CONFIGURATION_NAME = "configuration.json"
 # Run options that change the numbers of a run; the others (device, progress bars) do not make it another one.
-NUMERIC_OPTIONS = ("precision", "grad_accumulation_factor", "max_grad_norm", "optimizer_step_limit")
+NUMERIC_OPTIONS = (
+    "precision", "eval_precision", "grad_accumulation_factor", "max_grad_norm", "optimizer_step_limit",
+    "remove_vector_weight_decay", "skip_nonfinite_grads", "debug",
+)  # fmt: skip
+WHOLE_NUMBERS = {
+    "seed": range(2**32),
+    "number_of_epochs": range(1, 10**6),
+    "batch_size": range(1, 10**6),
+    "num_workers": range(10**3),
+    "frames": range(1, 10**6),
+}
+NOT_YET = {"few_shot": None, "paper_code": False}  # keys that later work gives a meaning, with their only value now
+
+
+class RecipeLoader(yaml.Loader):
+    """PyYAML's loader, which also reads 1e-3 as a number, as YAML 1.2 does."""
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d{1,3}$"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -28,27 +52,30 @@ class Experiment:
     ---------
     recipe_file : str
         The YAML.
-    run_opts : object
+    run_opts : RunOptions
         SpeechBrain's run options.
     overrides : str
         What the command line changes in the YAML, as YAML.
+    resolved : str
+        The YAML with the changes made and all references resolved.
     hparams : dict
         The loaded recipe.
     """
 
     recipe_file: str
-    run_opts: object
+    run_opts: RunOptions
     overrides: str
+    resolved: str
     hparams: dict
 
 
-def load_experiment(arguments: list[str]) -> Experiment:
-    """Loads the recipe that a command line names.
+def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> Experiment:
+    """Loads a recipe.
 
     Arguments
     ---------
-    arguments : list[str]
-        The command line, without the program's name.
+    recipe_file, run_opts, overrides : str, RunOptions, str
+        What `speechbrain.parse_arguments` makes of a command line.
 
     Returns
     -------
@@ -58,33 +85,99 @@ def load_experiment(arguments: list[str]) -> Experiment:
     Raises
     ------
     UsageError
-        The file is missing, is no YAML, or has no such key.
+        The file is missing or cannot be loaded, has no such key, lacks a value, or has one that cannot be.
     """
-    recipe_file, run_opts, overrides = sb.parse_arguments(arguments)
     if not Path(recipe_file).is_file():
         raise UsageError(
             f"The recipe {recipe_file!r} was asked for.", "There is no such file.", "Write: train.py hparams/train.yaml"
         )
+    _check_device(run_opts)
+    if run_opts.debug and not run_opts.debug_persistently:
+        overrides = _in_temporary_folder(overrides)
     try:
-        changes = yaml.safe_load(overrides or "") or {}
-        keys = [node.value for node, _ in yaml.compose(Path(recipe_file).read_text()).value]
-    except (yaml.YAMLError, AttributeError, ValueError) as error:
+        recipe, changes = _nodes(Path(recipe_file).read_text()), _nodes(overrides)
+        _check_keys(recipe_file, recipe, changes)
+        with open(recipe_file) as file:
+            resolved = resolve_references(file, overrides).getvalue()
+        _check_values(_nodes(resolved))
+        hparams = load_hyperpyyaml(resolved, loader=RecipeLoader)
+    except UsageError:
+        raise
+    except (OSError, ImportError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"The recipe {recipe_file!r} was asked for, with: {overrides!r}.",
-            f"This is not the YAML of a recipe: {error}",
+            f"It cannot be loaded: {' '.join(map(str, error.args)) or error}.",
             "Write keys and values as hparams/train.yaml does",
         ) from error
+    if run_opts.ckpt_interval_steps > 0:  # SpeechBrain takes steps or minutes, not both
+        hparams["ckpt_interval_minutes"] = 0
+    return Experiment(recipe_file, run_opts, overrides, resolved, hparams)
+
+
+def _check_device(run_opts: RunOptions) -> None:
+    device = run_opts.device or infer_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"The device {device!r} was asked for.", f"torch cannot use it: {error}.", "Write --device=cpu"
+        ) from error
+    if device == "cpu" and "fp16" in (run_opts.precision, run_opts.eval_precision):
+        raise UsageError(
+            "The precision fp16 was asked for, on the CPU.", "It needs a GPU.", "Write --precision=bf16, or fp32"
+        )
+
+
+def _in_temporary_folder(overrides: str) -> str:
+    """Changes the output folder to a temporary one, which is the same for all processes of a run."""
+    kept = [line for line in overrides.splitlines() if not line.startswith("output_folder:")]
+    return "\n".join([*kept, f"output_folder: {ddp_broadcast(tempfile.mkdtemp(prefix='brainplug-debug-'))}"])
+
+
+def _nodes(text: str) -> dict[str, yaml.Node]:
+    """The nodes at the top of a YAML text, by key."""
+    tree = yaml.compose(text, Loader=RecipeLoader)
+    nodes = {}
+    for key, node in tree.value if tree else []:
+        if key.value in nodes:
+            raise ValueError(f"the key {key.value} occurs twice")
+        nodes[key.value] = node
+    return nodes
+
+
+def _check_keys(recipe_file: str, recipe: dict[str, yaml.Node], changes: Iterable[str]) -> None:
     for key in changes:
-        if key not in keys:
+        if key not in recipe:
             raise UsageError(
                 f"The key --{key} was asked for.",
                 f"{recipe_file} has no such key, and SpeechBrain no such option.",
-                f"Write one of: {nearest(key, keys)}",
+                f"Write one of: {nearest(key, recipe)}",
             )
-    if run_opts["debug"] and not run_opts["debug_persistently"]:
-        overrides = f"{overrides}\noutput_folder: {tempfile.mkdtemp(prefix='brainplug-debug-')}"
-    with open(recipe_file) as file:
-        return Experiment(recipe_file, run_opts, overrides, load_hyperpyyaml(file, overrides))
+    for key, node in recipe.items():
+        if node.tag == "!PLACEHOLDER" and key not in changes:
+            raise UsageError(
+                f"The recipe {recipe_file!r} was asked for.", f"Its key {key} has no value.", f"Write --{key}=..."
+            )
+
+
+def _check_values(nodes: dict[str, yaml.Node]) -> None:
+    checked = (*WHOLE_NUMBERS, "lr", *NOT_YET)
+    values = {name: yaml.load(str(nodes[name].value), RecipeLoader) for name in checked if name in nodes}
+    for name, value in values.items():
+        allowed = WHOLE_NUMBERS.get(name)
+        if allowed and (type(value) is not int or value not in allowed):
+            raise UsageError(
+                f"The {name} {value!r} was asked for.",
+                f"It is no whole number from {allowed[0]} to {allowed[-1]}.",
+                f"Write --{name}={allowed[1]}, for one",
+            )
+        if name == "lr" and value is not None and not (isinstance(value, int | float) and value > 0):
+            raise UsageError(
+                f"The learning rate {value!r} was asked for.", "It is no number above 0.", "Write --lr=0.001, for one"
+            )
+        if name in NOT_YET and value != NOT_YET[name]:
+            default = yaml.safe_dump(NOT_YET[name]).split()[0]
+            raise UsageError(f"{name}: {value} was asked for.", "It is not available yet.", f"Write --{name}={default}")
 
 
 def choose(kind: str, hparams: dict) -> Callable:
@@ -135,11 +228,10 @@ def configuration(experiment: Experiment) -> dict[str, list[str] | dict]:
     dict[str, list[str] | dict]
         The recipe's lines with all references resolved, and SpeechBrain's options that matter.
     """
-    with open(experiment.recipe_file) as file:
-        resolved = resolve_references(file, experiment.overrides).getvalue()
-    lines = [line.rstrip() for line in io.StringIO(resolved) if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line.rstrip() for line in experiment.resolved.splitlines()]
+    lines = [line for line in lines if line and not line.lstrip().startswith("#")]
     options = {name: experiment.run_opts[name] for name in NUMERIC_OPTIONS}
-    return {"recipe": lines, "options": options}
+    return {"recipe": lines, "options": {**options, "processes": os.environ.get("WORLD_SIZE", "1")}}
 
 
 def claim_output_folder(experiment: Experiment) -> None:
@@ -153,22 +245,21 @@ def claim_output_folder(experiment: Experiment) -> None:
     Raises
     ------
     UsageError
-        The folder holds a run of another configuration, or cannot be written; what differs is named, and nothing in
-        it is changed.
+        The folder holds checkpoints or results of another configuration, or cannot be written; what differs is named,
+        and nothing in it is changed.
     """
     folder, wanted = Path(experiment.hparams["output_folder"]), configuration(experiment)
     path = folder / CONFIGURATION_NAME
-    if path.exists():
-        there = json.loads(path.read_text())
-        if there != wanted:
-            changed = [f"{old!r}" for old in _flat(there) if old not in _flat(wanted)]
-            asked = [f"{new!r}" for new in _flat(wanted) if new not in _flat(there)]
-            raise UsageError(
-                f"The output folder {folder} was asked for with {'; '.join(asked[:4]) or 'fewer keys'}.",
-                f"It holds a run with {'; '.join(changed[:4]) or 'fewer keys'}.",
-                "Write another --output_folder, or remove this one",
-            )
+    there = json.loads(path.read_text()) if path.exists() else {"recipe": [], "options": {}}
+    if there == wanted:
         return
+    # A run that failed before its first checkpoint (a mistyped data folder, say) left nothing worth keeping.
+    if (folder / "results.json").exists() or any(Path(experiment.hparams["save_folder"]).glob(f"{CKPT_PREFIX}*")):
+        raise UsageError(
+            f"The output folder {folder} was asked for with {_what_differs(wanted, there)}.",
+            f"It holds a run with {_what_differs(there, wanted)}.",
+            "Write another --output_folder, or remove this one",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(wanted, path)
@@ -180,8 +271,13 @@ def claim_output_folder(experiment: Experiment) -> None:
         ) from error
 
 
-def _flat(configuration: dict) -> list[str]:
-    return [*configuration["recipe"], *(f"--{name}={value}" for name, value in configuration["options"].items())]
+def _what_differs(configuration: dict, other: dict) -> str:
+    """The first lines that another configuration does not have."""
+    lines, others = (
+        [*map(str.strip, some["recipe"]), *(f"--{name}={value}" for name, value in some["options"].items())]
+        for some in (configuration, other)
+    )
+    return "; ".join([repr(line) for line in lines if line not in others][:4]) or "nothing of this"
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:

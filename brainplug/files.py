@@ -1,12 +1,58 @@
 """Files that are either whole or not there."""
 
+import contextlib
 import json
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def atomic_file(path: str, mode: str = "w", **options: object) -> Iterator[IO]:
+    """Opens a file under a temporary name and renames it to its own when all is written.
+
+    Readers see the old file or the new one, never a part, whenever the process dies.
+
+    Arguments
+    ---------
+    path : str
+        The file's own name. Its folder is made where it is missing.
+    mode : str
+        As for ``open``.
+    **options : object
+        As for ``open``.
+
+    Yields
+    ------
+    IO
+        The open file.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with atomic_file(f"{folder.name}/a.txt") as file:
+    ...     _ = file.write("all of it")
+    ...     before = os.path.exists(f"{folder.name}/a.txt")
+    >>> before, os.listdir(folder.name)
+    (False, ['a.txt'])
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 def write_json(value: object, path: Path) -> None:
-    """Writes JSON to a temporary name and renames it.
+    r"""Writes JSON to a temporary name and renames it.
 
     Arguments
     ---------
@@ -20,8 +66,7 @@ def write_json(value: object, path: Path) -> None:
     >>> path = getfixture("tmp_path") / "one.json"
     >>> write_json({"one": 1}, path)
     >>> path.read_text()
-    '{\\n  "one": 1\\n}\\n'
+    '{\n  "one": 1\n}\n'
     """
-    unfinished = Path(f"{path}.unfinished-{os.getpid()}")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)
+    with atomic_file(path, encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,18 +1,24 @@
 """What a run leaves behind: results.json, the adapter, and the short table at the end."""
 
 import json
+import os
 import resource
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
 from brainplug.brain import AudioBrain
 from brainplug.data.manifest import Clip
+from brainplug.errors import UsageError
 from brainplug.methods import Method
 from brainplug.methods.peft_method import PeftMethod
+from brainplug.model import AudioClassifier
 
 REPORTED_PACKAGES = ("brainplug", "torch", "torchaudio", "speechbrain", "transformers", "peft", "hyperpyyaml")
 
@@ -112,6 +118,37 @@ def collect_results(
     }
 
 
+def describe_adapter(model: AudioClassifier, method: Method, hparams: dict, labels: dict[str, int]) -> dict:
+    """What one has to know of an adapter to use it: it stands beside the weights, in checkpoints too.
+
+    Arguments
+    ---------
+    model : AudioClassifier
+        The adapted model.
+    method : Method
+        How it was adapted.
+    hparams : dict
+        The loaded recipe.
+    labels : dict[str, int]
+        Label -> index.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    return {
+        "backbone": model.backbone.name,
+        "backbone_revision": model.backbone.revision,
+        "method": hparams["method"],
+        "method_settings": method_settings(method),
+        "paper_code": hparams["paper_code"],
+        "pooling": model.pooling,
+        "labels": labels,
+        "signal": model.backbone.signal_settings,
+    }
+
+
 def method_settings(method: Method) -> dict:
     """A method's settings as JSON values.
 
@@ -178,3 +215,107 @@ def summary(results: dict, output_folder: str) -> str:
         ("files", output_folder),
     ]
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
+
+
+RESULTS_START, RESULTS_END = "<!-- results: written by `python -m brainplug report` -->", "<!-- end of results -->"
+
+
+def read_results(folder: str) -> list[dict]:
+    """Reads every results.json below a folder.
+
+    Arguments
+    ---------
+    folder : str
+        Any folder above runs.
+
+    Returns
+    -------
+    list[dict]
+        One entry a finished run.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    found = sorted(Path(folder).rglob("results.json"))
+    if not found:
+        raise UsageError(
+            f"The results in {folder!r} were asked for.", "There is no results.json.", "Name a folder above runs"
+        )
+    return [json.loads(path.read_text()) for path in found]
+
+
+def results_table(results: list[dict]) -> str:
+    """A Markdown table of runs: one row a data set, backbone and method, mean and deviation over folds and seeds.
+
+    Arguments
+    ---------
+    results : list[dict]
+        As `read_results` returns them.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    Example
+    -------
+    >>> run = {"dataset": "esc50", "backbone": "nano-ast", "method": "linear", "fold": 1, "seed": 1, "epochs": 2,
+    ...     "test_accuracy_last_epoch": 0.5, "trainable_without_head": 384, "seconds": 60.0, "n_classes": 10}
+    >>> rows = results_table([{**run, "test_accuracy": 0.5}, {**run, "test_accuracy": 0.7, "fold": 2}])
+    >>> "60.0 ± 14.1" in rows
+    True
+    """
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for run in results:
+        groups[run["dataset"], run["n_classes"], run["backbone"], run["method"]].append(run)
+    lines = [
+        "| data | classes | backbone | method | trainable without head | epochs | runs "
+        "| test accuracy, best validation epoch (%) | last epoch (%) | minutes a run |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    ordered = sorted(groups.items(), key=lambda item: (item[0][:3], -mean(r["test_accuracy"] for r in item[1])))
+    for (dataset, n_classes, backbone, method), runs in ordered:
+        first, minutes = runs[0], mean(run["seconds"] for run in runs) / 60
+        lines.append(
+            f"| {dataset} | {n_classes} | {backbone} | {method} | {first['trainable_without_head']:,} "
+            f"| {first['epochs']} | {len(runs)} | {_spread(run['test_accuracy'] for run in runs)} "
+            f"| {_spread(run['test_accuracy_last_epoch'] for run in runs)} | {minutes:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(accuracies: Iterable[float]) -> str:
+    """Mean and standard deviation in per cent; the mean alone of a single run."""
+    values = [100 * accuracy for accuracy in accuracies]
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def write_table(table: str, document: str) -> None:
+    """Puts a table between the two marks of a document.
+
+    Arguments
+    ---------
+    table : str
+        Markdown.
+    document : str
+        A file with the lines `RESULTS_START` and `RESULTS_END`.
+
+    Raises
+    ------
+    UsageError
+        The document has no such lines.
+    """
+    text = Path(document).read_text()
+    before, start, rest = text.partition(RESULTS_START)
+    _, end, after = rest.partition(RESULTS_END)
+    if not end:
+        raise UsageError(
+            f"The results were to be written into {document}.",
+            "It lacks the marks between which they stand.",
+            f"Write the lines {RESULTS_START} and {RESULTS_END} there",
+        )
+    unfinished = Path(f"{document}.unfinished")
+    unfinished.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    os.replace(unfinished, document)

@@ -32,6 +32,7 @@ class AudioSpectrogram(Backbone):
 
     Example
     -------
+    >>> from transformers import ASTConfig
     >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
     >>> resize_positions(model, frames=100, mode="crop")
     >>> backbone = AudioSpectrogram(model, "toy", "none", LogMel(mel_bands=128, frames=100))
@@ -110,6 +111,7 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
 
     Example
     -------
+    >>> from transformers import ASTConfig
     >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
     >>> resize_positions(model, frames=500, mode="interpolate")
     >>> model.embeddings.position_embeddings.shape[1]  # 2 special tokens, 12 bands of 49 patches

@@ -1,5 +1,7 @@
 """Finds pretrained weights: bundled, in a folder, in the hub's cache, or on the hub."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,7 +145,7 @@ def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Lo
         The files cannot be read, or lack weights.
     """
     try:
-        if not hasattr(kind, "from_config") and not issubclass(kind, PreTrainedModel):
+        if isinstance(kind, type) and issubclass(kind, FeatureExtractionMixin):
             return kind.from_pretrained(source, revision=revision)
         with _quiet_transformers():
             model, report = kind.from_pretrained(
@@ -163,16 +165,15 @@ def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Lo
     return model
 
 
-class _quiet_transformers:
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
     """Silences transformers' table of unused weights (a classifier's head, for one) while a model loads."""
-
-    def __enter__(self) -> None:
-        self.level = transformers_logging.get_verbosity()
-        self.bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *error: object) -> None:
-        transformers_logging.set_verbosity(self.level)
-        if self.bars:
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
             transformers_logging.enable_progress_bar()

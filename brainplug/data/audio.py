@@ -5,7 +5,8 @@ import functools
 import torch
 import torchaudio
 
-from brainplug.data.manifest import READ_ERRORS, Clip, open_clip, why_unreadable
+from brainplug.data.checks import READ_ERRORS, open_clip, why_unreadable
+from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from brainplug.errors import UsageError
 SYNCHRONOUS_OUTPUT = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when the phrase is spoken
 UTF8_TEXT = 1  # espeakCHARS_UTF8
 RATE_PARAMETER, PITCH_PARAMETER = 1, 3  # espeakRATE in words a minute, espeakPITCH from 0 to 100
+PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS: tells when which phone begins
+LIST_END, PHONEME = 0, 7  # espeakEVENT_LIST_TERMINATED, espeakEVENT_PHONEME
 MAX_SAMPLE = 32768.0  # 16-bit samples to [-1, 1)
 
 
@@ -54,6 +57,24 @@ class Voice:
         return f"{self.accent}+{self.variant}"
 
 
+class _Event(ctypes.Structure):
+    """espeak_EVENT: what begins at which time of the phrase."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    )
+
+
+_CALLBACK_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int]:
     """Loads and initialises espeak-ng once a process; returns it with its sample rate in Hz."""
@@ -66,14 +87,32 @@ def _library() -> tuple[ctypes.CDLL, int]:
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    sample_rate = library.espeak_Initialize(SYNCHRONOUS_OUTPUT, 0, espeakng_loader.get_data_path().encode(), 0)
+    sample_rate = library.espeak_Initialize(
+        SYNCHRONOUS_OUTPUT, 0, espeakng_loader.get_data_path().encode(), PHONEME_EVENTS
+    )
     if sample_rate <= 0:
         raise RuntimeError(f"espeak-ng did not start (code {sample_rate}); reinstall espeakng-loader.")
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # the breath of some voices is noise, else seeded by the clock
     return library, sample_rate
 
 
-_CALLBACK_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+@functools.cache
+def voice_variants() -> frozenset[str]:
+    """The voice variants that espeak-ng has.
+
+    Returns
+    -------
+    frozenset[str]
+        Their names.
+
+    Example
+    -------
+    >>> "f3" in voice_variants()
+    True
+    """
+    import espeakng_loader
+
+    return frozenset(path.name for path in Path(espeakng_loader.get_data_path(), "voices", "!v").iterdir())
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
@@ -102,24 +141,62 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     >>> bool(0.4 * sample_rate < len(samples) < 2 * sample_rate)
     True
     """
-    library, sample_rate = _library()
-    pieces = []
+    samples, _, sample_rate = speak_with_phones(text, voice)
+    return samples, sample_rate
 
-    def collect(samples: ctypes.Array, count: int, events: int) -> int:
+
+def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[float, str]], int]:
+    """Speaks a phrase and tells when each phone begins.
+
+    Arguments
+    ---------
+    text : str
+        What to say.
+    voice : Voice
+        Who says it, how fast and how high.
+
+    Returns
+    -------
+    tuple[np.ndarray, list[tuple[float, str]], int]
+        Samples as in `speak`; for each phone its start in seconds and espeak-ng's name of it, empty for a pause; the
+        rate in Hz.
+
+    Raises
+    ------
+    ValueError
+        espeak-ng has no such voice.
+
+    Example
+    -------
+    >>> _, phones, _ = speak_with_phones("see", Voice("f3"))
+    >>> [name for _, name in phones if name]
+    ['s', 'i:']
+    """
+    library, sample_rate = _library()
+    pieces: list[np.ndarray] = []
+    phones: list[tuple[float, str]] = []
+
+    def collect(samples: ctypes.Array, count: int, events: ctypes.Array) -> int:
         if count > 0:
             pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        at = 0
+        while events[at].type != LIST_END:
+            if events[at].type == PHONEME:
+                phones.append((events[at].audio_position / 1000, events[at].name.decode(errors="replace")))
+            at += 1
         return 0  # go on
 
     callback = _CALLBACK_TYPE(collect)  # kept in a name: espeak-ng calls it while this function runs
     library.espeak_SetSynthCallback(callback)
-    if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+    # espeak-ng itself takes an unknown variant for its default voice.
+    if voice.variant not in voice_variants() or library.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ValueError(f"The voice {voice.name!r} was asked for. espeak-ng does not have it.")
     library.espeak_SetParameter(RATE_PARAMETER, voice.rate, 0)
     library.espeak_SetParameter(PITCH_PARAMETER, voice.pitch, 0)
     encoded = text.encode()
     library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, UTF8_TEXT, None, None)
     library.espeak_Synchronize()
-    return np.concatenate(pieces).astype(np.float32) / MAX_SAMPLE, sample_rate
+    return np.concatenate(pieces).astype(np.float32) / MAX_SAMPLE, phones, sample_rate
 
 
 def in_fresh_process(function: Callable, *arguments: object) -> object:

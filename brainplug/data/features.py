@@ -11,8 +11,9 @@ import torch
 from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 
-from brainplug.data.manifest import Clip, atomic_file
+from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
+from brainplug.files import atomic_file
 
 WINDOW, SHIFT = 25.0, 10.0  # milliseconds
 

@@ -1,9 +1,12 @@
 """Makes the tagging corpus: log-mels of spoken words, synthetic sound events and free recordings, each with tags.
 
+Spoken clips also know which phones sound at which time.
+
 The corpus is one array on disk, ``[clips, frames, mel_bands]`` in half precision, and a table of tags. Every clip is
 drawn from a generator of its own, seeded by the run's seed and its number.
 """
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -21,7 +24,7 @@ from recordings import find_recordings, label_recordings
 from sounds import EVENTS, SAMPLE_RATE, draw_event
 from tqdm import tqdm
 
-from brainplug.data.espeak import Voice, speak
+from brainplug.data.espeak import Voice, speak_with_phones
 from brainplug.data.spoken import TEST_VOICES, VALID_VOICES, phrase_words
 
 logger = logging.getLogger(__name__)
@@ -37,9 +40,11 @@ VOICES = (
     "pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac"
 ).split()
 RELATIVES = set(  # by name, or by the distance of their log-mels
-    "steph2 steph3 mike2 Gene2 iven2 iven3 iven4 Diogo Henrique michel miguel aunty Mike Mario m6 adam benjamin edward2 "
-    "john".split()
+    "steph2 steph3 mike2 Gene2 iven2 iven3 iven4 Diogo Henrique michel miguel aunty Mike Mario m6 adam benjamin "
+    "edward2 john".split()
 )
+TOKEN_SECONDS, EDGE = 0.16, 0.02  # length of a token; a phone that only touches its edge does not count
+SHORTEST = 800  # samples; shorter recordings stay silent
 CHUNK = 250  # clips that one process makes before it ends, so that espeak-ng starts afresh at known clips
 
 
@@ -99,7 +104,7 @@ def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, see
     draw = np.random.default_rng(seed)
     words, plans = vocabulary(), []
     for _ in range(spoken_clips):
-        said = tuple(draw.choice(words, draw.integers(1, 8), replace=False))
+        said = tuple(draw.choice(words, draw.integers(1, 5), replace=False))
         plans.append(("word", said, tuple(f"word {word}" for word in said)))
     for _ in range(event_clips):
         names = tuple(draw.choice(list(EVENTS), 1 if draw.random() < 0.7 else 2, replace=False))
@@ -128,12 +133,48 @@ def _to_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     return torchaudio.functional.resample(torch.from_numpy(samples), sample_rate, SAMPLE_RATE).numpy()
 
 
-def _say(words: tuple[str, ...], draw: np.random.Generator) -> np.ndarray:
+def phone_name(name: str) -> str:
+    """A phone without its stress; empty for a pause.
+
+    Arguments
+    ---------
+    name : str
+        As espeak-ng names it.
+
+    Returns
+    -------
+    str
+        The phone.
+
+    Example
+    -------
+    >>> phone_name("'i:"), phone_name("_:")
+    ('i:', '')
+    """
+    return "" if name.startswith("_") else name.strip("',;")
+
+
+def phone_names() -> list[str]:
+    """All phones that the words have in any accent.
+
+    Returns
+    -------
+    list[str]
+        Sorted.
+    """
+    spoken = (speak_with_phones(word, Voice(voices()[0], accent))[1] for accent in ACCENTS for word in vocabulary())
+    return sorted({phone_name(name) for phones in spoken for _, name in phones} - {""})
+
+
+def _say(words: tuple[str, ...], draw: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Speaks after a short silence; returns the waveform and when each phone begins."""
     voice = Voice(
         str(draw.choice(voices())), str(draw.choice(ACCENTS)), int(draw.integers(25, 76)), int(draw.integers(130, 230))
     )
-    samples, sample_rate = speak(" ".join(words), voice)
-    return _to_16k(samples, sample_rate)
+    samples, phones, sample_rate = speak_with_phones(" ".join(words), voice)
+    silence = draw.uniform(0, 0.4)  # seconds
+    waveform = np.pad(_to_16k(samples, sample_rate), (int(silence * SAMPLE_RATE), 0))
+    return waveform, [(start + silence, phone_name(name)) for start, name in phones]
 
 
 def _read(path: str, part: int) -> np.ndarray:
@@ -149,7 +190,7 @@ def _read(path: str, part: int) -> np.ndarray:
     return _to_16k(np.ascontiguousarray(samples.mean(axis=1)), sample_rate)
 
 
-def make_waveform(plan: Plan, draw: np.random.Generator) -> np.ndarray:
+def make_clip(plan: Plan, draw: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Makes one clip's sound.
 
     Arguments
@@ -161,12 +202,13 @@ def make_waveform(plan: Plan, draw: np.random.Generator) -> np.ndarray:
 
     Returns
     -------
-    np.ndarray
-        Waveform ``[time]``, 16 kHz, at most 4 s; empty where a file cannot be read.
+    tuple[np.ndarray, list[tuple[float, str]]]
+        Waveform ``[time]``, 16 kHz, at most 4 s, empty where a file cannot be read; and when each phone begins, in
+        seconds.
     """
-    longest = int(SECONDS * SAMPLE_RATE)
+    longest, phones = int(SECONDS * SAMPLE_RATE), []
     if plan.kind == "word":
-        waveform = _say(plan.what, draw)
+        waveform, phones = _say(plan.what, draw)
     elif plan.kind == "file":
         waveform = _read(plan.what[0], plan.part)
     else:
@@ -180,25 +222,79 @@ def make_waveform(plan: Plan, draw: np.random.Generator) -> np.ndarray:
         waveform = np.pad(waveform, (0, longest - len(waveform)))
     waveform = waveform * 10 ** draw.uniform(-1.2, 0)
     if draw.random() < 0.5:
-        noise = draw.standard_normal(len(waveform)) * 10 ** draw.uniform(-4, -1.7)
-        waveform = waveform + noise
-    return waveform.astype(np.float32)
+        waveform = waveform + draw.standard_normal(len(waveform)) * 10 ** draw.uniform(-4, -1.7)
+    return waveform.astype(np.float32), phones
 
 
-def _make_chunk(plans: list[Plan], seed: int, frames: int, mel_bands: int) -> np.ndarray:
-    """Log-mels of some clips, ``[clips, frames, mel_bands]``, zero where there is no sound (as AST pads)."""
+def phone_targets(phones: list[tuple[float, str]], names: list[str], tokens: int) -> np.ndarray:
+    """Which phones sound within which token.
+
+    Arguments
+    ---------
+    phones : list[tuple[float, str]]
+        When each phone begins, in seconds, and its name.
+    names : list[str]
+        All phones.
+    tokens : int
+        Number of tokens along time; one each 0.1 s, of 0.16 s.
+
+    Returns
+    -------
+    np.ndarray
+        ``[tokens, phones]`` of zeros and ones.
+
+    Example
+    -------
+    >>> phone_targets([(0.05, "s"), (0.25, "i:"), (0.4, "")], ["i:", "s"], 5).tolist()
+    [[0, 1], [0, 1], [1, 1], [1, 0], [0, 0]]
+    """
+    targets = np.zeros((tokens, len(names)), np.uint8)
+    starts = np.arange(tokens) * 0.1
+    for (start, name), (stop, _) in itertools.pairwise([*phones, (np.inf, "")]):
+        if name in names:
+            targets[(start < starts + TOKEN_SECONDS - EDGE) & (stop > starts + EDGE), names.index(name)] = 1
+    return targets
+
+
+def _make_chunk(
+    plans: list[Plan], seed: int, frames: int, mel_bands: int, names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-mels ``[clips, frames, mel_bands]``, zero where there is no sound (as AST pads), and phone targets."""
     torch.set_num_threads(1)
-    out = np.zeros((len(plans), frames, mel_bands), np.float16)
-    for row, plan in zip(out, plans, strict=True):
-        waveform = make_waveform(plan, np.random.default_rng([seed, plan.number]))
-        if len(waveform) < 800 or not np.isfinite(waveform).all():
+    log_mels = np.zeros((len(plans), frames, mel_bands), np.float16)
+    targets = np.zeros((len(plans), token_count(frames), len(names)), np.uint8)
+    for row, plan in enumerate(plans):
+        waveform, phones = make_clip(plan, np.random.default_rng([seed, plan.number]))
+        targets[row] = phone_targets(phones, names, targets.shape[1])
+        if len(waveform) < SHORTEST or not np.isfinite(waveform).all():
             continue
         log_mel = torchaudio.compliance.kaldi.fbank(
             torch.from_numpy(waveform)[None], sample_frequency=SAMPLE_RATE, window_type="hanning",
             num_mel_bins=mel_bands, htk_compat=True, use_energy=False, dither=0.0,
         )  # fmt: skip
-        row[: min(frames, len(log_mel))] = log_mel[:frames].numpy()
-    return out
+        log_mels[row, : min(frames, len(log_mel))] = log_mel[:frames].numpy()
+    return log_mels, targets
+
+
+def token_count(frames: int) -> int:
+    """Tokens along time of a clip: patches of 16 frames each 10 frames.
+
+    Arguments
+    ---------
+    frames : int
+        Frames of 10 ms.
+
+    Returns
+    -------
+    int
+        Tokens.
+
+    Example
+    -------
+    >>> token_count(300)
+    29
+    """
+    return (frames - 16) // 10 + 1
 
 
 def prepare_corpus(
@@ -209,7 +305,7 @@ def prepare_corpus(
     Arguments
     ---------
     folder : str
-        Where ``log_mels.npy`` and ``corpus.json`` go.
+        Where ``log_mels.npy``, ``phones.npy`` and ``corpus.json`` go.
     recordings_folder : str
         Where the packages of `packages.yaml` are installed.
     spoken_clips, event_clips : int
@@ -228,17 +324,22 @@ def prepare_corpus(
         logger.warning("packages of free recordings that are not installed: %s", ", ".join(missing))
     shape = (len(plans), frames, mel_bands)
     log_mels = np.lib.format.open_memmap(folder / "log_mels.npy", "w+", np.float16, shape)
+    names = phone_names()
+    shape = (len(plans), token_count(frames), len(names))
+    phones = np.lib.format.open_memmap(folder / "phones.npy", "w+", np.uint8, shape)
     chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1) as pool:
-        made = pool.map(_make_chunk, chunks, *([value] * len(chunks) for value in (seed, frames, mel_bands)))
-        for chunk, values in zip(tqdm(chunks, desc="corpus"), made, strict=True):
-            log_mels[chunk[0].number : chunk[-1].number + 1] = values
+        made = pool.map(_make_chunk, chunks, *([value] * len(chunks) for value in (seed, frames, mel_bands, names)))
+        for chunk, (values, targets) in zip(tqdm(chunks, desc="corpus"), made, strict=True):
+            rows = slice(chunk[0].number, chunk[-1].number + 1)
+            log_mels[rows], phones[rows] = values, targets
     log_mels.flush()
+    phones.flush()
     tags = sorted({tag for plan in plans for tag in plan.tags})
     numbers = {tag: number for number, tag in enumerate(tags)}
     table = {
-        "tags": tags, "missing_packages": missing, "kinds": [plan.kind for plan in plans],
+        "tags": tags, "phones": names, "missing_packages": missing, "kinds": [plan.kind for plan in plans],
         "clips": [[numbers[tag] for tag in plan.tags] for plan in plans],
     }  # fmt: skip
     (folder / "corpus.json.new").write_text(json.dumps(table))

@@ -3,13 +3,13 @@
 
     python recipes/pretrain_ast/train.py recipes/pretrain_ast/hparams/nano.yaml
 
-It is to the bundled ``nano-ast`` what tagging AudioSet was to AST (Gong et al., 2021): supervised, several tags a clip,
-binary cross-entropy. The result is a transformers `ASTModel`, its feature extractor, and a card.
+It is to the bundled ``nano-ast`` what tagging AudioSet was to AST (Gong et al., 2021): supervised, several tags a clip.
+Spoken clips also say which phones sound at which time. The result is a transformers `ASTModel` and its feature
+extractor.
 """
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 import numpy as np
 import speechbrain as sb
 import torch
+from card import write_card
 from hyperpyyaml import load_hyperpyyaml
 from prepare import prepare_corpus
 from safetensors.torch import save_file
@@ -26,6 +27,7 @@ from sklearn.metrics import average_precision_score
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
 from transformers import ASTFeatureExtractor, ASTModel
 
+from brainplug.data.augment import SpecAugment
 from brainplug.optim.schedules import cosine
 
 
@@ -40,18 +42,26 @@ class TaggingCorpus(Dataset):
 
     def __init__(self, folder: str):
         self.log_mels = np.load(Path(folder, "log_mels.npy"), mmap_mode="r")
+        self.phone_targets = np.load(Path(folder, "phones.npy"), mmap_mode="r")
         table = json.loads(Path(folder, "corpus.json").read_text())
-        self.tags, self.kinds, self.clips = table["tags"], np.array(table["kinds"]), table["clips"]
+        self.tags, self.phones, self.clips = table["tags"], table["phones"], table["clips"]
+        self.kinds = np.array(table["kinds"])
         self.missing_packages = table["missing_packages"]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        targets = torch.zeros(len(index), len(self.tags))
-        for row, clip in zip(targets, index, strict=True):
+    def __getitem__(self, index: list[int]) -> dict[str, torch.Tensor]:
+        index = np.sort(index)  # clips are read in the order in which they lie on disk
+        tags = torch.zeros(len(index), len(self.tags))
+        for row, clip in zip(tags, index, strict=True):
             row[self.clips[clip]] = 1
-        return torch.from_numpy(self.log_mels[np.sort(index)].astype(np.float32)), targets[np.argsort(index)]
+        return {
+            "log_mels": torch.from_numpy(self.log_mels[index].astype(np.float32)),  # [batch, frames, mel_bands]
+            "tags": tags,  # [batch, tags]
+            "phones": torch.from_numpy(self.phone_targets[index].astype(np.float32)),  # [batch, tokens, phones]
+            "spoken": torch.from_numpy(self.kinds[index] == "word"),  # [batch]
+        }
 
     def weights(self, shares: dict[str, float]) -> torch.Tensor:
         """How often a clip is drawn: each kind by its share, within a kind the rarer tags more often.
@@ -76,7 +86,7 @@ class TaggingCorpus(Dataset):
 
 
 class TaggingBrain(sb.Brain):
-    """Tags log-mels with a transformer and a linear head on the mean of its tokens."""
+    """Tags log-mels with a linear head on the mean of a transformer's tokens; hears phones with one on each time."""
 
     def optimizers_step(self) -> None:
         """Sets the rate of this step: warm-up, then a cosine to zero over every step of the run; then steps."""
@@ -86,57 +96,62 @@ class TaggingBrain(sb.Brain):
             group["lr"] = self.hparams.lr * factor
         super().optimizers_step()
 
-    def augment(self, log_mels: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rolls in time, mixes pairs in the power domain, changes gain, masks bands and frames.
+    def augment(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rolls in time, mixes in other sounds, changes gain, masks bands and frames.
 
         Arguments
         ---------
-        log_mels : torch.Tensor
-            ``[batch, frames, mel_bands]``, not normalised.
-        targets : torch.Tensor
-            ``[batch, tags]``.
+        batch : dict[str, torch.Tensor]
+            As `TaggingCorpus` returns it; log-mels are not normalised.
 
         Returns
         -------
-        tuple[torch.Tensor, torch.Tensor]
+        dict[str, torch.Tensor]
             The same shapes.
         """
-        batch, frames, bands = log_mels.shape
-        full = (log_mels[:, -1] != 0).any(1)  # clips without padding at their end may roll
-        shift = torch.where(full, torch.randint(frames, (batch,)), 0)
+        log_mels, tags, spoken = batch["log_mels"], batch["tags"], batch["spoken"]
+        clips, frames, bands = log_mels.shape
+        full = (log_mels[:, -1] != 0).any(1)  # clips without padding at their end
+        shift = torch.where(full & ~spoken, torch.randint(frames, (clips,)), 0)  # phones stay where they are
         index = (torch.arange(frames) - shift[:, None]) % frames
         log_mels = log_mels.gather(1, index[..., None].expand(-1, -1, bands))
         padding = (log_mels == 0).all(2, keepdim=True)
-        log_mels = log_mels + 2 * torch.randn(batch, 1, 1)
-        partner = torch.randperm(batch)
-        mixed = (torch.rand(batch) < self.hparams.mix_share) & full & full[partner]
-        other = log_mels[partner] + 2 * torch.randn(batch, 1, 1)
-        log_mels = torch.where(mixed[:, None, None], torch.logaddexp(log_mels, other), log_mels)
-        targets = torch.where(mixed[:, None], torch.maximum(targets, targets[partner]), targets)
+        log_mels = log_mels + 2 * torch.randn(clips, 1, 1)
+        partner = torch.randperm(clips)
+        mixed = (torch.rand(clips) < self.hparams.mix_share) & full & full[partner] & ~spoken[partner]
+        other = log_mels[partner] + 2 * torch.randn(clips, 1, 1)
+        log_mels = torch.where(mixed[:, None, None], torch.logaddexp(log_mels, other), log_mels)  # sum of powers
+        tags = torch.where(mixed[:, None], torch.maximum(tags, tags[partner]), tags)
         log_mels = log_mels.masked_fill(padding, 0)
-        for size, width in ((frames, 40), (bands, 10)):
-            start = torch.randint(size, (batch, 1))
-            masked = (torch.arange(size) >= start) & (torch.arange(size) < start + torch.randint(width, (batch, 1)))
-            masked = masked[:, :, None] if size == frames else masked[:, None, :]
-            log_mels = log_mels.masked_fill(masked, self.hparams.mean)
-        return log_mels, targets
+        masks = SpecAugment(self.hparams.mask_bands, self.hparams.mask_frames)
+        log_mels = masks(log_mels - self.hparams.mean, tags)[0] + self.hparams.mean
+        return {**batch, "log_mels": log_mels, "tags": tags}
 
-    def compute_forward(self, batch: tuple, stage: sb.Stage) -> torch.Tensor:
-        """Logits ``[batch, tags]``; keeps the targets, which mixing changes."""
-        log_mels, self.targets = batch
+    def compute_forward(self, batch: dict, stage: sb.Stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the tags ``[batch, tags]`` and of the phones ``[batch, tokens, phones]``."""
         if stage == sb.Stage.TRAIN:
-            log_mels, self.targets = self.augment(log_mels, self.targets)
-        log_mels = ((log_mels - self.hparams.mean) / (2 * self.hparams.deviation)).to(self.device)
-        return self.modules.head(self.modules.ast(log_mels).last_hidden_state.mean(1))
+            batch = self.augment(batch)
+        self.batch = {name: value.to(self.device) for name, value in batch.items()}
+        frames = self.modules.ast.config.max_length
+        log_mels = (self.batch["log_mels"][:, :frames] - self.hparams.mean) / (2 * self.hparams.deviation)
+        tokens = self.modules.ast(log_mels).last_hidden_state
+        bands, times = self.modules.ast.embeddings.get_shape(self.modules.ast.config)
+        along_time = tokens[:, 2:].unflatten(1, (bands, times)).mean(1)  # after [CLS] and the distillation token
+        return self.modules.tag_head(tokens.mean(1)), self.modules.phone_head(along_time)
 
-    def compute_objectives(self, logits: torch.Tensor, batch: tuple, stage: sb.Stage) -> torch.Tensor:
-        """Binary cross-entropy, summed over the tags and averaged over the clips."""
-        targets = self.targets.to(self.device)
+    def compute_objectives(self, logits: tuple, batch: dict, stage: sb.Stage) -> torch.Tensor:
+        """Cross-entropy with the tags, each an equal share, plus binary cross-entropy with each token's phones."""
+        tag_logits, phone_logits = (value.float() for value in logits)
+        tags, spoken = self.batch["tags"], self.batch["spoken"]
         if stage != sb.Stage.TRAIN:
-            self.scores.append(logits.float().sigmoid().cpu())
-            self.truths.append(targets.cpu())
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
-        return loss / len(targets)
+            self.scores.append(tag_logits.cpu())
+            self.truths.append(tags.cpu())
+        loss = torch.nn.functional.cross_entropy(tag_logits, tags / tags.sum(1, keepdim=True))
+        phones = self.batch["phones"][:, : phone_logits.shape[1]]
+        each = torch.nn.functional.binary_cross_entropy_with_logits(phone_logits, phones, reduction="none")
+        # [batch, tokens, phones] -> summed over phones, averaged over the tokens of spoken clips
+        of_phones = (each.sum(2).mean(1) * spoken).sum() / spoken.sum().clamp(min=1)
+        return loss + of_phones
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the last stage's scores."""
@@ -148,7 +163,7 @@ class TaggingBrain(sb.Brain):
             self.train_loss = stage_loss
             return
         truths, scores = torch.cat(self.truths).numpy(), torch.cat(self.scores).numpy()
-        present = truths.sum(0) > 0
+        present = truths.sum(0) > 0  # else precision is not defined
         precision = average_precision_score(truths[:, present], scores[:, present], average="macro")
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]},
@@ -159,7 +174,7 @@ class TaggingBrain(sb.Brain):
 
 
 def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
-    """Writes the backbone as transformers' own files, in half precision, with its feature extractor.
+    """Writes the backbone as transformers' own files, in half precision, with its feature extractor and its card.
 
     Arguments
     ---------
@@ -178,9 +193,12 @@ def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
     save_file(halves, folder / "model.safetensors.new", metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.new", folder / "model.safetensors")
     ASTFeatureExtractor(
-        num_mel_bins=hparams["mel_bands"], max_length=hparams["frames"], mean=hparams["mean"], std=hparams["deviation"]
+        num_mel_bins=hparams["mel_bands"],
+        max_length=model.config.max_length,
+        mean=hparams["mean"],
+        std=hparams["deviation"],
     ).save_pretrained(folder)
-    shutil.copy(hparams["train_log"], folder / "train_log.txt")
+    write_card(str(folder), hparams, corpus, sum(value.numel() for value in model.parameters()))
 
 
 def main() -> None:
@@ -202,11 +220,15 @@ def main() -> None:
     batches = BatchSampler(sampler, hparams["batch_size"], drop_last=True)
     valid = [held_out[start : start + 100].tolist() for start in range(0, len(held_out), 100)]
     brain = TaggingBrain(
-        {"ast": hparams["ast"], "head": torch.nn.Linear(hparams["hidden_size"], len(corpus.tags))},
+        {
+            "ast": hparams["ast"],
+            "tag_head": torch.nn.Linear(hparams["hidden_size"], len(corpus.tags)),
+            "phone_head": torch.nn.Linear(hparams["hidden_size"], len(corpus.phones)),
+        },
         hparams["optimizer"], hparams, run_opts, hparams["checkpointer"],
     )  # fmt: skip
-    torch.nn.init.constant_(brain.modules.head.bias, -5.0)  # tags are rare
-    brain.checkpointer.add_recoverables({"ast": brain.modules.ast, "head": brain.modules.head})
+    torch.nn.init.constant_(brain.modules.phone_head.bias, -3.0)  # few phones sound at a time
+    brain.checkpointer.add_recoverables(dict(brain.modules.items()))
     brain.fit(
         hparams["epoch_counter"],
         DataLoader(corpus, sampler=batches, batch_size=None),

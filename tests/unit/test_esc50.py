@@ -9,7 +9,9 @@ import pytest
 import soundfile
 
 from brainplug.data.esc50 import list_clips, split_of
-from brainplug.data.manifest import check_splits, label_map, prepare_manifest
+from brainplug.data.manifest import label_map
+from brainplug.data.prepare import prepare_manifest
+from brainplug.data.splits import check_splits
 from brainplug.errors import UsageError
 
 HEADER = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed")
 
-from brainplug.data.espeak import Voice, in_fresh_process, speak  # noqa: E402
+from brainplug.data.espeak import Voice, in_fresh_process, speak, speak_with_phones  # noqa: E402
 from brainplug.errors import UsageError  # noqa: E402
 
 VOICES = [
@@ -61,9 +61,18 @@ def test_more_words_take_longer():
     assert len(long) > 1.5 * len(short)
 
 
-def test_unknown_accent_is_named():
-    with pytest.raises(ValueError, match=r"en-nowhere\+f3.* does not have it"):
-        speak("good morning", Voice("f3", accent="en-nowhere"))
+@pytest.mark.parametrize("voice", [Voice("f3", accent="en-nowhere"), Voice("nobody")], ids=lambda voice: voice.name)
+def test_unknown_voice_is_named(voice):
+    with pytest.raises(ValueError, match=r"en-\w+\+\w+.* does not have it"):
+        speak("good morning", voice)
+
+
+def test_phones_follow_one_another_within_the_phrase():
+    samples, phones, sample_rate = speak_with_phones("seven", Voice("m3"))
+    starts = [start for start, _ in phones]
+    assert starts == sorted(starts)
+    assert 0 <= starts[0] < starts[-1] <= len(samples) / sample_rate
+    assert [name.strip("'") for _, name in phones][:3] == ["s", "E", "v"]
 
 
 def test_missing_package_says_what_to_install():

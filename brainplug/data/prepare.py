@@ -1,0 +1,109 @@
+"""From a corpus to its checked manifest on disk, made once."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from brainplug.data.checks import check_clips
+from brainplug.data.manifest import Clip, label_map, read_manifest, write_manifest
+from brainplug.data.splits import SPLITS, check_splits
+from brainplug.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_manifest(
+    list_clips: Callable[..., list[Clip]],
+    manifest_folder: str,
+    *,
+    minimum_seconds: float = 0.1,
+    largest_share: float = 0.05,
+    **arguments: object,
+) -> list[Clip]:
+    """Lists the clips of a corpus, checks them and writes ``manifest.csv``.
+
+    Where the folder already holds the manifest of the same arguments and of files that have not changed since, nothing
+    is decoded again.
+
+    Arguments
+    ---------
+    list_clips : Callable[..., list[Clip]]
+        A corpus: returns its clips with their splits.
+    manifest_folder : str
+        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and ``quarantine.csv`` go.
+    minimum_seconds : float
+        Shortest clip that is kept.
+    largest_share : float
+        Share of the clips that may be set aside, 0 to 1.
+    **arguments : object
+        What `list_clips` takes.
+
+    Returns
+    -------
+    list[Clip]
+        The clips to use.
+
+    Raises
+    ------
+    UsageError
+        The corpus, its clips or its splits cannot be used.
+    """
+    listed = list_clips(**arguments)
+    check_splits(listed)  # before the audio is decoded, which takes minutes
+    manifest_path = os.path.join(manifest_folder, "manifest.csv")
+    record_path = os.path.join(manifest_folder, "manifest.json")
+    quarantine_path = os.path.join(manifest_folder, "quarantine.csv")
+    limits = {"minimum_seconds": minimum_seconds, "largest_share": largest_share}
+    source = {"arguments": arguments, "limits": limits, "listed": len(listed), "signature": _signature(listed)}
+    source = json.loads(json.dumps(source, default=str))
+    if _read_record(record_path) == {**source, "manifest": _file_hash(manifest_path)}:
+        clips = read_manifest(manifest_path)
+    else:
+        clips = check_clips(listed, quarantine_path, **limits)
+        check_splits(clips)
+        write_manifest(clips, manifest_path)
+        with atomic_file(record_path) as file:
+            json.dump({**source, "manifest": _file_hash(manifest_path)}, file, indent=1)
+    _log_summary(clips, len(listed) - len(clips), manifest_path)
+    return clips
+
+
+def _signature(clips: Sequence[Clip]) -> str:
+    """Hashes all that is known of the clips without reading them: fields, file sizes and modification times."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        try:
+            status = os.stat(clip.path)
+            state = (status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            state = None  # check_clips says why
+        digest.update(ascii((dataclasses.astuple(clip), state)).encode())
+    return digest.hexdigest()
+
+
+def _file_hash(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _read_record(path: str) -> dict | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _log_summary(clips: Sequence[Clip], quarantined: int, path: str) -> None:
+    counts = Counter(clip.split for clip in clips)
+    hours = sum(clip.duration for clip in clips) / 3600
+    sizes = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    classes = len(label_map(clips))
+    logger.info("%s: %s clips, %d classes, %.2f hours, %d quarantined", path, sizes, classes, hours, quarantined)

@@ -1,0 +1,98 @@
+"""A small corpus laid out as ESC-50, and a way to run train.py on it."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.integration.running import ESC50_RECIPE, REPOSITORY, Run, run_train, start_server
+
+SAMPLE_RATE, SECONDS = 16000, 0.5
+CLASSES = ("noise", "tone")
+CLIPS = 4  # of each class in each fold
+COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The process that runs are forked from, away from the network and from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("BRAINPLUG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        start_server()
+        yield
+
+
+def make_esc50(folder: Path) -> Path:
+    """Makes noise and tones, five folds of them."""
+    (folder / "audio").mkdir(parents=True)
+    (folder / "meta").mkdir()
+    random = np.random.default_rng(0)
+    time = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    rows = []
+    for number in range(5 * len(CLASSES) * CLIPS):
+        fold, label = number // (len(CLASSES) * CLIPS) + 1, number % len(CLASSES)
+        tone = np.sin(2 * np.pi * random.uniform(300, 3000) * time)
+        samples = 0.1 * random.standard_normal(len(time)) + 0.3 * tone * label
+        name = f"{fold}-{number}-A-{label}.wav"
+        soundfile.write(folder / "audio" / name, samples, SAMPLE_RATE)
+        rows.append((name, fold, label, CLASSES[label], "True", number, "A"))
+    write_rows(folder, rows)
+    return folder
+
+
+def write_rows(folder: Path, rows: list[tuple]) -> None:
+    """Writes the table of a corpus."""
+    with open(folder / "meta" / "esc50.csv", "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def read_rows(folder: Path) -> list[list[str]]:
+    """Reads the table of a corpus, without its header."""
+    with open(folder / "meta" / "esc50.csv", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+@pytest.fixture(scope="session")
+def shared_esc50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus that tests only read."""
+    return make_esc50(tmp_path_factory.mktemp("corpora") / "ESC-50-master")
+
+
+@pytest.fixture
+def esc50(tmp_path: Path) -> Path:
+    """A corpus that a test may change."""
+    return make_esc50(tmp_path / "ESC-50-master")
+
+
+@pytest.fixture
+def small_options(tiny_backbones: dict[str, str]) -> list[str]:
+    """What makes a run small."""
+    return [
+        f"--backbone={tiny_backbones['ast']}",
+        "--frames=64",
+        "--method_settings={conformer: {reduction_rate: 4, kernel_size: 4}}",
+        "--batch_size=4",
+        "--number_of_epochs=2",
+        "--device=cpu",
+        "--noprogressbar",
+    ]
+
+
+@pytest.fixture
+def train_esc50(shared_esc50: Path, small_options: list[str], tmp_path: Path) -> Callable[..., Run]:
+    """Runs the ESC-50 recipe, small, in the test's own folder; what is given here overrides."""
+
+    def run(*options: str, **named: object) -> Run:
+        chosen = {}
+        for option in [f"--data_folder={shared_esc50}", *small_options, *options]:
+            chosen[option.partition("=")[0]] = option
+        return run_train([ESC50_RECIPE, *chosen.values()], tmp_path, **named)
+
+    return run

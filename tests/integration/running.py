@@ -1,0 +1,84 @@
+"""Runs train.py as a user does, in a process of its own, and kills it where a test wants."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+REPOSITORY = Path(__file__).parents[2]
+ESC50_RECIPE = str(REPOSITORY / "recipes" / "ESC50" / "hparams" / "train.yaml")
+KILLED = -signal.SIGKILL
+LONGEST_RUN = 120  # seconds; only a run that hangs takes longer
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a process ended, and what it wrote to standard output and standard error."""
+
+    code: int
+    output: str
+
+
+def start_server() -> None:
+    """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports."""
+    multiprocessing.set_forkserver_preload(["train", __name__])
+    multiprocessing.get_context("forkserver").Process(target=int).start()
+
+
+def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
+    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
+    with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
+        process = multiprocessing.get_context("forkserver").Process(
+            target=_run, args=(arguments, str(folder), output.name, sabotage)
+        )
+        process.start()
+        process.join(LONGEST_RUN)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(f"{arguments} did not end:\n{output.read()}")
+        return Run(process.exitcode, output.read())
+
+
+def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(folder)
+    import train
+    from brainplug.experiment import run_command
+
+    if sabotage:
+        sabotage()
+    sys.exit(run_command(train.main, arguments))
+
+
+def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:
+    """Arranges that this process dies at the `count`-th call of a function, as by ``kill -9``.
+
+    `place` names the function, such as ``brainplug.brain:AudioBrain.fit_batch``. With `stage`, only calls with this
+    stage among the arguments are counted.
+    """
+    owner_name, _, name = place.replace(":", ".").rpartition(".")
+    owner = resolve_name(owner_name)
+    original, calls = getattr(owner, name), 0
+
+    @functools.wraps(original)
+    def deadly(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        counted = not stage or stage in [getattr(value, "name", "") for value in (*arguments, *named.values())]
+        calls += counted
+        last = counted and calls == count
+        if last and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **named)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
