@@ -20,7 +20,7 @@ from brainplug.brain import AudioBrain
 from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.data.prepare import prepare_manifest
-from brainplug.experiment import choose, claim_output_folder, load_experiment, run_command
+from brainplug.experiment import choose, claim_output_folder, load_experiment, parse_arguments, run_command
 from brainplug.files import write_json
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     arguments : list[str]
         The command line, without the program's name.
     """
-    recipe_file, run_opts, overrides = sb.parse_arguments(arguments)
+    recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
     experiment = load_experiment(recipe_file, run_opts, overrides)
     hparams = experiment.hparams
@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> None:
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
     optimizer = choose("optimizer", hparams)
-    method, method_lr = choose_method(hparams["method"], hparams["methods"], hparams["method_settings"])
+    of_backbone = hparams["backbones"].get(hparams["backbone"])
+    method, method_lr = choose_method(hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"])
     backbone = load_backbone(
         hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
     )

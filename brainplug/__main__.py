@@ -14,13 +14,13 @@ from brainplug.model import AudioClassifier
 from brainplug.report import read_results, results_table, write_table
 
 
-def list_methods(methods_file: str, backbone: str, n_classes: int) -> str:
+def list_methods(folder: str, backbone: str, n_classes: int) -> str:
     """Lists the methods of a file with what they train on a backbone.
 
     Arguments
     ---------
-    methods_file : str
-        ``methods.yaml``.
+    folder : str
+        With ``methods.yaml``, and ``backbones.yaml`` which says what a backbone changes there.
     backbone : str
         Name of a backbone.
     n_classes : int
@@ -30,16 +30,24 @@ def list_methods(methods_file: str, backbone: str, n_classes: int) -> str:
     -------
     str
         One row a method.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, or the backbone is unknown.
     """
-    if not Path(methods_file).is_file():
-        raise UsageError(
-            f"The methods of {methods_file!r} were asked for.", "There is no such file.", "Write --methods=methods.yaml"
+    try:
+        methods, backbones = (
+            load_hyperpyyaml(Path(folder, name).read_text()) for name in ("methods.yaml", "backbones.yaml")
         )
-    with open(methods_file) as file:
-        methods = load_hyperpyyaml(file)
+    except OSError as error:
+        raise UsageError(
+            f"The methods in the folder {folder!r} were asked for.", f"They cannot be read: {error}.",
+            "Write --hparams=FOLDER, one with methods.yaml and backbones.yaml",
+        ) from error  # fmt: skip
     rows = [f"{'method':<16}{'trainable':>12}{'without head':>14}{'share':>9}  learning rate, class"]
     for name in methods:
-        method, lr = choose_method(name, methods)
+        method, lr = choose_method(name, methods, backbones.get(backbone))
         counts = AudioClassifier(load_backbone(backbone), method, n_classes).count_parameters()
         rows.append(
             f"{name:<16}{counts['trainable']:>12,}{counts['trainable_without_head']:>14,}"
@@ -60,14 +68,14 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     methods = commands.add_parser("methods", help="the methods, and what they train on a backbone")
     methods.add_argument("--backbone", default="nano-ast")
-    methods.add_argument("--methods", default="hparams/methods.yaml", help="the file that lists them")
+    methods.add_argument("--hparams", default="hparams", help="the folder with methods.yaml")
     methods.add_argument("--n_classes", type=int, default=50)
     report = commands.add_parser("report", help="the results of all runs below a folder, as a table")
     report.add_argument("folder", nargs="?", default="results")
     report.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between its marks")
     chosen = parser.parse_args(arguments)
     if chosen.command == "methods":
-        print(list_methods(chosen.methods, chosen.backbone, chosen.n_classes))
+        print(list_methods(chosen.hparams, chosen.backbone, chosen.n_classes))
         return
     table = results_table(read_results(chosen.folder))
     print(table)

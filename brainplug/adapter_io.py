@@ -1,7 +1,6 @@
 """Adapter files: what training made and nothing else, as safetensors with a description in JSON."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import safetensors.torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import main_process_only
 
-from brainplug.files import write_json
+from brainplug.files import atomic_file, write_json
 from brainplug.model import AudioClassifier
 
 
@@ -26,9 +25,8 @@ def save_delta(model: AudioClassifier, path: Path, description: dict) -> None:
         JSON values: method and settings, backbone and revision, labels.
     """
     delta = {name: tensor.detach().cpu().contiguous() for name, tensor in model.delta().items()}
-    unfinished = Path(f"{path}.unfinished")
-    unfinished.write_bytes(safetensors.torch.save(delta, metadata={"brainplug": json.dumps(description)}))
-    os.replace(unfinished, path)
+    with atomic_file(path, "wb") as file:
+        file.write(safetensors.torch.save(delta, metadata={"brainplug": json.dumps(description)}))
 
 
 def save_adapter(model: AudioClassifier, folder: str, description: dict) -> None:

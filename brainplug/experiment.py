@@ -1,5 +1,6 @@
 """From a command line to a run: checks the recipe's keys, and makes sure that a results folder belongs to this run."""
 
+import argparse
 import json
 import os
 import re
@@ -69,13 +70,44 @@ class Experiment:
     hparams: dict
 
 
+class _Options(RunOptions):
+    """SpeechBrain's run options under their whole names: --optimizer is not short for --optimizer_step_limit."""
+
+    @staticmethod
+    def _create_parser() -> argparse.ArgumentParser:
+        parser = RunOptions._create_parser()
+        parser.allow_abbrev = False
+        return parser
+
+
+def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
+    """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+
+    Returns
+    -------
+    tuple[str, RunOptions, str]
+        The recipe's file, SpeechBrain's run options, and what changes in the recipe, as YAML.
+
+    Example
+    -------
+    >>> parse_arguments(["train.yaml", "--optimizer=adamw", "--seed=2"])[2]
+    'optimizer: adamw\\nseed: 2'
+    """
+    return _Options.from_command_line_args(arguments)
+
+
 def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> Experiment:
     """Loads a recipe.
 
     Arguments
     ---------
     recipe_file, run_opts, overrides : str, RunOptions, str
-        What `speechbrain.parse_arguments` makes of a command line.
+        What `parse_arguments` makes of a command line.
 
     Returns
     -------
@@ -106,7 +138,7 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
     except (OSError, ImportError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"The recipe {recipe_file!r} was asked for, with: {overrides!r}.",
-            f"It cannot be loaded: {' '.join(map(str, error.args)) or error}.",
+            f"It cannot be loaded: {' '.join(str(error).split())}.",
             "Write keys and values as hparams/train.yaml does",
         ) from error
     if run_opts.ckpt_interval_steps > 0:  # SpeechBrain takes steps or minutes, not both
@@ -228,10 +260,12 @@ def configuration(experiment: Experiment) -> dict[str, list[str] | dict]:
     dict[str, list[str] | dict]
         The recipe's lines with all references resolved, and SpeechBrain's options that matter.
     """
-    lines = [line.rstrip() for line in experiment.resolved.splitlines()]
-    lines = [line for line in lines if line and not line.lstrip().startswith("#")]
+    without_comments = yaml.serialize(yaml.compose(experiment.resolved, Loader=RecipeLoader), width=1000)
     options = {name: experiment.run_opts[name] for name in NUMERIC_OPTIONS}
-    return {"recipe": lines, "options": {**options, "processes": os.environ.get("WORLD_SIZE", "1")}}
+    return {
+        "recipe": without_comments.splitlines(),
+        "options": {**options, "processes": os.environ.get("WORLD_SIZE", "1")},
+    }
 
 
 def claim_output_folder(experiment: Experiment) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import huggingface_hub
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -107,10 +107,11 @@ def fetch_config(source: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(source, "config.json", revision=revision, etag_timeout=NETWORK_PATIENCE)
-        )
-    except (LocalEntryNotFoundError, OSError, HfHubHTTPError) as error:
+        # This asks once. The download alone would ask six times, for half a minute, where the hub is out of reach.
+        url = huggingface_hub.hf_hub_url(source, "config.json", revision=revision)
+        huggingface_hub.get_hf_file_metadata(url, timeout=NETWORK_PATIENCE)
+        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision))
+    except (OSError, HTTPError) as error:  # the hub's own errors are both
         absent = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)) and not isinstance(
             error, LocalEntryNotFoundError
         )

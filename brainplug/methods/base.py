@@ -32,7 +32,7 @@ class Method(ABC):
         """
 
 
-def choose_method(name: str, methods: dict[str, dict], settings: dict[str, dict] | None = None) -> tuple[Method, float]:
+def choose_method(name: str, methods: dict[str, dict], *changes: dict[str, dict] | None) -> tuple[Method, float]:
     """Picks a method from the entries of ``methods.yaml``.
 
     Arguments
@@ -41,8 +41,8 @@ def choose_method(name: str, methods: dict[str, dict], settings: dict[str, dict]
         Name of an entry.
     methods : dict[str, dict]
         Entries: ``settings``, a class with its settings that is not called yet, and ``lr``.
-    settings : dict[str, dict], optional
-        By method, what a recipe changes in its entry, ``lr`` included.
+    *changes : dict[str, dict], optional
+        By method, what a backbone and a recipe change in its entry, ``lr`` included; the later one wins.
 
     Returns
     -------
@@ -69,14 +69,15 @@ def choose_method(name: str, methods: dict[str, dict], settings: dict[str, dict]
             "No entry of hparams/methods.yaml has this name.",
             f"Write --method= one of: {nearest(name, methods)}",
         )
-    changes = dict((settings or {}).get(name) or {})
-    entry = methods[name]
-    lr = changes.pop("lr", entry["lr"])
+    entry, settings = methods[name], {}
+    for change in changes:
+        settings |= (change or {}).get(name) or {}
+    lr = settings.pop("lr", entry["lr"])
     try:
-        made = entry["settings"](**changes)
+        made = entry["settings"](**settings)
     except TypeError as error:
         raise UsageError(
-            f"The method {name!r} was asked for with {changes}.",
+            f"The method {name!r} was asked for with {settings}.",
             f"It does not take them: {error}.",
             "Write settings that hparams/methods.yaml shows for it",
         ) from error

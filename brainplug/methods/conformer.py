@@ -41,7 +41,8 @@ class ConformerBlock(torch.nn.Module):
         super().__init__()
         self.norm = torch.nn.LayerNorm(dim)
         self.down = torch.nn.Conv1d(dim, 2 * bottleneck, 1)
-        self.depthwise = torch.nn.Conv1d(bottleneck, bottleneck, kernel_size, padding="same", groups=bottleneck)
+        self.depthwise = torch.nn.Conv1d(bottleneck, bottleneck, kernel_size, groups=bottleneck)
+        self.padding = (kernel_size - 1) // 2, kernel_size // 2  # tokens before and after: the length stays
         self.batch_norm = torch.nn.BatchNorm1d(bottleneck)
         self.up = torch.nn.Conv1d(bottleneck, dim, 1)
         torch.nn.init.zeros_(self.up.weight)
@@ -51,7 +52,8 @@ class ConformerBlock(torch.nn.Module):
         """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
         channels = self.norm(tokens).transpose(1, 2)  # [batch, dim, tokens]
         gated = torch.nn.functional.glu(self.down(channels), dim=1)  # [batch, bottleneck, tokens]
-        mixed = torch.nn.functional.silu(self.batch_norm(self.depthwise(gated)))
+        padded = torch.nn.functional.pad(gated, self.padding)
+        mixed = torch.nn.functional.silu(self.batch_norm(self.depthwise(padded)))
         return self.up(mixed).transpose(1, 2)
 
 

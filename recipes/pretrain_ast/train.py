@@ -136,7 +136,8 @@ class TaggingBrain(sb.Brain):
         log_mels = (self.batch["log_mels"][:, :frames] - self.hparams.mean) / (2 * self.hparams.deviation)
         tokens = self.modules.ast(log_mels).last_hidden_state
         bands, times = self.modules.ast.embeddings.get_shape(self.modules.ast.config)
-        along_time = tokens[:, 2:].unflatten(1, (bands, times)).mean(1)  # after [CLS] and the distillation token
+        patches = tokens[:, 2:].unflatten(1, (bands, times))  # after [CLS] and the distillation token
+        along_time = patches.transpose(1, 2).flatten(2)  # [batch, times, bands * dim]
         return self.modules.tag_head(tokens.mean(1)), self.modules.phone_head(along_time)
 
     def compute_objectives(self, logits: tuple, batch: dict, stage: sb.Stage) -> torch.Tensor:
@@ -219,11 +220,15 @@ def main() -> None:
     sampler = WeightedRandomSampler(weights, hparams["steps_an_epoch"] * hparams["batch_size"])
     batches = BatchSampler(sampler, hparams["batch_size"], drop_last=True)
     valid = [held_out[start : start + 100].tolist() for start in range(0, len(held_out), 100)]
+    embeddings = hparams["ast"].embeddings
+    bands, _ = embeddings.get_shape(hparams["ast"].config)
+    # Not zero, as transformers begins: bands and times can be told apart from the first step.
+    torch.nn.init.normal_(embeddings.position_embeddings, std=0.1)
     brain = TaggingBrain(
         {
             "ast": hparams["ast"],
             "tag_head": torch.nn.Linear(hparams["hidden_size"], len(corpus.tags)),
-            "phone_head": torch.nn.Linear(hparams["hidden_size"], len(corpus.phones)),
+            "phone_head": torch.nn.Linear(bands * hparams["hidden_size"], len(corpus.phones)),
         },
         hparams["optimizer"], hparams, run_opts, hparams["checkpointer"],
     )  # fmt: skip

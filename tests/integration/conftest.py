@@ -72,27 +72,27 @@ def esc50(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_options(tiny_backbones: dict[str, str]) -> list[str]:
-    """What makes a run small."""
-    return [
-        f"--backbone={tiny_backbones['ast']}",
-        "--frames=64",
-        "--method_settings={conformer: {reduction_rate: 4, kernel_size: 4}}",
-        "--batch_size=4",
-        "--number_of_epochs=2",
-        "--device=cpu",
-        "--noprogressbar",
-    ]
+def command_line(shared_esc50: Path, tiny_backbones: dict[str, str]) -> Callable[..., list[str]]:
+    """Arguments of train.py for a small run of the ESC-50 recipe; what is given overrides."""
+
+    def arguments(*options: str) -> list[str]:
+        small = [
+            f"--data_folder={shared_esc50}",
+            f"--backbone={tiny_backbones['ast']}",
+            "--frames=64",
+            "--method_settings={conformer: {reduction_rate: 4, kernel_size: 4}}",
+            "--batch_size=4",
+            "--number_of_epochs=2",
+            "--device=cpu",
+            "--noprogressbar",
+        ]
+        chosen = {option.partition("=")[0]: option for option in (*small, *options)}
+        return [ESC50_RECIPE, *chosen.values()]
+
+    return arguments
 
 
 @pytest.fixture
-def train_esc50(shared_esc50: Path, small_options: list[str], tmp_path: Path) -> Callable[..., Run]:
-    """Runs the ESC-50 recipe, small, in the test's own folder; what is given here overrides."""
-
-    def run(*options: str, **named: object) -> Run:
-        chosen = {}
-        for option in [f"--data_folder={shared_esc50}", *small_options, *options]:
-            chosen[option.partition("=")[0]] = option
-        return run_train([ESC50_RECIPE, *chosen.values()], tmp_path, **named)
-
-    return run
+def train_esc50(command_line: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
+    """Runs the ESC-50 recipe, small, in the test's own folder; what is given overrides."""
+    return lambda *options, **named: run_train(command_line(*options), tmp_path, **named)

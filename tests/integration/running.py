@@ -50,6 +50,7 @@ def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], 
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
+    multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a process that a shell starts
     import train
     from brainplug.experiment import run_command
 

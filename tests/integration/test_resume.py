@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.running import ESC50_RECIPE, KILLED, REPOSITORY, Run, kill
+from tests.integration.running import KILLED, REPOSITORY, Run, kill
 
-AUGMENT = (
-    "--augment=[!new:brainplug.data.augment.Mixup {alpha: 0.4}, "
-    "!new:brainplug.data.augment.SpecAugment {frequency_width: 8, time_width: 16}]"
-)
+AUGMENT = """--augment=
+- !new:brainplug.data.augment.TimeShift
+- !new:brainplug.data.augment.Mixup
+  alpha: 0.4
+- !new:brainplug.data.augment.SpecAugment
+  frequency_width: 8
+  time_width: 16
+"""
 # 24 training clips in batches of 4: 6 batches an epoch, 18 in all. One epoch's validation takes 2 batches, a test 2.
 COMMON = ["--number_of_epochs=3", "--seed=1", AUGMENT, "--output_folder=results"]
 SETUPS = {
@@ -161,10 +165,9 @@ def test_torn_newest_checkpoint_falls_back_to_the_one_before(tear, expected, tra
     assert_same(outcome(results), wanted)
 
 
-def test_true_command_killed_from_outside(expected, train_esc50, small_options, shared_esc50, tmp_path):
+def test_true_command_killed_from_outside(expected, command_line, tmp_path):
     wanted = expected("conformer")
-    arguments = [ESC50_RECIPE, f"--data_folder={shared_esc50}", *small_options[:-3], *COMMON, *SETUPS["conformer"]]
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, "--batch_size=4", "--device=cpu"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *command_line(*COMMON, *SETUPS["conformer"])]
     results = tmp_path / "results"
     results.mkdir()
     # Nobody reads this pipe, so the run cannot get past the end of its first epoch, however slow this machine is.
@@ -177,5 +180,5 @@ def test_true_command_killed_from_outside(expected, train_esc50, small_options, 
     (results / "train_log.txt").unlink()
     resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert "Loading a checkpoint from results/save" in resumed.stderr
+    assert "Loading a checkpoint from results/save" in resumed.stdout
     assert_same(outcome(results), wanted)
