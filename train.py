@@ -12,7 +12,7 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 
 # isort: split
 import speechbrain as sb
-from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
 from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
@@ -80,6 +80,7 @@ def main(arguments: list[str]) -> None:
         save_adapter(model, hparams["output_folder"], description)
         write_json(results, f"{hparams['output_folder']}/results.json")
         print(summary(results, hparams["output_folder"]))
+    ddp_barrier()  # until all have read the checkpoints, which --debug removes
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from speechbrain.utils.distributed import ddp_broadcast
 from torch.nn.parallel import DistributedDataParallel
 
 from brainplug.adapter_io import load_delta
@@ -93,6 +94,8 @@ class AudioBrain(sb.Brain):
         self.stopwatch = Stopwatch()
         self.accuracies: dict[str, float] = {}
         if checkpointer is not None:
+            # With --debug each process has a temporary folder of its own now; all take the main one's.
+            checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
             checkpointer.add_recoverables({"stopwatch": self.stopwatch, "epoch_counter": hparams["epoch_counter"]})
 
     def fit(
@@ -144,10 +147,12 @@ class AudioBrain(sb.Brain):
 
     def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Cross-entropy; counts the right answers where they are measured."""
+        loss = torch.nn.functional.cross_entropy(logits.float(), self.targets)
         if stage != sb.Stage.TRAIN:
+            self.check_loss_isfinite(loss)
             self.right = self.right + (logits.argmax(1) == self.targets).sum()
             self.seen += len(self.targets)
-        return torch.nn.functional.cross_entropy(logits.float(), self.targets)
+        return loss
 
     def check_loss_isfinite(self, loss: torch.Tensor) -> None:
         """Stops the run at a loss that is not finite, and names the clips.
@@ -159,7 +164,7 @@ class AudioBrain(sb.Brain):
         """
         if not torch.isfinite(loss):
             raise UsageError(
-                f"A training step was asked for, in epoch {self.hparams.epoch_counter.current}, step {self.step}.",
+                f"A finite loss was asked for, in epoch {self.hparams.epoch_counter.current}, step {self.step}.",
                 f"Its loss is {loss.item()}, for the clips: {', '.join(self.batch_ids)}.",
                 f"Listen to these clips, or write a lower --lr than {self.lr:g}",
             )

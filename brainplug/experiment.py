@@ -81,7 +81,7 @@ class _Options(RunOptions):
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
-    """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations.
+    r"""Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
     Example
     -------
     >>> parse_arguments(["train.yaml", "--optimizer=adamw", "--seed=2"])[2]
-    'optimizer: adamw\\nseed: 2'
+    'optimizer: adamw\nseed: 2'
     """
     return _Options.from_command_line_args(arguments)
 

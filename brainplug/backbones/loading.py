@@ -9,6 +9,7 @@ import huggingface_hub
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -152,7 +153,7 @@ def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Lo
             model, report = kind.from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {error}", "Download it anew"
         ) from error

@@ -1,7 +1,8 @@
 """A small corpus laid out as ESC-50, and a way to run train.py on it."""
 
 import csv
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,21 @@ COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The process that runs are forked from, away from the network and from the user's cache."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables that runs see, away from the network and from the user's cache."""
+    chosen = {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "BRAINPLUG_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "TMPDIR": str(tmp_path_factory.mktemp("temporary")),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", str(REPOSITORY))
-        patch.setenv("BRAINPLUG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        start_server()
-        yield
+        for name, value in chosen.items():
+            patch.setenv(name, value)
+        start_server()  # which keeps them
+    return {**os.environ, **chosen}
 
 
 def make_esc50(folder: Path) -> Path:

@@ -40,7 +40,7 @@ KILL_POINTS = {
     "in the first epoch": ("conformer", [partial(kill, f"{BRAIN}.fit_batch", 4)]),
     "after the first batch of an epoch": ("full", [partial(kill, f"{BRAIN}.fit_batch", 7, "after")]),
     "before the optimiser's step": ("full", [partial(kill, f"{BRAIN}.optimizers_step", 15)]),
-    "between two batches of a step": ("accumulation", [partial(kill, f"{BRAIN}.fit_batch", 9, "after")]),
+    "between two batches of a step": ("accumulation", [partial(kill, f"{BRAIN}.fit_batch", 10)]),
     "after the model's file of a checkpoint": (
         "conformer",
         [partial(kill, "brainplug.adapter_io:save_delta", 6, "after")],
@@ -165,20 +165,21 @@ def test_torn_newest_checkpoint_falls_back_to_the_one_before(tear, expected, tra
     assert_same(outcome(results), wanted)
 
 
-def test_true_command_killed_from_outside(expected, command_line, tmp_path):
+def test_true_command_killed_from_outside(expected, command_line, environment, tmp_path):
     wanted = expected("conformer")
     command = [sys.executable, str(REPOSITORY / "train.py"), *command_line(*COMMON, *SETUPS["conformer"])]
     results = tmp_path / "results"
     results.mkdir()
     # Nobody reads this pipe, so the run cannot get past the end of its first epoch, however slow this machine is.
     os.mkfifo(results / "train_log.txt")
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet) as process:
         while not checkpoints(results) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == KILLED
     (results / "train_log.txt").unlink()
-    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    resumed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert "Loading a checkpoint from results/save" in resumed.stdout
     assert_same(outcome(results), wanted)

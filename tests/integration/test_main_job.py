@@ -1,0 +1,278 @@
+"""The main job, from a command line to a folder of results, with every method."""
+
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+
+from brainplug.adapter_io import load_delta
+from brainplug.backbones import load_backbone
+from brainplug.brain import AudioBrain
+from brainplug.data.audio import read_audio
+from brainplug.data.manifest import Clip, read_manifest
+from brainplug.methods import choose_method
+from brainplug.model import AudioClassifier
+from tests.integration.running import REPOSITORY, Run, run_train
+
+METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
+SETTINGS = {"conformer": {"reduction_rate": 4, "kernel_size": 4}}
+ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
+FILES = {
+    "adapter.json", "adapter.safetensors", "configuration.json", "env.log", "hyperparams.yaml", "log.txt",
+    "manifest.csv", "manifest.json", "results.json", "save", "train.py", "train_log.txt",
+}  # fmt: skip
+CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
+
+
+def results(folder: Path) -> dict:
+    """What a run says of itself."""
+    return json.loads((folder / "results.json").read_text())
+
+
+def numbers(folder: Path) -> dict:
+    """What two runs of the same command must agree on."""
+    return {name: value for name, value in results(folder).items() if name not in CHANGES_WITH_EACH_RUN}
+
+
+def succeeded(run: Run) -> Run:
+    assert run.code == 0, run.output
+    return run
+
+
+def record_logits(path: str) -> None:
+    """Has the run that follows write the logits of its last test, ``[clips, classes]``."""
+    original, logits = AudioBrain.compute_forward, []
+
+    def compute_forward(brain: AudioBrain, batch: object, stage: object) -> torch.Tensor:
+        logits.append(original(brain, batch, stage))
+        torch.save(torch.cat(logits[-2:]), path)  # a test takes two batches
+        return logits[-1]
+
+    AudioBrain.compute_forward = compute_forward
+
+
+def logits_of_adapter(folder: Path, clips: list[Clip]) -> torch.Tensor:
+    """Classifies clips with what adapter.json and adapter.safetensors say, and nothing else, ``[clips, classes]``."""
+    description = json.loads((folder / "adapter.json").read_text())
+    backbone = load_backbone(description["backbone"], frames=description["signal"]["frames"])
+    assert backbone.revision == description["backbone_revision"]
+    settings = {name: value for name, value in description["method_settings"].items() if name in SETTINGS["conformer"]}
+    method, _ = choose_method(description["method"], METHODS, {description["method"]: settings})
+    model = AudioClassifier(backbone, method, len(description["labels"]), description["pooling"])
+    load_delta(model, folder / "adapter.safetensors")
+    signals = torch.stack([backbone.extract(read_audio(clip)) for clip in clips])
+    with torch.no_grad():
+        return model.eval()(signals, torch.ones(len(clips)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method, train_esc50, tmp_path):
+    logits_path, folder = tmp_path / "logits.pt", tmp_path / "results"
+    options = [f"--method={method}", "--output_folder=results"]
+    run = succeeded(train_esc50(*options, sabotage=partial(record_logits, str(logits_path))))
+    assert {path.name for path in folder.iterdir()} == FILES
+
+    found = results(folder)
+    assert found["method"] == method
+    assert 0 < found["trainable_without_head"] < found["trainable"] <= found["total"]
+    assert found["trainable"] - found["trainable_without_head"] == (16 + 1) * 2
+    assert f"{found['trainable']:,} parameters" in run.output
+
+    description = json.loads((folder / "adapter.json").read_text())
+    clips = [clip for clip in read_manifest(str(folder / "manifest.csv")) if clip.split == "test"]
+    logits = logits_of_adapter(folder, clips)
+    assert torch.allclose(logits, torch.load(logits_path), atol=1e-5)
+    wanted = torch.tensor([description["labels"][clip.label] for clip in clips])
+    assert found["test_accuracy"] == (logits.argmax(1) == wanted).float().mean().item()
+
+
+def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
+    run = succeeded(train_esc50())
+    [path] = tmp_path.rglob("results.json")
+    assert path.parent == Path(f"{tmp_path}/results/ESC50/{tiny_backbones['ast']}-conformer-fold1/1234")
+    found = json.loads(path.read_text())
+    wanted = {
+        "dataset": "esc50",
+        "fold": 1,
+        "backbone": tiny_backbones["ast"],
+        "method": "conformer",
+        "method_settings": {
+            "class": "ConformerAdapter",
+            **SETTINGS["conformer"],
+            "placement": "parallel",
+            "residual": False,
+        },
+        "optimizer": "adamw",
+        "lr": METHODS["conformer"]["lr"],
+        "seed": 1234,
+        "few_shot": None,
+        "n_train": 24,
+        "n_valid": 8,
+        "n_test": 8,
+        "n_classes": 2,
+        "epochs": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "paper_code": False,
+    }
+    assert {name: found[name] for name in wanted} == wanted
+    assert found["backbone_revision"].startswith("sha256-")
+    assert found["best_epoch"] in (1, 2)
+    for name in ("valid_accuracy", "test_accuracy", "test_accuracy_last_epoch"):
+        assert found[name] * 8 == int(found[name] * 8)
+        assert 0 <= found[name] <= 1
+    assert 0 < found["seconds"] < 120
+    assert found["seconds_per_epoch"] * 2 == pytest.approx(found["seconds"], rel=0.1)
+    assert 10**8 < found["peak_memory_bytes"] < 10**11
+    assert found["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert found["packages"].keys() >= {"brainplug", "speechbrain", "transformers", "peft", "torchaudio", "hyperpyyaml"}
+    for words in (
+        "8 test clips, 2 classes",
+        f"test accuracy   {100 * found['test_accuracy']:.2f} %",
+        str(path.parent.name),
+    ):
+        assert words in run.output
+
+
+def test_log_has_a_line_for_each_epoch(train_esc50, tmp_path):
+    succeeded(train_esc50("--output_folder=results"))
+    lines = (tmp_path / "results" / "train_log.txt").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["epoch: 1", "epoch: 2"]
+    # The rate of the last of 6 steps, before the cosine ends: cosine(5, 12) and cosine(11, 12).
+    rates = [METHODS["conformer"]["lr"] * (1 + math.cos(math.pi * step / 12)) / 2 for step in (5, 11)]
+    assert [f"lr: {rate:.2e}" in line for rate, line in zip(rates, lines, strict=True)] == [True, True]
+
+
+def test_best_epoch_is_tested_with_the_last_beside_it(train_esc50, tmp_path):
+    succeeded(train_esc50("--number_of_epochs=6", "--lr=0.05", "--output_folder=results"))
+    found = results(tmp_path / "results")
+    lines = (tmp_path / "results" / "train_log.txt").read_text().splitlines()
+    accuracies = [float(line.rpartition("valid accuracy: ")[2]) / 100 for line in lines]
+    assert found["epochs"] == len(lines) == 6
+    assert len(set(accuracies)) > 1  # so that the choice matters
+    assert found["valid_accuracy"] == max(accuracies) == accuracies[found["best_epoch"] - 1]
+
+
+def test_flags_override_the_recipe(train_esc50, tmp_path):
+    flags = {"seed": 7, "fold": 3, "lr": 0.01, "batch_size": 6, "number_of_epochs": 1}
+    options = [f"--{name}={value}" for name, value in flags.items()]
+    succeeded(train_esc50(*options, "--optimizer=adamw", "--output_folder=mine"))
+    found = results(tmp_path / "mine")
+    assert [found[name] for name in ("seed", "fold", "lr", "epochs", "optimizer")] == [7, 3, 0.01, 1, "adamw"]
+    assert {clip.fold for clip in read_manifest(str(tmp_path / "mine/manifest.csv")) if clip.split == "test"} == {3}
+    lines = (tmp_path / "mine/hyperparams.yaml").read_text().splitlines()
+    kept = yaml.safe_load("\n".join(line for line in lines if line.partition(":")[0] in flags))
+    assert kept == flags
+
+
+def test_same_command_gives_the_same_numbers(train_esc50, tmp_path):
+    for folder in ("first", "second", "other"):
+        seed = 2 if folder == "other" else 1
+        succeeded(train_esc50(f"--output_folder={folder}", f"--seed={seed}"))
+    first, second, other = (
+        (tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("first", "second", "other")
+    )
+    assert first == second
+    assert first != other
+    assert numbers(tmp_path / "first") == numbers(tmp_path / "second")
+
+
+def test_same_command_in_the_same_folder_trains_no_further(train_esc50, tmp_path):
+    succeeded(train_esc50("--output_folder=results"))
+    adapter, before = (tmp_path / "results/adapter.safetensors").read_bytes(), numbers(tmp_path / "results")
+    run = succeeded(train_esc50("--output_folder=results"))
+    assert "Going into epoch" not in run.output
+    assert numbers(tmp_path / "results") == before
+    assert (tmp_path / "results/adapter.safetensors").read_bytes() == adapter
+    assert len((tmp_path / "results/train_log.txt").read_text().splitlines()) == 2
+
+
+def test_debug_leaves_nothing_behind(train_esc50, tmp_path):
+    run = succeeded(train_esc50("--debug", "--number_of_epochs=10", "--output_folder=results"))
+    assert "test accuracy" in run.output
+    assert "Going into epoch 3" not in run.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_only_repeats_the_test(train_esc50, tmp_path):
+    succeeded(train_esc50("--output_folder=results", "--number_of_epochs=3"))
+    before = numbers(tmp_path / "results")
+    (tmp_path / "results" / "results.json").unlink()
+    run = succeeded(train_esc50("--output_folder=results", "--number_of_epochs=3", "--test_only"))
+    assert "Going into epoch" not in run.output
+    assert numbers(tmp_path / "results") == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--precision=bf16"],
+        ["--precision=bf16", "--eval_precision=bf16", "--method=full"],
+        ["--grad_accumulation_factor=2"],
+        ["--grad_accumulation_factor=6"],
+        ["--remove_vector_weight_decay"],
+        ["--max_grad_norm=0.001"],
+        ["--num_workers=2"],
+        ["--pooling=CLS"],
+        ["--positions=interpolate", "--frames=100"],
+        ["--feature_cache=null"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_a_run(options, train_esc50, tmp_path):
+    succeeded(train_esc50("--output_folder=plain", "--seed=1"))
+    succeeded(train_esc50("--output_folder=results", "--seed=1", *options))
+    assert 0 <= results(tmp_path / "results")["test_accuracy"] <= 1
+    same = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("plain", "results")]
+    how_it_is_read = options[0].startswith(("--num_workers", "--feature_cache"))
+    assert (same[0] == same[1]) == how_it_is_read
+
+
+def test_backbone_that_hears_waveforms(train_esc50, tiny_backbones, tmp_path):
+    succeeded(train_esc50(f"--backbone={tiny_backbones['wav2vec2']}", "--augment=[]", "--output_folder=results"))
+    assert json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"] == "waveform"
+
+
+@pytest.fixture
+def launch(command_line, environment, tmp_path):
+    """Runs train.py in two processes."""
+
+    def run(*options: str) -> str:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPOSITORY / "train.py")]
+        command = [sys.executable, *launcher, *command_line("--distributed_backend=gloo", *options)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_two_processes(launch, tmp_path):
+    launch("--output_folder=results", "--ckpt_interval_steps=1")
+    found = results(tmp_path / "results")
+    assert (found["n_train"], found["epochs"]) == (24, 2)
+    # Each process takes half of the batches, so an epoch has 3 steps; the second one ends at cosine(5, 6).
+    rate = METHODS["conformer"]["lr"] * (1 + math.cos(math.pi * 5 / 6)) / 2
+    assert f"lr: {rate:.2e}" in (tmp_path / "results/train_log.txt").read_text().splitlines()[1]
+
+
+def test_two_processes_in_debug_mode(launch, tmp_path):
+    assert "test accuracy" in launch("--debug")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not ESC10.is_dir(), reason="ESC-10 lies in no folder shared/data/esc10 beside the repository")
+def test_real_recordings(command_line, tmp_path):
+    arguments = command_line(
+        f"--data_folder={ESC10}", "--backbone=nano-ast", "--method_settings={}", "--frames=500", "--debug"
+    )
+    run = succeeded(run_train(arguments, tmp_path))
+    assert "train 240, valid 80, test 80 clips, 10 classes" in run.output
+    assert "80 test clips, 10 classes" in run.output

@@ -1,0 +1,238 @@
+"""Command lines, recipes, and whose a results folder is."""
+
+import os
+import tempfile
+
+import pytest
+
+from brainplug.errors import UsageError
+from brainplug.experiment import (
+    choose,
+    claim_output_folder,
+    configuration,
+    load_experiment,
+    parse_arguments,
+    run_command,
+)
+
+RECIPE = """\
+seed: 1234
+number_of_epochs: 3
+batch_size: 4
+lr: null
+few_shot: null
+paper_code: False
+backbone: nano-ast  # or another
+output_folder: !ref results/<backbone>/<seed>
+save_folder: !ref <output_folder>/save
+data_folder: !PLACEHOLDER
+ckpt_interval_minutes: 5
+optimizer: adamw
+optimizers:
+    adamw: !name:collections.Counter
+        decay: 1e-2
+epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
+    limit: !ref <number_of_epochs>
+"""
+
+
+@pytest.fixture(autouse=True)
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def load(*options, data="here"):
+    """Loads the recipe with what a command line says."""
+    return load_experiment(*parse_arguments(["recipe.yaml", f"--data_folder={data}", *options]))
+
+
+class TestLoading:
+    def test_references_follow_the_command_line(self):
+        experiment = load("--seed=7", "--backbone=ast", "--number_of_epochs=5")
+        assert experiment.hparams["output_folder"] == "results/ast/7"
+        assert experiment.hparams["epoch_counter"].limit == 5
+        assert experiment.hparams["data_folder"] == "here"
+
+    def test_options_of_speechbrain_are_no_keys(self):
+        experiment = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
+        assert experiment.run_opts.precision == "bf16"
+        assert experiment.run_opts.grad_accumulation_factor == 2
+        assert experiment.overrides == "data_folder: here"
+
+    def test_optimizer_is_not_short_for_another_option(self):
+        experiment = load("--optimizer=other")
+        assert experiment.hparams["optimizer"] == "other"
+        assert experiment.run_opts.optimizer_step_limit is None
+
+    @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2E+2", 200.0), ("5.e-1", 0.5), ("0.001", 1e-3)])
+    def test_numbers_with_an_exponent_are_numbers(self, text, value):
+        hparams = load(f"--lr={text}").hparams
+        assert hparams["lr"] == value
+        assert hparams["optimizers"]["adamw"]()["decay"] == 1e-2
+
+    def test_checkpoints_by_steps_replace_those_by_minutes(self):
+        assert load("--ckpt_interval_steps=2").hparams["ckpt_interval_minutes"] == 0
+        assert load().hparams["ckpt_interval_minutes"] == 5
+
+    @pytest.mark.parametrize("options", [["--debug"], ["--debug", "--output_folder=mine"]])
+    def test_debug_writes_elsewhere(self, options):
+        folders = [load(*options).hparams["output_folder"] for _ in range(2)]
+        assert len(set(folders)) == 2
+        assert all("brainplug-debug-" in folder and os.path.isdir(folder) for folder in folders)
+
+    def test_debug_that_is_to_stay_writes_where_it_is_told(self):
+        assert load("--debug", "--debug_persistently", "--output_folder=mine").hparams["output_folder"] == "mine"
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--bach_size=4"], "--bach_size was asked for.*no such key.*batch_size"),
+            (["--seed=-1"], "seed -1.*from 0 to 4294967295"),
+            (["--seed=4294967296"], "seed 4294967296"),
+            (["--seed=null"], "seed None"),
+            (["--batch_size=True"], "batch_size True"),
+            (["--batch_size=[4]"], "batch_size"),
+            (["--number_of_epochs=0"], "number_of_epochs 0.*from 1"),
+            (["--number_of_epochs=1e3"], "number_of_epochs 1000.0.*no whole number"),
+            (["--lr=0"], "learning rate 0 .*above 0"),
+            (["--lr=nan"], "learning rate 'nan'"),
+            (["--lr=.nan"], "learning rate nan"),
+            (["--few_shot=8"], "few_shot: 8 .*not available yet.*--few_shot=null"),
+            (["--paper_code=True"], "paper_code: True .*not available yet.*--paper_code=false"),
+            (["--seed=1", "--seed=2"], "seed occurs twice"),
+            (["--optimizers={"], "cannot be loaded"),
+            (["--optimizers=none"], "cannot be loaded|no such"),
+            (["--precision=fp16", "--device=cpu"], "fp16 was asked for, on the CPU.*--precision=bf16"),
+            (["--device=gpu"], "device 'gpu'.*--device=cpu"),
+        ],
+    )
+    def test_options(self, options, message):
+        with pytest.raises(UsageError, match=message):
+            choose("optimizer", load(*options).hparams)
+
+    def test_a_key_without_a_value_is_named(self):
+        with pytest.raises(UsageError, match=r"'recipe.yaml' .*data_folder has no value.*Write --data_folder="):
+            load_experiment(*parse_arguments(["recipe.yaml"]))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "word",
+            "[1]",
+            "{",
+            "a: 1\na: 2",
+            "a: !ref <b>",
+            "a: !new:no.Such",
+            "a: !include:no.yaml",
+            "a: !apply:int [b]",
+        ],
+    )
+    def test_files_that_are_no_recipe(self, text, recipe):
+        recipe.write_text(text)
+        with pytest.raises(UsageError, match="'recipe.yaml'"):
+            load_experiment(*parse_arguments(["recipe.yaml"]))
+
+    def test_a_missing_file_and_a_folder(self, tmp_path):
+        for name in ("nowhere.yaml", str(tmp_path)):
+            with pytest.raises(UsageError, match="There is no such file"):
+                load_experiment(*parse_arguments([name]))
+
+    def test_an_entry_that_a_block_lacks(self):
+        with pytest.raises(UsageError, match="'adamm' .*Write --optimizer= one of: adamw"):
+            choose("optimizer", load("--optimizer=adamm").hparams)
+
+
+def trained(experiment):
+    """Leaves a checkpoint, as a run does."""
+    os.makedirs(f"{experiment.hparams['save_folder']}/CKPT+1")
+
+
+class TestOutputFolder:
+    def test_the_same_run_may_come_again(self, tmp_path):
+        claim_output_folder(load())
+        trained(load())
+        record = tmp_path / "results/nano-ast/1234/configuration.json"
+        before = record.stat().st_mtime_ns, record.read_bytes()
+        claim_output_folder(load())
+        assert (record.stat().st_mtime_ns, record.read_bytes()) == before
+
+    @pytest.mark.parametrize(
+        ("option", "named"),
+        [
+            ("--lr=0.5", "'lr: 0.5'"),
+            ("--precision=bf16", "--precision=bf16"),
+            ("--max_grad_norm=1", "--max_grad_norm=1.0"),
+        ],
+    )
+    def test_another_run_is_refused(self, option, named, tmp_path):
+        claim_output_folder(load())
+        trained(load())
+        record = tmp_path / "results/nano-ast/1234/configuration.json"
+        before = record.read_bytes()
+        with pytest.raises(
+            UsageError, match=f"was asked for with .*{named}.*It holds a run with .*another --output_fold"
+        ):
+            claim_output_folder(load(option))
+        assert record.read_bytes() == before
+
+    def test_finished_results_are_kept_without_checkpoints_too(self, tmp_path):
+        claim_output_folder(load())
+        (tmp_path / "results/nano-ast/1234/results.json").write_text("{}")
+        with pytest.raises(UsageError, match="It holds a run with"):
+            claim_output_folder(load("--lr=0.5"))
+
+    def test_a_run_that_left_nothing_gives_way(self):
+        claim_output_folder(load(data="mistyped"))
+        claim_output_folder(load())
+        trained(load())
+        with pytest.raises(UsageError, match="data_folder: mistyped"):
+            claim_output_folder(load(data="mistyped"))
+
+    def test_checkpoints_that_nothing_describes_are_refused(self):
+        trained(load())
+        with pytest.raises(UsageError, match="It holds a run with nothing of this"):
+            claim_output_folder(load())
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UsageError, match="file/below was asked for.*cannot be written"):
+            claim_output_folder(load("--output_folder=file/below"))
+
+    @pytest.mark.parametrize("option", ["--device=cpu", "--noprogressbar", "--ckpt_interval_steps=3", "--test_only"])
+    def test_options_that_change_no_number_change_no_configuration(self, option):
+        assert configuration(load(option)) == configuration(load())
+
+    def test_comments_and_layout_change_no_configuration(self, recipe):
+        before = configuration(load())
+        recipe.write_text("# A comment\n\n" + RECIPE.replace("# or another", "# nothing else").replace("3\n", "  3\n"))
+        assert configuration(load()) == before
+
+    def test_the_number_of_processes_changes_it(self, monkeypatch):
+        before = configuration(load())
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert configuration(load()) != before
+
+
+class TestRunCommand:
+    def test_success(self):
+        arguments = []
+        assert run_command(arguments.extend, ["a"]) == 0
+        assert arguments == ["a"]
+
+    def test_what_the_user_can_mend(self, capsys):
+        def main(arguments):
+            raise UsageError("This was asked.", "That was found.", "Write this")
+
+        assert run_command(main, []) == 2
+        assert capsys.readouterr() == ("", "error: This was asked. That was found. Write this\n")
+
+    def test_what_is_a_defect_keeps_its_traceback(self):
+        with pytest.raises(ZeroDivisionError):
+            run_command(lambda arguments: 1 / 0, [])
