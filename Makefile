@@ -16,7 +16,7 @@ setup: .venv/installed
 demo: setup
 	.venv/bin/python train.py hparams/train.yaml
 	.venv/bin/python train.py hparams/train.yaml --method=linear
-	.venv/bin/python -m brainplug report results
+	.venv/bin/python -m brainplug report results/spoken
 
 lint: setup
 	.venv/bin/ruff check

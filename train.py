@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
+from brainplug.data.augment import suitable
 from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.data.prepare import prepare_manifest
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
     reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
     datasets = make_datasets(clips, labels, reader)
 
+    hparams["augment"] = suitable(hparams["augment"], backbone.spec.signal)
     model = AudioClassifier(backbone, method, len(labels), hparams["pooling"])
     description = describe_adapter(model, method, hparams, labels)
     keep_delta(hparams["checkpointer"], model, description)

@@ -1,8 +1,57 @@
-"""Augmentation of a batch of signals, on the device, in training only. Each draws from torch's random generator."""
+"""Augmentation of a batch of signals, on the device, in training only. Each draws from torch's random generator.
 
+One that works on log-mels alone says so in its attribute `signal`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+
+from brainplug.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def suitable(augment: Sequence[Callable], signal: str) -> list[Callable]:
+    """Leaves out what does not work on a backbone's signal, and says so in the log.
+
+    Arguments
+    ---------
+    augment : Sequence[Callable]
+        Augmentations, in order.
+    signal : str
+        ``log_mel`` or ``waveform``.
+
+    Returns
+    -------
+    list[Callable]
+        Those that work on it.
+
+    Raises
+    ------
+    UsageError
+        An entry is no augmentation.
+
+    Example
+    -------
+    >>> suitable([TimeShift(), SpecAugment()], "waveform")
+    [TimeShift(largest_share=1.0)]
+    """
+    for each in augment:
+        if not callable(each):
+            raise UsageError(
+                f"The augmentation {each!r} was asked for.",
+                "It is no object: its tag is missing.",
+                "Write - !new:brainplug.data.augment.TimeShift, with its settings on lines of their own",
+            )
+    kept = [each for each in augment if getattr(each, "signal", signal) == signal]
+    for each in augment:
+        if each not in kept:
+            logger.warning("%s is for %s; the backbone takes %s: left out.", type(each).__name__, each.signal, signal)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -49,6 +98,7 @@ class LogMelGain:
     True
     """
 
+    signal: ClassVar[str] = "log_mel"
     deviation: float = 0.1
 
     def __call__(self, signal: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,6 +156,7 @@ class SpecAugment:
     (True, True)
     """
 
+    signal: ClassVar[str] = "log_mel"
     frequency_width: int = 24
     time_width: int = 80
 
@@ -119,7 +170,7 @@ class SpecAugment:
 
 def _stretch(batch: int, size: int, largest: int, device: torch.device) -> torch.Tensor:
     """A random stretch of up to `largest` places for each clip, ``[batch, size]``, True inside."""
-    width = torch.rand(batch, 1, device=device) * min(largest, size)
-    start = torch.rand(batch, 1, device=device) * (size - width)
+    width = (torch.rand(batch, 1, device=device) * (min(largest, size) + 1)).floor()
+    start = (torch.rand(batch, 1, device=device) * (size - width + 1)).floor()
     places = torch.arange(size, device=device)
-    return (places >= start.floor()) & (places < (start + width).floor())
+    return (places >= start) & (places < start + width)

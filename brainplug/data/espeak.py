@@ -158,8 +158,8 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
     Returns
     -------
     tuple[np.ndarray, list[tuple[float, str]], int]
-        Samples as in `speak`; for each phone its start in seconds and espeak-ng's name of it, empty for a pause; the
-        rate in Hz.
+        Samples as in `speak`; for each phone its start in seconds and espeak-ng's name of it, which begins
+        with _ for a pause; the rate in Hz.
 
     Raises
     ------
@@ -169,8 +169,8 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
     Example
     -------
     >>> _, phones, _ = speak_with_phones("see", Voice("f3"))
-    >>> [name for _, name in phones if name]
-    ['s', 'i:']
+    >>> [name for _, name in phones][:2]  # ' is stress
+    ['s', "'i:"]
     """
     library, sample_rate = _library()
     pieces: list[np.ndarray] = []
@@ -197,6 +197,24 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
     library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, UTF8_TEXT, None, None)
     library.espeak_Synchronize()
     return np.concatenate(pieces).astype(np.float32) / MAX_SAMPLE, phones, sample_rate
+
+
+def espeak_version() -> str:
+    """Version of espeak-ng.
+
+    Returns
+    -------
+    str
+        Such as 1.52.0.
+
+    Example
+    -------
+    >>> espeak_version()[0].isdigit()
+    True
+    """
+    library, _ = _library()
+    library.espeak_Info.restype = ctypes.c_char_p
+    return library.espeak_Info(None).decode()
 
 
 def in_fresh_process(function: Callable, *arguments: object) -> object:

@@ -1,6 +1,7 @@
 """From manifest rows to SpeechBrain datasets, which read their clips one at a time, in worker processes."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -105,5 +106,9 @@ def make_reader(
     True
     """
     return FeatureCache(
-        cache_folder, lambda clip: extract(read_audio(clip, sample_rate)), {**settings, "sample_rate": sample_rate}
+        cache_folder, partial(_read_signal, extract, sample_rate), {**settings, "sample_rate": sample_rate}
     )
+
+
+def _read_signal(extract: Callable[[torch.Tensor], torch.Tensor], sample_rate: int, clip: Clip) -> torch.Tensor:
+    return extract(read_audio(clip, sample_rate))

@@ -20,7 +20,7 @@ from brainplug.errors import UsageError
 espeakng_loader = pytest.importorskip("espeakng_loader", reason="the corpus is spoken by espeak-ng")
 
 SMALL = {"train": 2, "valid": 1, "test": 1}
-COUNTS = {"train": 930, "valid": 310, "test": 620}
+COUNTS = {"train": 1860, "valid": 310, "test": 620}
 RELATIVES = {"steph2", "steph3", "mike2", "iven2", "iven3", "iven4", "Gene2"}
 
 
@@ -205,7 +205,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_corpus_of_another_version_is_refused(tmp_path):
     (tmp_path / "corpus.json").write_text(json.dumps({"version": 0}))
-    with pytest.raises(UsageError, match=r"version 1, was asked for\. .* holds version 0\."):
+    with pytest.raises(UsageError, match=rf"version {spoken.CORPUS_VERSION}, was asked for\. .* holds version 0\."):
         spoken.list_clips(str(tmp_path))
 
 
@@ -234,4 +234,4 @@ def test_the_draws_belong_to_the_version():
     generator = np.random.default_rng(spoken.CORPUS_VERSION)
     commands = spoken._draw_commands(spoken.CLIPS_PER_INTENT, generator)
     digest = hashlib.sha256(repr(commands).encode()).hexdigest()[:16]
-    assert {spoken.CORPUS_VERSION: digest} == {1: "83816346dd54c14c"}
+    assert {spoken.CORPUS_VERSION: digest} == {2: "cac72378395a1f83"}
