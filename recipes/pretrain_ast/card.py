@@ -41,7 +41,7 @@ out at random; they measure the progress of this training and say nothing about 
 | synthetic sound events | {event:,} | `recipes/pretrain_ast/sounds.py` |
 | free recordings | {file:,} | the Debian packages below |
 
-Not heard: any clip of ESC-50 or ESC-10; any word of the spoken corpus's phrases; its validation and test voices
+No file of ESC-50 or ESC-10 was read. Not heard: any word of the spoken corpus's phrases; its validation and test voices
 ({barred}) and the voices that sound like them ({relatives}).
 
 Recordings, with the terms of their sounds; labels come from folders and file names. No audio is contained here.
