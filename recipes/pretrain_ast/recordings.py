@@ -24,7 +24,7 @@ def find_recordings(folder: str, packages: dict[str, dict]) -> tuple[list[Path],
     folder : str
         What the packages' folders are relative to, ``/`` on a Debian machine.
     packages : dict[str, dict]
-        Package name -> ``{"folder": ..., "licence": ...}``.
+        Package name -> ``{"folder": ..., "licence": ...}``; ``leave_out`` names files that are not used.
 
     Returns
     -------
@@ -33,7 +33,11 @@ def find_recordings(folder: str, packages: dict[str, dict]) -> tuple[list[Path],
     """
     files, missing = [], []
     for name, package in packages.items():
-        found = [path for path in Path(folder, package["folder"]).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+        found = [
+            path
+            for path in Path(folder, package["folder"]).rglob("*")
+            if path.suffix.lower() in AUDIO_SUFFIXES and path.name not in package.get("leave_out", ())
+        ]
         files.extend(found)
         if not found:
             missing.append(name)

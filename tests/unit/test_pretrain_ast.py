@@ -55,6 +55,17 @@ def test_labels_come_from_the_path(path, labels):
     assert recordings.path_words(Path(path)) == labels
 
 
+def test_recordings_of_test_sets_are_left_out(tmp_path):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for name in ("fire_small.ogg", "fire_large.ogg", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    packages = {"game": {"folder": "sounds", "leave_out": ["fire_small.ogg"]}, "other": {"folder": "nowhere"}}
+    files, missing = recordings.find_recordings(str(tmp_path), packages)
+    assert [path.name for path in files] == ["fire_large.ogg"]
+    assert missing == ["other"]
+
+
 def test_an_unreadable_recording_is_silence(tmp_path):
     path = tmp_path / "bad.ogg"
     path.write_bytes(b"no audio")
