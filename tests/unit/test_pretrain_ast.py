@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed")
 pytest.importorskip("sklearn", reason="the extra 'recipes' is not installed")
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "pretrain_ast"))
 
+import overlap  # noqa: E402
 import prepare  # noqa: E402
 import recordings  # noqa: E402
 import sounds  # noqa: E402
@@ -71,3 +73,15 @@ def test_an_unreadable_recording_is_silence(tmp_path):
     path.write_bytes(b"no audio")
     waveform, _ = prepare.make_clip(prepare.Plan(0, "file", (str(path),), ("bad",)), np.random.default_rng(0))
     assert len(waveform) == 0
+
+
+def test_a_recording_that_holds_a_test_clip_is_found_and_noise_is_not():
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randn(8000, generator=generator) for _ in range(5)]
+    templates = torch.stack([overlap.loudest(clip) for clip in clips])
+    recording = 0.3 * torch.randn(30000, generator=generator)
+    unrelated, _ = overlap.best_match(recording, templates)
+    recording[12345 : 12345 + 8000] += clips[3]
+    correlation, number = overlap.best_match(recording, templates)
+    assert number == 3
+    assert unrelated < 0.2 < overlap.THRESHOLD < correlation

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Finds recordings that are also in a test set, by the correlation of their waveforms.
+
+    python recipes/pretrain_ast/overlap.py TEST_FOLDER --recordings_folder=/
+
+A backbone that heard a test clip must not be scored on it. What this prints belongs into `leave_out` in
+`packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import brainplug  # noqa: F401  before torchaudio: it lets it load beside any torch
+
+# isort: split
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+import yaml
+from prepare import HERE
+from recordings import AUDIO_SUFFIXES, find_recordings, label_recordings
+from tqdm import tqdm
+
+SAMPLE_RATE = 8000  # Hz, enough to tell recordings apart
+TEMPLATE = 4000  # samples of each test clip that are searched: its loudest half second
+LONGEST = 24  # seconds of a recording that the corpus uses
+THRESHOLD = 0.8  # unrelated noise-like clips reach 0.55
+CLIPS_AT_ONCE = 50
+
+
+def read(path: Path) -> torch.Tensor:
+    """Reads the start of a file, mono, at 8 kHz; empty where it cannot be read.
+
+    Arguments
+    ---------
+    path : Path
+        An audio file.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[time]``.
+    """
+    try:
+        rate = soundfile.info(path).samplerate
+        samples, rate = soundfile.read(path, frames=LONGEST * rate, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        return torch.zeros(0)
+    waveform = torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))
+    return torchaudio.functional.resample(waveform, rate, SAMPLE_RATE) if len(waveform) else waveform
+
+
+def loudest(waveform: torch.Tensor) -> torch.Tensor:
+    """The loudest half second of a clip, without its mean, of unit length.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        ``[time]``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[TEMPLATE]``.
+    """
+    waveform = torch.nn.functional.pad(waveform, (0, max(0, TEMPLATE - len(waveform))))
+    power = torch.nn.functional.avg_pool1d(waveform.square()[None], TEMPLATE, 100)[0]
+    start = int(power.argmax()) * 100
+    template = waveform[start : start + TEMPLATE]
+    template = template - template.mean()
+    return template / template.norm().clamp(min=1e-6)
+
+
+def best_match(recording: torch.Tensor, templates: torch.Tensor) -> tuple[float, int]:
+    """The highest normalised cross-correlation of a recording with any template, at any lag.
+
+    Arguments
+    ---------
+    recording : torch.Tensor
+        ``[time]``.
+    templates : torch.Tensor
+        ``[clips, TEMPLATE]``.
+
+    Returns
+    -------
+    tuple[float, int]
+        The correlation, 0 to 1, and the template's number.
+
+    Example
+    -------
+    >>> clips = torch.stack([loudest(torch.randn(8000)) for _ in range(3)])
+    >>> correlation, number = best_match(torch.cat([torch.zeros(999), 0.1 * clips[1]]), clips)
+    >>> bool(correlation > 0.99), number
+    (True, 1)
+    """
+    size = 2 ** int(np.ceil(np.log2(len(recording) + TEMPLATE)))
+    padded = torch.nn.functional.pad(recording, (0, size - len(recording)))
+    power = torch.cumsum(torch.nn.functional.pad(padded.double().square(), (1, TEMPLATE)), 0)
+    scale = (power[TEMPLATE:-1] - power[: -TEMPLATE - 1]).clamp(min=1e-4).sqrt().float()  # of each lag's window
+    spectrum = torch.fft.rfft(padded)
+    peaks = []
+    for batch in templates.split(CLIPS_AT_ONCE):
+        correlation = torch.fft.irfft(spectrum * torch.fft.rfft(batch, size).conj(), size)
+        peaks.append((correlation[:, : len(recording)] / scale[: len(recording)]).abs().amax(1))
+    value, number = torch.cat(peaks).max(0)
+    return float(value), int(number)
+
+
+def main(arguments: list[str]) -> None:
+    """Compares every recording that is not speech with every clip of a folder, and prints those that match.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("test_folder")
+    parser.add_argument("--recordings_folder", default="/")
+    chosen = parser.parse_args(arguments)
+    clips = sorted(path for path in Path(chosen.test_folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    templates = torch.stack([loudest(read(path)) for path in tqdm(clips, desc="test clips")])
+    files, _ = find_recordings(chosen.recordings_folder, yaml.safe_load((HERE / "packages.yaml").read_text()))
+    files = [path for path, labels in label_recordings(files).items() if "speech" not in labels]
+    for path in tqdm(files, desc="recordings"):
+        recording = read(path)
+        correlation, number = best_match(recording, templates) if len(recording) else (0.0, 0)
+        if correlation > THRESHOLD:
+            tqdm.write(f"{correlation:.2f} {path} is {clips[number].name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
