@@ -43,6 +43,14 @@ RELATIVES = set(  # by name, or by the distance of their log-mels
     "steph2 steph3 mike2 Gene2 iven2 iven3 iven4 Diogo Henrique michel miguel aunty Mike Mario m6 adam benjamin "
     "edward2 john".split()
 )
+PLAYING_RATES = range(19000, 26500, 500)  # Hz that 22,050 are taken for: shorter and longer vocal tracts
+# Syllables of made-up words, as they are spelled.
+ONSETS = (
+    "b bl br c ch cl d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str sw t th tr v w y z"
+).split()
+NUCLEI = "a a ai ar e e ea ee er i i ie ir o o oa oi oo or ou u u".split()
+CODAS = ["", "", "", "", "", ""] + "b ck d f g l ll m mp n nd ng nk nt p r s sh sk st t ts v x z".split()
+MADE_UP = 6000  # made-up words: phones beside other neighbours than in the vocabulary
 TOKEN_SECONDS, EDGE = 0.16, 0.02  # length of a token; a phone that only touches its edge does not count
 SHORTEST = 800  # samples; shorter recordings stay silent
 CHUNK = 250  # clips that one process makes before it ends, so that espeak-ng starts afresh at known clips
@@ -82,6 +90,43 @@ def vocabulary() -> list[str]:
     return sorted(set((HERE / "words.txt").read_text().split()) - phrase_words())
 
 
+def made_up_words(count: int, draw: np.random.Generator) -> list[str]:
+    """Makes up words of one to three syllables, none that is spelled or sounds like one of the spoken corpus's phrases.
+
+    Arguments
+    ---------
+    count : int
+        How many.
+    draw : np.random.Generator
+        The source of all chance.
+
+    Returns
+    -------
+    list[str]
+        Words; some may occur twice.
+
+    Example
+    -------
+    >>> words = made_up_words(20, np.random.default_rng(0))
+    >>> len(words), all(word.isalpha() for word in words)
+    (20, True)
+    """
+    barred = phrase_words()
+    barred_sounds = {_sound(word) for word in barred}
+    words = []
+    while len(words) < count:
+        syllables = draw.integers(1, 4)
+        word = "".join(str(draw.choice(part)) for _ in range(syllables) for part in (ONSETS, NUCLEI, CODAS))
+        if word not in barred and _sound(word) not in barred_sounds:
+            words.append(word)
+    return words
+
+
+def _sound(word: str) -> tuple[str, ...]:
+    """The phones of a word in American English."""
+    return tuple(phone_name(name) for _, name in speak_with_phones(word, Voice(voices()[0]))[1] if phone_name(name))
+
+
 def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, seed: int) -> tuple[list[Plan], list[str]]:
     """Decides what every clip of the corpus is made of.
 
@@ -103,9 +148,11 @@ def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, see
     """
     draw = np.random.default_rng(seed)
     words, plans = vocabulary(), []
+    others = made_up_words(MADE_UP, draw) if spoken_clips else []
     for _ in range(spoken_clips):
-        said = tuple(draw.choice(words, draw.integers(1, 5), replace=False))
-        plans.append(("word", said, tuple(f"word {word}" for word in said)))
+        known = draw.choice(words, draw.integers(1, 3), replace=False)
+        said = draw.permutation([*known, *(draw.choice(others) for _ in range(draw.integers(0, 3)))])
+        plans.append(("word", tuple(said), tuple(f"word {word}" for word in known)))
     for _ in range(event_clips):
         names = tuple(draw.choice(list(EVENTS), 1 if draw.random() < 0.7 else 2, replace=False))
         plans.append(("event", names, tuple(f"event {name}" for name in names)))
@@ -167,14 +214,18 @@ def phone_names() -> list[str]:
 
 
 def _say(words: tuple[str, ...], draw: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Speaks after a short silence; returns the waveform and when each phone begins."""
+    """Speaks after a short silence; returns the waveform and when each phone begins.
+
+    Played faster or slower, which moves pitch and formants together, one voice becomes several speakers.
+    """
     voice = Voice(
         str(draw.choice(voices())), str(draw.choice(ACCENTS)), int(draw.integers(25, 76)), int(draw.integers(130, 230))
     )
     samples, phones, sample_rate = speak_with_phones(" ".join(words), voice)
+    playing_rate = int(draw.choice(PLAYING_RATES))
     silence = draw.uniform(0, 0.4)  # seconds
-    waveform = np.pad(_to_16k(samples, sample_rate), (int(silence * SAMPLE_RATE), 0))
-    return waveform, [(start + silence, phone_name(name)) for start, name in phones]
+    waveform = np.pad(_to_16k(samples, playing_rate), (int(silence * SAMPLE_RATE), 0))
+    return waveform, [(start * sample_rate / playing_rate + silence, phone_name(name)) for start, name in phones]
 
 
 def _read(path: str, part: int) -> np.ndarray:
