@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 # isort: split
 import matplotlib.pyplot as plt
 import yaml
-from prepare import HERE, RELATIVES, vocabulary, voices
+from prepare import HERE, MADE_UP, RELATIVES, vocabulary, voices
 
 from brainplug.data.spoken import TEST_VOICES, VALID_VOICES
 
@@ -37,12 +37,16 @@ out at random; they measure the progress of this training and say nothing about 
 
 | kind | clips | where from |
 | --- | --- | --- |
-| spoken words | {word:,} | espeak-ng, {n_words} words, {n_voices} voices |
+| spoken words | {word:,} | espeak-ng: {n_words} words, {made_up:,} made-up ones, {n_voices} voices at many rates |
 | synthetic sound events | {event:,} | `recipes/pretrain_ast/sounds.py` |
 | free recordings | {file:,} | the Debian packages below |
 
-No file of ESC-50 or ESC-10 was read. Not heard: any word of the spoken corpus's phrases; its validation and test voices
+Not heard: any word of the spoken corpus's phrases, or a made-up one that sounds like it; its validation and test voices
 ({barred}) and the voices that sound like them ({relatives}).
+
+No file of ESC-50 or ESC-10 was read. All recordings but speech were compared with the 400 clips of ESC-10
+(`recipes/pretrain_ast/overlap.py`), and those that match were left out: {left_out}. The other clips of ESC-50 were not
+compared.
 
 Recordings, with the terms of their sounds; labels come from folders and file names. No audio is contained here.
 
@@ -77,8 +81,10 @@ def write_card(folder: str, hparams: dict, corpus: object, parameters: int) -> N
         steps=hparams["steps_an_epoch"], batch=hparams["batch_size"], valid_clips=hparams["valid_clips"],
         train_loss=columns["train loss"][-1], valid_loss=columns["valid loss"][-1],
         precision=columns["valid mean average precision"][-1], **Counter(corpus.kinds.tolist()),
-        n_words=len(vocabulary()), n_voices=len(voices()), barred=", ".join([*VALID_VOICES, *TEST_VOICES]),
+        n_words=len(vocabulary()), made_up=MADE_UP, n_voices=len(voices()),
+        barred=", ".join([*VALID_VOICES, *TEST_VOICES]),
         relatives=", ".join(sorted(RELATIVES)),
+        left_out=", ".join(file for about in packages.values() for file in about.get("leave_out", ())),
         packages="\n".join(f"| {name} | {about['licence']} |" for name, about in used.items()),
     )  # fmt: skip
     Path(folder, "README.md").write_text(card)

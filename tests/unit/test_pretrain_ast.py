@@ -26,6 +26,25 @@ def test_no_word_and_no_held_out_voice_of_the_spoken_corpus_is_heard():
     assert not set(prepare.voices()) & {*spoken.TEST_VOICES, *spoken.VALID_VOICES}
 
 
+def test_no_made_up_word_is_spelled_or_sounds_like_one_of_the_spoken_corpus(monkeypatch):
+    # Syllables of which "lamp" ("lampe" sounds the same) and "glamp" can be made.
+    monkeypatch.setattr(prepare, "ONSETS", ["l", "gl"])
+    monkeypatch.setattr(prepare, "NUCLEI", ["a"])
+    monkeypatch.setattr(prepare, "CODAS", ["mp", "mpe"])
+    words = prepare.made_up_words(50, np.random.default_rng(0))
+    assert "glamp" in words
+    assert not {"lamp", "lampe"} & set(words)
+
+
+def test_phones_are_told_in_the_time_of_the_sound_that_is_played():
+    plan = prepare.Plan(0, "word", ("apple", "river"), ("word apple", "word river"))
+    for seed in range(8):
+        waveform, phones = prepare._say(plan.what, np.random.default_rng(seed))
+        spoken_until = np.flatnonzero(np.abs(waveform) > 0.01)[-1] / prepare.SAMPLE_RATE
+        last_phone = max(start for start, name in phones if name)
+        assert last_phone < spoken_until < last_phone + 0.5
+
+
 @pytest.mark.parametrize("name", sounds.EVENTS)
 def test_events_are_sound_and_differ_from_draw_to_draw(name):
     first, again, other = (sounds.draw_event(name, np.random.default_rng(seed)) for seed in (1, 1, 2))
