@@ -25,7 +25,8 @@ from sounds import EVENTS, SAMPLE_RATE, draw_event
 from tqdm import tqdm
 
 from brainplug.data.espeak import Voice, speak_with_phones
-from brainplug.data.spoken import TEST_VOICES, VALID_VOICES, phrase_words
+from brainplug.data.spoken import TEST_VOICES, VALID_VOICES
+from brainplug.data.spoken_phrases import phrase_words
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from brainplug.data import spoken
+from brainplug.data import spoken, spoken_phrases
 from brainplug.errors import UsageError
 
 espeakng_loader = pytest.importorskip("espeakng_loader", reason="the corpus is spoken by espeak-ng")
@@ -63,7 +63,7 @@ def test_every_intent_has_phrasings_of_its_own():
 
 def test_phrase_words_are_all_words():
     text = " ".join(itertools.chain.from_iterable(spoken.PHRASES.values()))
-    assert spoken.phrase_words() == set(re.findall(r"\w+", text.lower()))
+    assert spoken_phrases.phrase_words() == set(re.findall(r"\w+", text.lower()))
 
 
 def test_no_voice_and_no_relative_stands_in_two_splits():
