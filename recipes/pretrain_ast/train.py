@@ -190,6 +190,9 @@ def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = brain.modules.ast
     ASTModel(model.config).save_pretrained(folder)  # the configuration; the weights follow in half precision
+    config = json.loads((folder / "config.json").read_text())
+    config["attn_implementation"] = model.config._attn_implementation  # transformers reads it, but does not write it
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(halves, folder / "model.safetensors.new", metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.new", folder / "model.safetensors")

@@ -41,6 +41,7 @@ def test_the_result_loads_as_a_backbone_and_with_transformers(pretrained):
     signal = backbone.extract(torch.randn(32000))[None]
     assert torch.equal(backbone.eval()(signal, torch.ones(1))[0], model.eval()(signal).last_hidden_state)
     assert (pretrained / "model.safetensors").stat().st_size < 8e6
+    assert backbone.model.config._attn_implementation == "eager"  # the backbone says what is fast for it
 
 
 def test_the_card_says_what_was_heard(pretrained):
