@@ -107,6 +107,37 @@ class LogMelGain:
 
 
 @dataclass(frozen=True)
+class MelShift:
+    """Moves each log-mel up or down by a few bands, as a shorter or longer vocal tract does; edges are repeated.
+
+    A change of the vocal tract's length multiplies all frequencies; on the mel scale, which is logarithmic well above
+    700 Hz, that is a shift. Jaitly and Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition",
+    2013.
+
+    Arguments
+    ---------
+    largest : int
+        Largest shift, in mel bands.
+
+    Example
+    -------
+    >>> shifted, _ = MelShift(2)(torch.arange(10.0).expand(5, 3, 10), torch.ones(5, 2))
+    >>> bool((shifted - torch.arange(10.0)).abs().amax() <= 2)
+    True
+    """
+
+    signal: ClassVar[str] = "log_mel"
+    largest: int = 2
+
+    def __call__(self, signal: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes and returns signals ``[batch, frames, mel_bands]`` and targets ``[batch, classes]``."""
+        batch, _, bands = signal.shape
+        shift = torch.randint(-self.largest, self.largest + 1, (batch, 1), device=signal.device)
+        index = (torch.arange(bands, device=signal.device) + shift).clamp(0, bands - 1)  # [batch, mel_bands]
+        return signal.gather(2, index[:, None].expand_as(signal)), targets
+
+
+@dataclass(frozen=True)
 class Mixup:
     """Mixes each clip with another one, and their targets in the same proportion.
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from brainplug.data.augment import LogMelGain, Mixup, SpecAugment, TimeShift
+from brainplug.data.augment import LogMelGain, MelShift, Mixup, SpecAugment, TimeShift
 
 BATCH, FRAMES, BANDS = 6, 50, 20
-ALL = [TimeShift(), LogMelGain(0.5), Mixup(0.5), SpecAugment(8, 16)]
+ALL = [TimeShift(), LogMelGain(0.5), MelShift(2), Mixup(0.5), SpecAugment(8, 16)]
 SEEDS = range(10)
 
 
@@ -82,6 +82,17 @@ def test_gain_has_its_deviation():
     assert offset.std().item() == pytest.approx(0.5, abs=0.02)
 
 
+def test_mel_shift_moves_whole_clips_by_every_number_of_bands():
+    torch.manual_seed(1)
+    original = torch.arange(BANDS).expand(200, FRAMES, BANDS)
+    shifted, targets = MelShift(2)(original, torch.eye(200))
+    moved = shifted - original  # of each place: by how many bands its content came
+    assert set(moved[:, 0, BANDS // 2].tolist()) == {-2, -1, 0, 1, 2}
+    wanted = (original + moved[:, :1, BANDS // 2, None]).clamp(0, BANDS - 1)  # the edges are repeated
+    assert torch.equal(shifted, wanted)
+    assert torch.equal(targets, torch.eye(200))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", [(BATCH, FRAMES, BANDS), (BATCH, 400)])
 def test_mixup_mixes_signals_as_it_mixes_targets(shape, seed):
@@ -121,7 +132,13 @@ def test_spec_augment_reaches_every_place():
 
 
 @pytest.mark.parametrize(
-    ("augment", "shape"), [(TimeShift(0.0), (2, 9, 3)), (LogMelGain(0.0), (2, 9, 3)), (SpecAugment(0, 0), (2, 9, 3))]
+    ("augment", "shape"),
+    [
+        (TimeShift(0.0), (2, 9, 3)),
+        (LogMelGain(0.0), (2, 9, 3)),
+        (MelShift(0), (2, 9, 3)),
+        (SpecAugment(0, 0), (2, 9, 3)),
+    ],
 )
 def test_nothing_changes_where_nothing_is_asked(augment, shape):
     assert torch.equal(augmented(augment, 1, shape)[0], batch(shape)[0])
