@@ -50,7 +50,8 @@ ONSETS = (
     "b bl br c ch cl d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str sw t th tr v w y z"
 ).split()
 NUCLEI = "a a ai ar e e ea ee er i i ie ir o o oa oi oo or ou u u".split()
-CODAS = ["", "", "", "", "", ""] + "b ck d f g l ll m mp n nd ng nk nt p r s sh sk st t ts v x z".split()  # codespell:ignore nd
+CODAS = "b ck d f g l ll m mp n nd ng nk nt p r s sh sk st t ts v x z".split()  # codespell:ignore nd
+CODAS = 6 * [""] + CODAS  # a syllable is often open
 MADE_UP = 6000  # made-up words: phones beside other neighbours than in the vocabulary
 TOKEN_SECONDS, EDGE = 0.16, 0.02  # length of a token; a phone that only touches its edge does not count
 SHORTEST = 800  # samples; shorter recordings stay silent
