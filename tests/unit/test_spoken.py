@@ -45,8 +45,8 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_31_intents_of_fluent_speech_commands():
-    lights = {f"{action} lights {room}" for action in ("activate", "deactivate") for room in spoken.ROOMS}
-    heat = {f"{action} heat {room}" for action in ("increase", "decrease") for room in spoken.ROOMS}
+    lights = {f"{action} lights {room}" for action in ("activate", "deactivate") for room in spoken_phrases.ROOMS}
+    heat = {f"{action} heat {room}" for action in ("increase", "decrease") for room in spoken_phrases.ROOMS}
     switched = {f"{a} {o} none" for a in ("activate", "deactivate") for o in ("lights", "lamp", "music")}
     changed = {f"{action} {object} none" for action in ("increase", "decrease") for object in ("heat", "volume")}
     brought = {f"bring {object} none" for object in ("juice", "newspaper", "shoes", "socks")}
