@@ -15,41 +15,21 @@ import brainplug  # noqa: F401  before torchaudio: it lets it load beside any to
 
 # isort: split
 import numpy as np
-import soundfile
 import torch
-import torchaudio
 import yaml
-from prepare import HERE
+from prepare import HERE, MOST_PIECES, SECONDS, read_recording
 from recordings import AUDIO_SUFFIXES, find_recordings, label_recordings
 from tqdm import tqdm
 
 SAMPLE_RATE = 8000  # Hz, enough to tell recordings apart
 TEMPLATE = 4000  # samples of each test clip that are searched: its loudest half second
-LONGEST = 24  # seconds of a recording that the corpus uses
 THRESHOLD = 0.8  # unrelated noise-like clips reach 0.55
 CLIPS_AT_ONCE = 50
 
 
 def read(path: Path) -> torch.Tensor:
-    """Reads the start of a file, mono, at 8 kHz; empty where it cannot be read.
-
-    Arguments
-    ---------
-    path : Path
-        An audio file.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[time]``.
-    """
-    try:
-        rate = soundfile.info(path).samplerate
-        samples, rate = soundfile.read(path, frames=LONGEST * rate, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        return torch.zeros(0)
-    waveform = torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))
-    return torchaudio.functional.resample(waveform, rate, SAMPLE_RATE) if len(waveform) else waveform
+    """What the corpus uses of a recording, ``[time]`` at 8 kHz; empty where it cannot be read."""
+    return read_recording(str(path), seconds=MOST_PIECES * SECONDS, rate=SAMPLE_RATE)
 
 
 def loudest(waveform: torch.Tensor) -> torch.Tensor:

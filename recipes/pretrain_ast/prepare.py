@@ -24,9 +24,12 @@ from recordings import find_recordings, label_recordings
 from sounds import EVENTS, SAMPLE_RATE, draw_event
 from tqdm import tqdm
 
+from brainplug.data.audio import read_audio
 from brainplug.data.espeak import Voice, speak_with_phones
+from brainplug.data.manifest import Clip
 from brainplug.data.spoken import TEST_VOICES, VALID_VOICES
 from brainplug.data.spoken_phrases import phrase_words
+from brainplug.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +53,11 @@ ONSETS = (
     "b bl br c ch cl d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str sw t th tr v w y z"
 ).split()
 NUCLEI = "a a ai ar e e ea ee er i i ie ir o o oa oi oo or ou u u".split()
-CODAS = "b ck d f g l ll m mp n nd ng nk nt p r s sh sk st t ts v x z".split()  # codespell:ignore nd
-CODAS = 6 * [""] + CODAS  # a syllable is often open
+# A syllable is often open.
+CODAS = 6 * [""] + "b ck d f g l ll m mp n nd ng nk nt p r s sh sk st t ts v x z".split()  # codespell:ignore nd
 MADE_UP = 6000  # made-up words: phones beside other neighbours than in the vocabulary
 TOKEN_SECONDS, EDGE = 0.16, 0.02  # length of a token; a phone that only touches its edge does not count
+MOST_PIECES = 6  # clips that are cut from one recording
 SHORTEST = 800  # samples; shorter recordings stay silent
 CHUNK = 250  # clips that one process makes before it ends, so that espeak-ng starts afresh at known clips
 
@@ -149,8 +153,8 @@ def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, see
         One plan a clip, and the packages that are missing.
     """
     draw = np.random.default_rng(seed)
-    words, plans = vocabulary(), []
-    others = made_up_words(MADE_UP, draw) if spoken_clips else []
+    words, plans = np.array(vocabulary()), []
+    others = np.array(made_up_words(MADE_UP, draw) if spoken_clips else [])
     for _ in range(spoken_clips):
         known = draw.choice(words, draw.integers(1, 3), replace=False)
         said = draw.permutation([*known, *(draw.choice(others) for _ in range(draw.integers(0, 3)))])
@@ -164,7 +168,7 @@ def plan_corpus(spoken_clips: int, event_clips: int, recordings_folder: str, see
         plans.append(("file", (str(path),), tuple(sorted(labels))))
     numbered = [Plan(number, *plan) for number, plan in enumerate(plans)]
     for plan in [plan for plan in numbered if plan.kind == "file"]:
-        pieces = min(6, int(_seconds(plan.what[0]) // SECONDS)) if "speech" not in plan.tags else 1
+        pieces = min(MOST_PIECES, int(_seconds(plan.what[0]) // SECONDS)) if "speech" not in plan.tags else 1
         numbered.extend(Plan(len(numbered) + k, "file", plan.what, plan.tags, k + 1) for k in range(pieces - 1))
     return [Plan(number, p.kind, p.what, p.tags, p.part) for number, p in enumerate(numbered)], missing
 
@@ -230,17 +234,28 @@ def _say(words: tuple[str, ...], draw: np.random.Generator) -> tuple[np.ndarray,
     return waveform, [(start * sample_rate / playing_rate + silence, phone_name(name)) for start, name in phones]
 
 
-def _read(path: str, part: int) -> np.ndarray:
+def read_recording(path: str, start: float = 0.0, seconds: float = SECONDS, rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Reads a part of a recording, mono.
+
+    Arguments
+    ---------
+    path : str
+        An audio file.
+    start, seconds : float
+        Where the part begins and how long it is at most, in seconds.
+    rate : int
+        Samples a second of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[time]``, empty where the file cannot be read.
+    """
     try:
-        info = soundfile.info(path)
-        start = min(int(part * SECONDS * info.samplerate), max(0, info.frames - 1))
-        samples, sample_rate = soundfile.read(
-            path, int(SECONDS * info.samplerate), start, dtype="float32", always_2d=True
-        )
-    except soundfile.LibsndfileError as error:
-        logger.warning("left out, unreadable: %s (%s)", path, error)
-        return np.zeros(0, np.float32)
-    return _to_16k(np.ascontiguousarray(samples.mean(axis=1)), sample_rate)
+        return read_audio(Clip(path, path, label="", start=start, stop=start + seconds), rate)
+    except UsageError as error:
+        logger.warning("left out, unreadable: %s (%s)", path, error.__cause__)
+        return torch.zeros(0)
 
 
 def make_clip(plan: Plan, draw: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, str]]]:
@@ -263,7 +278,7 @@ def make_clip(plan: Plan, draw: np.random.Generator) -> tuple[np.ndarray, list[t
     if plan.kind == "word":
         waveform, phones = _say(plan.what, draw)
     elif plan.kind == "file":
-        waveform = _read(plan.what[0], plan.part)
+        waveform = read_recording(plan.what[0], plan.part * SECONDS).numpy()
     else:
         waveform = np.zeros(longest, np.float32)
         for name in plan.what:

@@ -28,6 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSa
 from transformers import ASTFeatureExtractor, ASTModel
 
 from brainplug.data.augment import SpecAugment
+from brainplug.files import write_json
 from brainplug.optim.schedules import cosine
 
 
@@ -192,7 +193,7 @@ def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
     ASTModel(model.config).save_pretrained(folder)  # the configuration; the weights follow in half precision
     config = json.loads((folder / "config.json").read_text())
     config["attn_implementation"] = model.config._attn_implementation  # transformers reads it, but does not write it
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(config, folder / "config.json")
     halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(halves, folder / "model.safetensors.new", metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.new", folder / "model.safetensors")
