@@ -51,8 +51,13 @@ class AudioSpectrogram(Backbone):
         key="attention.k_proj",
         value="attention.v_proj",
         output="attention.o_proj",
+        feed_forward_in="mlp.fc1",
+        feed_forward_out="mlp.fc2",
+        norms=("layernorm_before", "layernorm_after"),
+        norm_before_attention="layernorm_before",
         norm_before_feed_forward="layernorm_after",
         final_norm="layernorm",
+        special_tokens=SPECIAL_TOKENS,
     )
 
     def __init__(self, model: ASTModel, name: str, revision: str, log_mel: LogMel):

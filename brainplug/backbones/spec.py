@@ -23,15 +23,23 @@ class BackboneSpec:
         Paths of the two sub-layers, from a layer.
     query, key, value, output : str
         Paths of the attention's projections, from a layer.
-    norm_before_feed_forward : str, optional
-        Path of the layer norm whose output the feed-forward reads, from a layer; None where none stands before it.
+    feed_forward_in, feed_forward_out : str
+        Paths of the feed-forward's two linear maps, from a layer.
+    norms : tuple[str, ...]
+        Paths of a layer's norms, from the layer.
+    norm_before_attention, norm_before_feed_forward : str, optional
+        Path of the layer norm whose output the sub-layer reads, from a layer; None where none stands before it.
     final_norm : str, optional
         Path of the layer norm that is trained along with the head, from the model; None where there is none.
+    special_tokens : int
+        Tokens that stand before those of the clip; the first of them is [CLS].
+    mask_embedding : str, optional
+        Path of the vector that stands for masked frames, from the model; no classifier reads it.
 
     Example
     -------
     >>> model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Identity()])})
-    >>> spec = BackboneSpec(("toy",), "waveform", "layers", "a", "f", "q", "k", "v", "o")
+    >>> spec = BackboneSpec(("toy",), "waveform", "layers", "a", "f", "q", "k", "v", "o", "f.0", "f.1", ("n",))
     >>> len(spec.layers_of(model))
     1
     """
@@ -45,8 +53,14 @@ class BackboneSpec:
     key: str
     value: str
     output: str
+    feed_forward_in: str
+    feed_forward_out: str
+    norms: tuple[str, ...]
+    norm_before_attention: str | None = None
     norm_before_feed_forward: str | None = None
     final_norm: str | None = None
+    special_tokens: int = 0
+    mask_embedding: str | None = None
 
     def layers_of(self, model: torch.nn.Module) -> torch.nn.ModuleList:
         """The transformer layers of a model.

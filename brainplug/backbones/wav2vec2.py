@@ -47,6 +47,10 @@ class Wav2Vec2(Backbone):
         key="attention.k_proj",
         value="attention.v_proj",
         output="attention.out_proj",
+        feed_forward_in="feed_forward.intermediate_dense",
+        feed_forward_out="feed_forward.output_dense",
+        norms=("layer_norm", "final_layer_norm"),
+        mask_embedding="masked_spec_embed",
     )
 
     def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
