@@ -1,13 +1,18 @@
 """Backbone, method, pooling and head as one module."""
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
 import torch
+import torch.utils.checkpoint
 
 from brainplug.backbones import Backbone
-from brainplug.backbones.spec import find_module
+from brainplug.backbones.spec import BackboneSpec, find_module
 from brainplug.errors import UsageError, nearest
 from brainplug.methods import Method
 
-POOLINGS = ("ALL", "CLS")
+POOLINGS = ("ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH")
 
 
 class AudioClassifier(torch.nn.Module):
@@ -25,12 +30,15 @@ class AudioClassifier(torch.nn.Module):
     n_classes : int
         Number of classes.
     pooling : str
-        ``ALL``: the mean over all tokens that are not padding; ``CLS``: the first token.
+        Over which tokens the mean goes, padding left out: ``ALL``; ``CLS``, the first one; ``PROMPTS``, those of prompt
+        tuning; ``SPEECH``, those of the clip; ``PROMPTS+SPEECH``.
+    gradient_checkpointing : bool
+        Computes each layer a second time on the way back instead of keeping what is inside it: less memory, more time.
 
     Raises
     ------
     UsageError
-        Unknown pooling.
+        Unknown pooling, or one over tokens that there are not; settings of the method that do not suit the backbone.
 
     Example
     -------
@@ -41,20 +49,30 @@ class AudioClassifier(torch.nn.Module):
     True
     """
 
-    def __init__(self, backbone: Backbone, method: Method, n_classes: int, pooling: str = "ALL"):
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        n_classes: int,
+        pooling: str = "ALL",
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
-        if pooling not in POOLINGS:
-            raise UsageError(
-                f"The pooling {pooling!r} was asked for.", "It does not exist.", f"Write: {nearest(pooling, POOLINGS)}"
-            )
-        self.backbone, self.pooling = backbone.requires_grad_(False), pooling
+        spec = backbone.spec
+        _check_pooling(pooling, spec, method)
+        self.backbone, self.method, self.pooling = backbone.requires_grad_(False), method, pooling
+        self.special_tokens = method.special_tokens(spec)
         pretrained_tensors = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
-        self._frozen_modules = [] if method.trains_backbone else list(backbone.modules())
-        method.attach(backbone.model, backbone.spec)
-        if backbone.spec.final_norm:
-            find_module(backbone.model, backbone.spec.final_norm).requires_grad_(True)
+        training = set(method.training_modules(backbone.model, spec))
+        self._frozen_modules = [module for module in backbone.modules() if module not in training]
+        method.attach(backbone.model, spec)
+        if spec.final_norm and method.trains_final_norm:
+            find_module(backbone.model, spec.final_norm).requires_grad_(True)
         self.head = torch.nn.Linear(backbone.dim, n_classes)
         self._delta_names = _names_of_delta(self, pretrained_tensors)
+        if gradient_checkpointing:
+            for layer in spec.layers_of(backbone.model):
+                _recompute(layer)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Classifies a batch.
@@ -79,21 +97,41 @@ class AudioClassifier(torch.nn.Module):
         Arguments
         ---------
         tokens : torch.Tensor
-            ``[batch, tokens, dim]``.
+            ``[batch, special tokens + prompts + tokens of the clip, dim]``.
         mask : torch.Tensor, optional
-            ``[batch, tokens]``, True where a token counts.
+            True where a token is not padding, ``[batch, special tokens + tokens of the clip]``.
 
         Returns
         -------
         torch.Tensor
             ``[batch, dim]``.
         """
-        if self.pooling == "CLS":
-            return tokens[:, 0]
+        prompts_end = self.special_tokens + self.method.prompts
+        start, end = {
+            "ALL": (0, None),
+            "CLS": (0, 1),
+            "PROMPTS": (self.special_tokens, prompts_end),
+            "SPEECH": (prompts_end, None),
+            "PROMPTS+SPEECH": (self.special_tokens, None),
+        }[self.pooling]
         if mask is None:
-            return tokens.mean(1)
-        weights = mask.to(tokens.dtype)[..., None]
-        return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+            return tokens[:, start:end].mean(1)
+        prompts = mask.new_ones(len(mask), self.method.prompts)
+        mask = torch.cat([mask[:, : self.special_tokens], prompts, mask[:, self.special_tokens :]], dim=1)
+        weights = mask[:, start:end, None].to(tokens.dtype)
+        return (tokens[:, start:end] * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def merge(self) -> None:
+        """Computes what was trained into the backbone's own weights.
+
+        Afterwards ``backbone.model`` is a plain model of transformers, which computes what the adapted one did.
+
+        Raises
+        ------
+        UsageError
+            The method cannot be merged.
+        """
+        self.method.merge(self.backbone.model, self.backbone.spec)
 
     def train(self, mode: bool = True) -> "AudioClassifier":
         """Sets training mode, but for what is frozen."""
@@ -149,6 +187,38 @@ class AudioClassifier(torch.nn.Module):
         head = sum(p.numel() for p in self.head.parameters())
         total = sum(p.numel() for p in self.parameters())
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
+
+
+def _check_pooling(pooling: str, spec: BackboneSpec, method: Method) -> None:
+    there = [name for name in POOLINGS if method.prompts or "PROMPTS" not in name]
+    there = [name for name in there if spec.special_tokens or name != "CLS"]
+    if pooling not in there:
+        raise UsageError(
+            f"The pooling {pooling!r} was asked for.",
+            "This backbone has no [CLS] token." if pooling == "CLS" else
+            "This method has no prompts." if pooling in POOLINGS else "It does not exist.",
+            f"Write one of: {nearest(pooling, there)}",
+        )  # fmt: skip
+
+
+def _recompute(layer: torch.nn.Module) -> None:
+    """Has a layer keep its input alone; what is inside is computed again for the gradients."""
+    batch_norms = [module for module in layer.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+
+    @contextlib.contextmanager
+    def counting_no_batch_twice() -> Iterator[None]:
+        for norm in batch_norms:
+            norm.track_running_stats = False  # of the same batch, which it has counted already
+        yield
+        for norm in batch_norms:
+            norm.track_running_stats = True
+
+    layer.forward = partial(
+        torch.utils.checkpoint.checkpoint,
+        layer.forward,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), counting_no_batch_twice()),
+    )
 
 
 def _names_of_delta(model: torch.nn.Module, pretrained_tensors: set[int]) -> set[str]:

@@ -1,6 +1,8 @@
 """The contract of every method: settings that attach themselves to a backbone."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -10,14 +12,23 @@ from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError, nearest
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """A way to adapt a frozen transformer.
 
     A method is a dataclass of settings. `attach` puts its modules into the model and marks what it trains beside them;
     everything else stays frozen. The head, and the final layer norm where the backbone has one, are the model's.
+
+    Arguments
+    ---------
+    paper_code : bool
+        Computes what the published code computes, instead of the right thing; see docs/reproduction.md.
     """
 
-    trains_backbone: ClassVar[bool] = False  # True: the backbone's dropout and norms are in training mode as well
+    paper_code: bool = field(default=False, kw_only=True)
+
+    trains_final_norm: ClassVar[bool] = True  # False: the method itself says what of it is trained
+    prompts: ClassVar[int] = 0  # tokens that it puts between the special ones and the clip's own
 
     @abstractmethod
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
@@ -29,10 +40,70 @@ class Method(ABC):
             A frozen transformer.
         spec : BackboneSpec
             Where it keeps its parts.
+
+        Raises
+        ------
+        UsageError
+            The settings do not suit this model.
         """
 
+    def training_modules(self, model: torch.nn.Module, spec: BackboneSpec) -> Iterable[torch.nn.Module]:
+        """Modules of the backbone that change to training mode (dropout, layer drop) with the method's own.
 
-def choose_method(name: str, methods: dict[str, dict], *changes: dict[str, dict] | None) -> tuple[Method, float]:
+        Arguments
+        ---------
+        model : torch.nn.Module
+            The transformer, before the method is attached.
+        spec : BackboneSpec
+            Where it keeps its parts.
+
+        Returns
+        -------
+        Iterable[torch.nn.Module]
+            None of them, unless the method trains the backbone itself.
+        """
+        return []
+
+    def special_tokens(self, spec: BackboneSpec) -> int:
+        """How many of the backbone's special tokens are left.
+
+        Arguments
+        ---------
+        spec : BackboneSpec
+            Of the backbone.
+
+        Returns
+        -------
+        int
+            All of them, unless the method drops one.
+        """
+        return spec.special_tokens
+
+    def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        """Computes what was trained into the backbone's own weights, so that nothing is added any more.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Adapted by this method; changed in place.
+        spec : BackboneSpec
+            Where it keeps its parts.
+
+        Raises
+        ------
+        UsageError
+            The method's modules are no linear change of the backbone's weights.
+        """
+        raise UsageError(
+            f"Merging {type(self).__name__} into the backbone was asked for.",
+            "What it adds is not linear, or stands beside the weights: there is nothing to merge it into.",
+            "Keep the adapter file beside the backbone; LoRA, BitFit and fine-tuned weights can be merged",
+        )
+
+
+def choose_method(
+    name: str, methods: dict[str, dict], *changes: dict[str, dict] | None, paper_code: bool = False
+) -> tuple[Method, float]:
     """Picks a method from the entries of ``methods.yaml``.
 
     Arguments
@@ -43,6 +114,8 @@ def choose_method(name: str, methods: dict[str, dict], *changes: dict[str, dict]
         Entries: ``settings``, a class with its settings that is not called yet, and ``lr``.
     *changes : dict[str, dict], optional
         By method, what a backbone and a recipe change in its entry, ``lr`` included; the later one wins.
+    paper_code : bool
+        Has it compute what the published code computes.
 
     Returns
     -------
@@ -75,14 +148,15 @@ def choose_method(name: str, methods: dict[str, dict], *changes: dict[str, dict]
     lr = settings.pop("lr", entry["lr"])
     try:
         made = entry["settings"](**settings)
+        if isinstance(made, PeftConfig):
+            from brainplug.methods.peft_method import PeftMethod
+
+            return PeftMethod(made, paper_code=paper_code), lr
+        # Made anew, since what is allowed depends on the switch.
+        return (entry["settings"](**settings, paper_code=True) if paper_code else made), lr
     except TypeError as error:
         raise UsageError(
             f"The method {name!r} was asked for with {settings}.",
             f"It does not take them: {error}.",
             "Write settings that hparams/methods.yaml shows for it",
         ) from error
-    if isinstance(made, PeftConfig):
-        from brainplug.methods.peft_method import PeftMethod
-
-        return PeftMethod(made), lr
-    return made, lr

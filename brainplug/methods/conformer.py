@@ -10,24 +10,22 @@ from dataclasses import dataclass
 import torch
 
 from brainplug.backbones.spec import BackboneSpec
-from brainplug.errors import UsageError
-from brainplug.methods.base import Method
-from brainplug.methods.sublayer import adapt_feed_forward, check_placement
+from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width, check_kernel_size, same_padding
 
 
-class ConformerBlock(torch.nn.Module):
-    """Norm, pointwise convolution with a gate, depthwise convolution, batch norm, swish, pointwise convolution.
+class ConformerBlock(AdapterBlock):
+    """Norm, down with a gate, depthwise convolution, batch norm, swish, up; see `AdapterBlock`.
 
-    Zero at the start: the last convolution begins with zeros.
+    The experts of a mixture share the norm.
 
     Arguments
     ---------
-    dim : int
-        Width of a token.
-    bottleneck : int
-        Width inside.
+    dim, bottleneck, experts : int
+        As in `AdapterBlock`.
     kernel_size : int
-        Tokens that the depthwise convolution sees.
+        Tokens that the convolution sees.
+    ignores_norm : bool
+        Has the norm, but reads the tokens without it, as the published code does on AST.
 
     Example
     -------
@@ -37,89 +35,62 @@ class ConformerBlock(torch.nn.Module):
     (True, False)
     """
 
-    def __init__(self, dim: int, bottleneck: int, kernel_size: int):
-        super().__init__()
+    def __init__(
+        self, dim: int, bottleneck: int, experts: int = 1, *, kernel_size: int = 31, ignores_norm: bool = False
+    ):
+        super().__init__(dim, bottleneck, experts, gates=2)
         self.norm = torch.nn.LayerNorm(dim)
-        self.down = torch.nn.Conv1d(dim, 2 * bottleneck, 1)
-        self.depthwise = torch.nn.Conv1d(bottleneck, bottleneck, kernel_size, groups=bottleneck)
-        self.padding = (kernel_size - 1) // 2, kernel_size // 2  # tokens before and after: the length stays
-        self.batch_norm = torch.nn.BatchNorm1d(bottleneck)
-        self.up = torch.nn.Conv1d(bottleneck, dim, 1)
-        torch.nn.init.zeros_(self.up.weight)
-        torch.nn.init.zeros_(self.up.bias)
+        self.ignores_norm = ignores_norm
+        channels = experts * bottleneck
+        self.depthwise = torch.nn.Conv1d(channels, channels, kernel_size, groups=channels)
+        self.padding = same_padding(kernel_size)
+        self.batch_norm = torch.nn.BatchNorm1d(channels)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
-        channels = self.norm(tokens).transpose(1, 2)  # [batch, dim, tokens]
-        gated = torch.nn.functional.glu(self.down(channels), dim=1)  # [batch, bottleneck, tokens]
-        padded = torch.nn.functional.pad(gated, self.padding)
-        mixed = torch.nn.functional.silu(self.batch_norm(self.depthwise(padded)))
-        return self.up(mixed).transpose(1, 2)
+    def inside(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The bottlenecks ``[batch, tokens, experts * bottleneck]`` of tokens ``[batch, tokens, dim]``."""
+        return self.middle(self.down(tokens)) if self.ignores_norm else super().inside(tokens)
+
+    def middle(self, channels: torch.Tensor) -> torch.Tensor:
+        """Gate, depthwise convolution over the tokens, batch norm, swish."""
+        gated = torch.nn.functional.glu(channels.unflatten(2, (self.experts, -1)), dim=-1).flatten(2)
+        padded = torch.nn.functional.pad(gated.transpose(1, 2), self.padding)  # [batch, channels, tokens]
+        return torch.nn.functional.silu(self.batch_norm(self.depthwise(padded))).transpose(1, 2)
+
+    def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
+        """Its maps are convolutions of width 1 there, which keep torch's first weights or, on wav2vec 2.0, are drawn anew."""
+        maps = ((self.down.weight, self.down.bias), (self.up.weight, self.up_bias))
+        for weight, bias in (*maps, (self.depthwise.weight, self.depthwise.bias)):
+            if on_waveform:
+                torch.nn.init.kaiming_normal_(weight)
+            else:
+                torch.nn.init.kaiming_uniform_(weight, a=5**0.5)
+            largest = weight[0].numel() ** -0.5  # 1 / sqrt(inputs of one output)
+            torch.nn.init.uniform_(bias, -largest, largest)
 
 
 @dataclass(frozen=True)
-class ConformerAdapter(Method):
-    """Settings of the conformer adapter.
+class ConformerAdapter(Adapter):
+    """Settings of the conformer adapter, beside those of `Adapter`.
 
     Arguments
     ---------
-    reduction_rate : int
-        Width of a token over the width of the bottleneck.
     kernel_size : int
         Tokens that the depthwise convolution sees; 31 for speech and 8 for sounds in the paper.
-    placement : str
-        ``parallel`` or ``sequential`` to the feed-forward.
-    residual : bool
-        Adds the adapter's input; goes with ``sequential``.
 
     Example
     -------
-    >>> ConformerAdapter(reduction_rate=96).bottleneck(768)
-    8
+    >>> ConformerAdapter(reduction_rate=96, kernel_size=8).placement
+    'parallel'
     """
 
-    reduction_rate: int = 96
     kernel_size: int = 31
-    placement: str = "parallel"
-    residual: bool = False
 
     def __post_init__(self) -> None:
-        check_placement(self.placement, self.residual)
-        if self.kernel_size < 1:
-            raise UsageError(
-                f"A kernel of {self.kernel_size} tokens was asked for.", "A kernel has at least 1.", "Write 1 or more"
-            )
+        super().__post_init__()
+        check_kernel_size(self.kernel_size)
 
-    def bottleneck(self, dim: int) -> int:
-        """Width of the bottleneck.
-
-        Arguments
-        ---------
-        dim : int
-            Width of a token.
-
-        Returns
-        -------
-        int
-            ``dim / reduction_rate``, rounded.
-
-        Raises
-        ------
-        UsageError
-            Nothing is left of it.
-        """
-        if not 1 <= self.reduction_rate <= dim:
-            raise UsageError(
-                f"The reduction rate {self.reduction_rate} was asked for.",
-                f"The backbone's tokens are {dim} wide.",
-                f"Write a rate from 1 to {dim}",
-            )
-        return round(dim / self.reduction_rate)
-
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Places one adapter at the feed-forward of each layer."""
-        dim = model.config.hidden_size
-        adapters = [
-            ConformerBlock(dim, self.bottleneck(dim), self.kernel_size) for _ in range(len(spec.layers_of(model)))
-        ]
-        adapt_feed_forward(model, spec, adapters, self.placement, self.residual)
+    def block(self, dim: int, spec: BackboneSpec) -> ConformerBlock:
+        """A bottleneck of ``dim / reduction_rate`` with a convolution."""
+        ignores_norm = self.paper_code and spec.signal == "log_mel"
+        width = bottleneck_width(dim, self.reduction_rate)
+        return ConformerBlock(dim, width, kernel_size=self.kernel_size, ignores_norm=ignores_norm)

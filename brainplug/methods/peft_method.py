@@ -1,4 +1,4 @@
-"""Any configuration of the peft library as a method: LoRA (Hu et al., 2021, https://arxiv.org/abs/2106.09685) and more.
+"""Any configuration of the peft library as a method: DoRA, IA3, VeRA, OFT and more.
 
 peft puts its layers into the model; what is trained and saved is decided here, as for every other method.
 """
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError
 from brainplug.methods.base import Method
+
+WORDS = ("query", "key", "value", "output", "feed_forward_in", "feed_forward_out", "norms")
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,9 @@ class PeftMethod(Method):
     Arguments
     ---------
     config : PeftConfig
-        Without ``target_modules`` it adapts the query and value projections. The words query, key, value and output
-        in ``target_modules`` stand for the backbone's own names of these projections.
+        Without ``target_modules`` it adapts the query and value projections. The words query, key, value, output,
+        feed_forward_in, feed_forward_out and norms in ``target_modules`` and ``feedforward_modules`` stand for the
+        backbone's own names of these modules.
 
     Example
     -------
@@ -34,18 +38,43 @@ class PeftMethod(Method):
     config: PeftConfig
 
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Lets peft put its layers into the projections of the attention."""
+        """Lets peft put its layers where the configuration says."""
         config = copy.deepcopy(self.config)
-        wanted = config.target_modules or ("query", "value")
-        if not isinstance(wanted, str):
-            config.target_modules = {
-                getattr(spec, part) if part in ("query", "key", "value", "output") else part for part in wanted
-            }
+        wanted = getattr(config, "target_modules", None) or ["query", "value"]
+        config.target_modules = _own_names(wanted, spec)
+        if getattr(config, "feedforward_modules", None):
+            config.feedforward_modules = _own_names(config.feedforward_modules, spec)
         try:
             inject_adapter_in_model(config, model)
         except ValueError as error:
             raise UsageError(
-                f"{type(config).__name__} on {sorted(wanted)} was asked for.",
-                f"peft found nothing to adapt: {error}",
-                f"Write target_modules: [query, value], or paths such as {spec.query}",
+                f"{type(config).__name__} on {wanted if isinstance(wanted, str) else sorted(wanted)} was asked for.",
+                f"peft cannot adapt it: {error}",
+                f"Write target_modules: some of {', '.join(WORDS)}, or paths such as {spec.query}",
             ) from error
+
+    def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        """Lets peft merge its layers, where it can."""
+        for name, module in list(model.named_modules()):
+            if not isinstance(module, BaseTunerLayer):
+                continue
+            try:
+                module.merge()
+            except (AttributeError, NotImplementedError, ValueError) as error:
+                raise UsageError(
+                    f"Merging {type(self.config).__name__} into the backbone was asked for.",
+                    f"peft cannot merge it: {error}",
+                    "Keep the adapter file beside the backbone",
+                ) from error
+            model.set_submodule(name, module.get_base_layer())
+
+
+def _own_names(wanted: str | list[str] | set[str], spec: BackboneSpec) -> str | list[str]:
+    """Replaces the words of `WORDS` by the backbone's paths; a text is a pattern and stays."""
+    if isinstance(wanted, str):
+        return wanted
+    names = []
+    for part in wanted:
+        found = getattr(spec, part) if part in WORDS else part
+        names += [found] if isinstance(found, str) else found
+    return sorted(names)

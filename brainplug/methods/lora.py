@@ -1,0 +1,164 @@
+"""LoRA: a low-rank change of the attention's projections.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1, https://arxiv.org/abs/2106.09685
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from brainplug.backbones.spec import BackboneSpec, find_module
+from brainplug.errors import UsageError, nearest
+from brainplug.methods.adapter import bottleneck_width
+from brainplug.methods.base import Method
+
+PROJECTIONS = ("query", "key", "value", "output")
+SCALINGS = ("rank", "reduction_rate")
+
+
+class LoRALinear(torch.nn.Module):
+    """``W x + b + scaling * B A x`` with a frozen linear map W, b. B begins with zeros.
+
+    Arguments
+    ---------
+    linear : torch.nn.Linear
+        The frozen map.
+    rank : int
+        Rows of A, columns of B.
+    scaling : float
+        Of the change.
+
+    Example
+    -------
+    >>> linear = torch.nn.Linear(8, 6)
+    >>> vectors = torch.randn(2, 5, 8)
+    >>> bool((LoRALinear(linear, rank=2, scaling=0.5)(vectors) == linear(vectors)).all())
+    True
+    """
+
+    def __init__(self, linear: torch.nn.Linear, rank: int, scaling: float):
+        super().__init__()
+        self.linear, self.scaling = linear, scaling
+        self.down = torch.nn.Linear(linear.in_features, rank, bias=False)  # A
+        self.up = torch.nn.Linear(rank, linear.out_features, bias=False)  # B
+        torch.nn.init.zeros_(self.up.weight)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+        frozen, low_rank = self.linear(vectors), self.down(vectors)
+        # One product that adds as it goes: no second tensor of the output's size.
+        changed = torch.addmm(
+            frozen.flatten(0, -2), low_rank.flatten(0, -2), self.up.weight.t().to(low_rank.dtype), alpha=self.scaling
+        )
+        return changed.view_as(frozen)
+
+    def merged(self) -> torch.nn.Linear:
+        """The frozen map with the change added to its weight.
+
+        Returns
+        -------
+        torch.nn.Linear
+            Computes the same.
+        """
+        with torch.no_grad():
+            self.linear.weight += self.scaling * self.up.weight @ self.down.weight
+        return self.linear
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Settings of LoRA: either the rank or the reduction rate.
+
+    Arguments
+    ---------
+    rank : int, optional
+        Rank of the change.
+    reduction_rate : float, optional
+        Width of a token over the rank.
+    alpha : float
+        The change is scaled by ``alpha / rank`` or ``alpha / reduction_rate``.
+    scaling : str
+        ``rank`` (Hu et al.), or ``reduction_rate`` (the published PETL code, always with `paper_code`).
+    targets : tuple[str, ...]
+        Any of ``query``, ``key``, ``value``, ``output``.
+
+    Example
+    -------
+    >>> LoRA(rank=6, alpha=12).scale_and_rank(dim=768)
+    (2.0, 6)
+    >>> LoRA(reduction_rate=64, alpha=8, scaling="reduction_rate").scale_and_rank(dim=768)
+    (0.125, 12)
+    """
+
+    rank: int | None = None
+    reduction_rate: float | None = None
+    alpha: float = 8
+    scaling: str = "rank"
+    targets: tuple[str, ...] = ("query", "value")
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) == (self.reduction_rate is None):
+            raise UsageError(
+                f"LoRA with rank: {self.rank} and reduction_rate: {self.reduction_rate} was asked for.",
+                "Exactly one of the two says how narrow it is.",
+                "Write rank: 6, for one, and leave reduction_rate out (null)",
+            )
+        if self.scaling not in SCALINGS:
+            raise UsageError(
+                f"The setting scaling: {self.scaling!r} was asked for.",
+                "alpha is divided by the rank or by the reduction rate.",
+                f"Write one of: {nearest(self.scaling, SCALINGS)}",
+            )
+        unknown = [target for target in self.targets if target not in PROJECTIONS]
+        if unknown or not self.targets:
+            raise UsageError(
+                f"LoRA with targets: {list(self.targets)} was asked for.",
+                f"No projection is called {unknown[0]!r}." if unknown else "They match nothing.",
+                f"Write some of: {', '.join(PROJECTIONS)}",
+            )
+
+    def scale_and_rank(self, dim: int) -> tuple[float, int]:
+        """What the settings come to.
+
+        Arguments
+        ---------
+        dim : int
+            Width of a token.
+
+        Returns
+        -------
+        tuple[float, int]
+            The scaling and the rank.
+
+        Raises
+        ------
+        UsageError
+            The rank is none.
+        """
+        rank = bottleneck_width(dim, self.reduction_rate) if self.rank is None else self.rank
+        if not 1 <= rank <= dim:
+            raise UsageError(
+                f"The rank {rank} was asked for.", f"The backbone's tokens are {dim} wide.", f"Write 1 to {dim}"
+            )
+        if self.scaling == "rank" and not self.paper_code:
+            return self.alpha / rank, rank
+        return self.alpha / (self.reduction_rate or dim / rank), rank
+
+    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        """Wraps the projections of every layer."""
+        scaling, rank = self.scale_and_rank(model.config.hidden_size)
+        for layer in spec.layers_of(model):
+            for target in self.targets:
+                path = getattr(spec, target)
+                wrapped = LoRALinear(find_module(layer, path), rank, scaling)
+                if self.paper_code:
+                    for map_ in (wrapped.down, wrapped.up):
+                        torch.nn.init.normal_(map_.weight, std=model.config.initializer_range)
+                layer.set_submodule(path, wrapped)
+
+    def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        """Adds every change to its projection's weight."""
+        for layer in spec.layers_of(model):
+            for target in self.targets:
+                path = getattr(spec, target)
+                layer.set_submodule(path, find_module(layer, path).merged())

@@ -1,0 +1,132 @@
+"""Prefix tuning: trained keys and values that every token of a layer attends to beside those of the clip.
+
+Li, Liang, "Prefix-Tuning", 2021, section 4, https://arxiv.org/abs/2101.00190; here after the projections, as in He et
+al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022, https://arxiv.org/abs/2110.04366
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from brainplug.backbones.spec import BackboneSpec, find_module
+from brainplug.errors import UsageError
+from brainplug.methods.base import Method
+from brainplug.methods.prompt import prompt_range
+
+ATTENTION = "sdpa_with_prefix"  # the name by which transformers finds the function below
+
+
+class Prefix(torch.nn.Module):
+    """Keys and values of a layer that do not come from the clip.
+
+    Arguments
+    ---------
+    count : int
+        How many of each.
+    dim : int
+        Width of a token.
+    largest : float
+        They begin uniform in plus or minus this.
+
+    Example
+    -------
+    >>> tuple(Prefix(count=3, dim=8, largest=0.1).keys.shape)
+    (3, 8)
+    """
+
+    def __init__(self, count: int, dim: int, largest: float):
+        super().__init__()
+        self.keys = torch.nn.Parameter(torch.empty(count, dim).uniform_(-largest, largest))
+        self.values = torch.nn.Parameter(torch.empty(count, dim).uniform_(-largest, largest))
+
+    def put_before(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        """Puts keys or values before those of the clip.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            ``[batch, heads, tokens, head_dim]``.
+        prefix : torch.Tensor
+            `keys` or `values`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, heads, count + tokens, head_dim]``. Attention does not care for their order.
+        """
+        heads = prefix.to(states.dtype).unflatten(1, (states.shape[1], -1)).transpose(0, 1)
+        return torch.cat([heads.expand(len(states), -1, -1, -1), states], dim=2)
+
+
+def attend_with_prefix(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **named: object,
+) -> tuple[torch.Tensor, None]:
+    """Scaled dot-product attention over the prefix of a module and the clip's own keys and values.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        The attention; it holds a `Prefix` as ``prefix``.
+    query, key, value : torch.Tensor
+        ``[batch, heads, tokens, head_dim]``.
+    attention_mask : torch.Tensor, optional
+        ``[batch, 1 or heads, tokens, tokens]``, boolean or added to the scores.
+    **named : object
+        As transformers passes them on.
+
+    Returns
+    -------
+    tuple[torch.Tensor, None]
+        ``[batch, tokens, heads, head_dim]``, and no weights.
+    """
+    key = module.prefix.put_before(key, module.prefix.keys)
+    value = module.prefix.put_before(value, module.prefix.values)
+    if attention_mask is not None:
+        seen = True if attention_mask.dtype == torch.bool else 0.0
+        attention_mask = torch.nn.functional.pad(attention_mask, (len(module.prefix.keys), 0), value=seen)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+
+
+AttentionInterface.register(ATTENTION, attend_with_prefix)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """Settings of prefix tuning.
+
+    Arguments
+    ---------
+    length : int
+        Vectors a layer: one half are keys, the other values.
+
+    Example
+    -------
+    >>> PrefixTuning(length=24).length
+    24
+    """
+
+    length: int = 24
+
+    def __post_init__(self) -> None:
+        if self.length < 2 or self.length % 2:
+            raise UsageError(
+                f"A prefix of {self.length} vectors was asked for.",
+                "One half of them are keys and the other half values.",
+                f"Write length: {max(2, self.length + 1)}, an even number",
+            )
+
+    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        """Gives every attention a prefix, and has transformers call the attention that reads it."""
+        for layer in spec.layers_of(model):
+            attention = find_module(layer, spec.attention)
+            attention.prefix = Prefix(self.length // 2, model.config.hidden_size, prompt_range(model.config))
+        model.set_attn_implementation(ATTENTION)

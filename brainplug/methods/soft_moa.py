@@ -1,0 +1,100 @@
+"""Soft-MoA: every expert maps a few slots, which are weighted means of all tokens.
+
+Cappellazzo et al., "Efficient Fine-tuning of Audio Spectrogram Transformers via Soft Mixture of Adapters",
+Interspeech 2024, section 2.3, https://arxiv.org/abs/2402.00828, after Puigcerver et al., "From Sparse to Soft Mixtures
+of Experts", 2024, sections 2.1 and 2.3, https://arxiv.org/abs/2308.00951
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from brainplug.errors import UsageError
+from brainplug.methods.adapter import AdapterBlock
+from brainplug.methods.mixture import Mixture, MixtureOfAdapters
+
+EPSILON = 1e-6  # is added to a norm before it divides
+
+
+class SoftMixture(Mixture):
+    """Dispatches tokens to slots, maps the slots, combines them to tokens.
+
+    With tokens X ``[tokens, dim]`` and ``Phi [dim, experts, slots]``: ``logits = X Phi``; the slots are
+    ``softmax_tokens(logits)^T X``; the tokens that come out are ``softmax_slots(logits)`` times the mapped slots.
+
+    Arguments
+    ---------
+    dim : int
+        Width of a token.
+    experts : AdapterBlock
+        All experts.
+    slots : int
+        Slots of each.
+    normalize : bool
+        Brings tokens and Phi to unit length first, Phi times a learned scale. The slots are then means of the
+        normalised tokens.
+    paper_code : bool
+        Divides Phi by its length over the experts, as the published code does, instead of over ``dim``.
+
+    Example
+    -------
+    >>> from brainplug.methods.bottleneck import BottleneckBlock
+    >>> mixture = SoftMixture(32, BottleneckBlock(dim=32, bottleneck=4, experts=3), slots=2, normalize=True)
+    >>> tokens = torch.randn(2, 10, 32)
+    >>> mixture(tokens).shape == tokens.shape, bool(mixture(tokens).any())
+    (True, False)
+    """
+
+    def __init__(self, dim: int, experts: AdapterBlock, slots: int, normalize: bool, paper_code: bool = False):
+        super().__init__(experts)
+        self.slots_length_over = 1 if paper_code else 0
+        self.slots = torch.nn.Parameter(torch.empty(dim, experts.experts, slots))  # Phi
+        torch.nn.init.xavier_normal_(self.slots)
+        self.scale = torch.nn.Parameter(torch.ones([])) if normalize else None
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
+        slots = self.slots
+        if self.scale is not None:
+            tokens, slots = _unit_length(tokens, dim=2), _unit_length(slots, self.slots_length_over) * self.scale
+        _, experts, per_expert = slots.shape
+        # Slots are counted slot first, so that those of one expert can be seen as tokens of its block.
+        logits = tokens @ slots.transpose(1, 2).flatten(1)  # [batch, tokens, slots * experts]
+        dispatch, combine = logits.softmax(dim=1).to(tokens.dtype), logits.softmax(dim=2).to(tokens.dtype)
+        gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
+        mapped = self.experts.each_its_own(gathered.unflatten(1, (per_expert, experts)))
+        return combine.to(mapped.dtype) @ mapped.flatten(1, 2)
+
+
+def _unit_length(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+    return vectors / (vectors.norm(dim=dim, keepdim=True) + EPSILON)
+
+
+@dataclass(frozen=True)
+class SoftMoA(MixtureOfAdapters):
+    """Settings of Soft-MoA, beside those of `MixtureOfAdapters`.
+
+    Arguments
+    ---------
+    slots : int
+        Slots of each expert.
+    normalize : bool
+        Brings tokens and slot parameters to unit length first; matters for wide tokens.
+
+    Example
+    -------
+    >>> SoftMoA(experts=7, slots=2).normalize
+    False
+    """
+
+    slots: int = 1
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots < 1:
+            raise UsageError(f"{self.slots} slots were asked for.", "An expert has at least 1.", "Write slots: 1")
+
+    def mixture(self, dim: int, experts: AdapterBlock) -> SoftMixture:
+        """With slots."""
+        return SoftMixture(dim, experts, self.slots, self.normalize, self.paper_code)
