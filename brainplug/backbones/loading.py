@@ -239,7 +239,8 @@ def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Lo
     try:
         if isinstance(kind, type) and issubclass(kind, FeatureExtractionMixin):
             return kind.from_pretrained(source, revision=revision)
-        with _quiet_transformers():
+        # Some models draw random weights before those of the file take their place.
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
             model, report = kind.from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )
