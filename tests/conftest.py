@@ -9,8 +9,8 @@ import pytest
 import speechbrain  # noqa: F401
 import torch
 from speechbrain.utils.importutils import LazyModule
-from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor
-from transformers import AutoModel
+from transformers import ASTConfig, ASTFeatureExtractor, AutoModel, Data2VecAudioConfig, HubertConfig
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, WavLMConfig, WhisperConfig, WhisperFeatureExtractor
 
 # Hypothesis asks every loaded module for its file; SpeechBrain's lazy modules would then import what is not installed.
 for module in list(sys.modules.values()):
@@ -19,13 +19,29 @@ for module in list(sys.modules.values()):
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 AST_CONFIG = ASTConfig(**TINY, num_mel_bins=32, max_length=64, hidden_dropout_prob=0.1)
-WAV2VEC2_CONFIG = Wav2Vec2Config(
-    **TINY, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, mask_time_prob=0.0
+TINY_CONVOLUTIONS = {"conv_dim": [8] * 7, "num_conv_pos_embedding_groups": 4, "mask_time_prob": 0.0}
+WAV2VEC2_CONFIG = Wav2Vec2Config(**TINY, **TINY_CONVOLUTIONS, num_conv_pos_embeddings=16)
+WHISPER_CONFIG = WhisperConfig(
+    d_model=16,
+    encoder_layers=2,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_layers=1,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=16,
+    num_mel_bins=32,
+    max_source_positions=32,
+    vocab_size=8,
+    **dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"], 0),
 )
 # A new backbone joins every contract test with one row here.
 TINY_BACKBONES = {
     "ast": (AST_CONFIG, ASTFeatureExtractor(num_mel_bins=32, max_length=64)),
     "wav2vec2": (WAV2VEC2_CONFIG, Wav2Vec2FeatureExtractor()),
+    "hubert": (HubertConfig(**TINY, **TINY_CONVOLUTIONS, num_conv_pos_embeddings=16), Wav2Vec2FeatureExtractor()),
+    "data2vec": (Data2VecAudioConfig(**TINY, **TINY_CONVOLUTIONS), Wav2Vec2FeatureExtractor()),
+    "wavlm": (WavLMConfig(**TINY, **TINY_CONVOLUTIONS, num_conv_pos_embeddings=16), Wav2Vec2FeatureExtractor()),
+    "whisper": (WHISPER_CONFIG, WhisperFeatureExtractor(feature_size=32)),
 }
 
 
@@ -36,7 +52,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, (config, extractor) in TINY_BACKBONES.items():
         folders[name] = str(tmp_path_factory.mktemp(f"tiny-{name}"))
         torch.manual_seed(0)
-        model = ASTModel(config) if name == "ast" else AutoModel.from_config(config)
+        model = AutoModel.from_config(config)
         for parameter in model.parameters():  # positions and biases too, so that a test sees when they are lost
             torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(folders[name])

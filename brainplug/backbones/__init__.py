@@ -2,16 +2,20 @@
 
 import json
 
+from transformers import PreTrainedConfig
+
 from brainplug.backbones.audio_spectrogram import AudioSpectrogram
 from brainplug.backbones.base import Backbone
-from brainplug.backbones.loading import fetch_config, find_source
+from brainplug.backbones.loading import fetch_config, find_source, known_config
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.backbones.wav2vec2 import Wav2Vec2
+from brainplug.backbones.wavlm import WavLM
+from brainplug.backbones.whisper import Whisper
 from brainplug.errors import UsageError
 
-FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2)
+FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper)
 
-__all__ = ["FAMILIES", "Backbone", "BackboneSpec", "load_backbone"]
+__all__ = ["FAMILIES", "Backbone", "BackboneSpec", "known_config", "load_backbone", "random_backbone"]
 
 
 def load_backbone(name: str, revision: str | None = None, **settings: object) -> Backbone:
@@ -20,11 +24,12 @@ def load_backbone(name: str, revision: str | None = None, **settings: object) ->
     Arguments
     ---------
     name : str
-        A bundled one (``nano-ast``), ``ast``, ``wav2vec2``, a folder, or a hub id of a supported family.
+        A bundled one (``nano-ast``), a short name (``ast``, ``wav2vec2``, ``hubert``, ``data2vec``, ``wavlm``,
+        ``whisper``), a folder, or a hub id of a supported family.
     revision : str, optional
         Pins the hub's revision.
     **settings : object
-        What the recipe says of the input: `frames` and `positions`, for AST.
+        What the recipe says of the input: `frames` and `positions`, for AST and Whisper.
 
     Returns
     -------
@@ -44,9 +49,46 @@ def load_backbone(name: str, revision: str | None = None, **settings: object) ->
     """
     source = find_source(name)
     model_type = json.loads(fetch_config(source, revision).read_text()).get("model_type")
+    return _family_of(model_type, name).load(source, name, revision, **settings)
+
+
+def random_backbone(config: PreTrainedConfig, **settings: object) -> Backbone:
+    """Builds a backbone with random weights, without any file.
+
+    Arguments
+    ---------
+    config : PreTrainedConfig
+        What it is made of, such as `known_config` returns.
+    **settings : object
+        As in `load_backbone`.
+
+    Returns
+    -------
+    Backbone
+        Of the class that `load_backbone` returns for such a model. Made under ``torch.device("meta")`` it has no
+        memory, and takes no time.
+
+    Raises
+    ------
+    UsageError
+        The family is not supported.
+
+    Example
+    -------
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     backbone = random_backbone(known_config("ast"), frames=500)
+    >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
+    85
+    """
+    return _family_of(config.model_type, "random").from_config(config, **settings)
+
+
+def _family_of(model_type: str | None, name: str) -> type[Backbone]:
+    """The class of a family; `name` is what the user asked for."""
     for family in FAMILIES:
         if model_type in family.spec.model_types:
-            return family.load(source, name, revision, **settings)
+            return family
     supported = [model_type for family in FAMILIES for model_type in family.spec.model_types]
     raise UsageError(
         f"The backbone {name!r} was asked for.",

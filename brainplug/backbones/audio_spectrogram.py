@@ -3,19 +3,20 @@
 Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 2021, https://arxiv.org/abs/2104.01778
 """
 
+import copy
 from typing import ClassVar
 
 import torch
-from transformers import ASTFeatureExtractor, ASTModel
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from brainplug.backbones.base import Backbone, weights_revision
 from brainplug.backbones.loading import load_pretrained
+from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.data.features import LogMel
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import UsageError
 
 SPECIAL_TOKENS = 2  # [CLS] and the distillation token stand before the patches
-POSITIONS = ("crop", "interpolate", "zero")
 
 
 class AudioSpectrogram(Backbone):
@@ -65,16 +66,33 @@ class AudioSpectrogram(Backbone):
         self.log_mel = log_mel
 
     @classmethod
-    def load(
-        cls, source: str, name: str, revision: str | None, frames: int | None = None, positions: str = "crop"
-    ) -> "AudioSpectrogram":
+    def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "AudioSpectrogram":
         """Loads an AST for clips of `frames` frames of 10 ms; see `resize_positions` for `positions`."""
         model = load_pretrained(ASTModel, source, revision)
         extractor = load_pretrained(ASTFeatureExtractor, source, revision)
+        commit = getattr(model.config, "_commit_hash", None)
+        return cls._fit(model, extractor, name, weights_revision(source, commit), **settings)
+
+    @classmethod
+    def from_config(cls, config: ASTConfig, name: str = "random", **settings: object) -> "AudioSpectrogram":
+        """Builds an AST; its input is normalised with AudioSet's mean and deviation."""
+        model = ASTModel(copy.deepcopy(config)).eval()
+        return cls._fit(model, ASTFeatureExtractor(num_mel_bins=config.num_mel_bins), name, "random", **settings)
+
+    @classmethod
+    def _fit(
+        cls,
+        model: ASTModel,
+        extractor: ASTFeatureExtractor,
+        name: str,
+        revision: str,
+        frames: int | None = None,
+        positions: str = "crop",
+    ) -> "AudioSpectrogram":
+        """Fits a model to clips of `frames` frames; as many as its table is for, without."""
         frames = frames or model.config.max_length
         resize_positions(model, frames, positions)
-        log_mel = LogMel(extractor.num_mel_bins, frames, extractor.mean, extractor.std)
-        return cls(model, name, weights_revision(source, getattr(model.config, "_commit_hash", None)), log_mel)
+        return cls(model, name, revision, LogMel(extractor.num_mel_bins, frames, extractor.mean, extractor.std))
 
     @property
     def signal_settings(self) -> dict:
@@ -107,7 +125,8 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
         Length of the clips.
     mode : str
         ``crop`` keeps the first positions of each band (longer clips are interpolated), ``interpolate`` stretches or
-        shrinks the time axis, ``zero`` sets all positions to zero, as the published PETL code did.
+        shrinks the time axis, ``zero`` sets all positions to zero, those of the special tokens too, and ``published``
+        does so where the number of patches changes, as the published PETL code did.
 
     Raises
     ------
@@ -123,10 +142,7 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
     590
     """
     config = model.config
-    if mode not in POSITIONS:
-        raise UsageError(
-            f"The positions {mode!r} were asked for.", "They do not exist.", f"Write one of: {nearest(mode, POSITIONS)}"
-        )
+    check_positions(mode)
     if frames < config.patch_size:
         raise UsageError(
             f"Clips of {frames} frames were asked for.",
@@ -140,14 +156,9 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
         config.max_length = frames
         return
     special, patches = table[:, :SPECIAL_TOKENS], table[0, SPECIAL_TOKENS:]
-    patches = patches.view(bands, times, -1)
-    if mode == "crop" and new_times <= times:
-        patches = patches[:, :new_times]
-    else:
-        along_time = patches.transpose(1, 2)  # [bands, dim, times]
-        patches = torch.nn.functional.interpolate(along_time, new_times, mode="linear").transpose(1, 2)
+    patches = resize_in_time(patches.view(bands, times, -1), new_times, mode)
+    if mode in ("zero", "published"):
+        special = torch.zeros_like(special)
     resized = torch.cat([special, patches.reshape(1, bands * new_times, -1)], dim=1)
-    if mode == "zero":
-        resized = torch.zeros_like(resized)
-    model.embeddings.position_embeddings = torch.nn.Parameter(resized.clone())
+    model.embeddings.position_embeddings = torch.nn.Parameter(resized)
     config.max_length = frames

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 
@@ -21,7 +21,7 @@ class Backbone(torch.nn.Module, ABC):
     name : str
         How the user called it.
     revision : str
-        Which weights these are: the hub's commit, or a hash of the file.
+        Which weights these are: the hub's commit, a hash of the file, or ``random``.
     """
 
     spec: ClassVar[BackboneSpec]
@@ -56,6 +56,26 @@ class Backbone(torch.nn.Module, ABC):
         -------
         Backbone
             With weights.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: PreTrainedConfig, name: str = "random", **settings: object) -> "Backbone":
+        """Builds one with random weights, without any file; under ``torch.device("meta")`` without memory too.
+
+        Arguments
+        ---------
+        config : PreTrainedConfig
+            Of this family; left as it is.
+        name : str
+            How the user called it.
+        **settings : object
+            As in `load`.
+
+        Returns
+        -------
+        Backbone
+            In evaluation mode, as loaded ones are.
         """
 
     @property

@@ -1,16 +1,33 @@
 """Finds pretrained weights: bundled, in a folder, in the hub's cache, or on the hub."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import huggingface_hub
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import (
+    ASTConfig,
+    AutoConfig,
+    Data2VecAudioConfig,
+    FeatureExtractionMixin,
+    HubertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    WavLMConfig,
+    WhisperConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from brainplug.errors import UsageError, nearest
@@ -19,6 +36,28 @@ BUNDLED_FOLDER = Path(__file__).parent / "nano"
 HUB_NAMES = {
     "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
     "wav2vec2": "facebook/wav2vec2-base-960h",
+    "hubert": "facebook/hubert-base-ls960",
+    "data2vec": "facebook/data2vec-audio-base-960h",
+    "wavlm": "microsoft/wavlm-base",
+    "whisper": "openai/whisper-base",
+}
+# What these are made of: all sizes, though not every rate of dropout. Most are what transformers' configurations say
+# without arguments.
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "ast": ASTConfig,
+    "wav2vec2": Wav2Vec2Config,
+    "hubert": HubertConfig,
+    "data2vec": Data2VecAudioConfig,
+    "wavlm": WavLMConfig,
+    "whisper": lambda: WhisperConfig(
+        d_model=512,
+        encoder_layers=6,
+        encoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        decoder_layers=6,
+        decoder_attention_heads=8,
+        decoder_ffn_dim=2048,
+    ),
 }
 NETWORK_PATIENCE = 5.0  # seconds until the hub counts as out of reach
 # Never used by a classifier, so a checkpoint may lack it: the embedding of masked frames.
@@ -49,7 +88,8 @@ def find_source(name: str) -> str:
     Arguments
     ---------
     name : str
-        ``nano-ast``, ``ast``, ``wav2vec2``, a folder, or a hub id such as ``facebook/hubert-base-ls960``.
+        ``nano-ast``, a short name (``ast``, ``wav2vec2``, ``hubert``, ``data2vec``, ``wavlm``, ``whisper``), a folder,
+        or a hub id such as ``facebook/hubert-large-ll60k``.
 
     Returns
     -------
@@ -101,18 +141,14 @@ def fetch_config(source: str, revision: str | None) -> Path:
     UsageError
         It is neither here nor within reach; within seconds, naming where it was looked for.
     """
-    if Path(source).is_dir():
-        return Path(source, "config.json")
-    try:
-        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+    if here := _config_on_this_machine(source, revision):
+        return here
     try:
         # This asks once. The download alone would ask six times, for half a minute, where the hub is out of reach.
         url = huggingface_hub.hf_hub_url(source, "config.json", revision=revision)
         huggingface_hub.get_hf_file_metadata(url, timeout=NETWORK_PATIENCE)
         return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision))
-    except (OSError, HTTPError) as error:  # the hub's own errors are both
+    except (OSError, HTTPError, HFValidationError) as error:  # the hub's own errors are the first two
         absent = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)) and not isinstance(
             error, LocalEntryNotFoundError
         )
@@ -122,6 +158,60 @@ def fetch_config(source: str, revision: str | None) -> Path:
             f"It is not in the cache {HF_HUB_CACHE}. {found}",
             f"Write --backbone={bundled_names()[0]} for one that is bundled, or --backbone=FOLDER for a downloaded one",
         ) from error
+
+
+def known_config(name: str) -> PreTrainedConfig:
+    """A backbone's configuration as far as it is known here, at once: no network is asked, no weight is read.
+
+    Arguments
+    ---------
+    name : str
+        As in `find_source`. A short name is known even where its checkpoint is not on this machine.
+
+    Returns
+    -------
+    PreTrainedConfig
+        From the checkpoint's file; else, for a short name or its hub id, the published architecture.
+
+    Raises
+    ------
+    UsageError
+        The name is unknown, or its configuration is not on this machine or cannot be read.
+
+    Example
+    -------
+    >>> known_config("whisper").encoder_layers
+    6
+    """
+    source = find_source(name)
+    path = _config_on_this_machine(source, revision=None)
+    if path is None:
+        for short, hub_id in HUB_NAMES.items():
+            if source == hub_id:
+                return ARCHITECTURES[short]()
+        raise UsageError(
+            f"The configuration of the backbone {name!r} was asked for.",
+            f"It is not in the cache {HF_HUB_CACHE}.",
+            f"Write one of {', '.join([*bundled_names(), *HUB_NAMES])}, a folder, or a hub id that was loaded before",
+        )
+    try:
+        return AutoConfig.from_pretrained(path.parent)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The configuration of the backbone {name!r} was asked for.",
+            f"{path} cannot be read: {error}",
+            "Name a checkpoint of a supported family that is whole",
+        ) from error
+
+
+def _config_on_this_machine(source: str, revision: str | None) -> Path | None:
+    """A backbone's config.json in its folder or in the hub's cache; None where it is in neither."""
+    if Path(source).is_dir():
+        return Path(source, "config.json")
+    try:
+        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Loaded:
@@ -149,7 +239,8 @@ def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Lo
     try:
         if isinstance(kind, type) and issubclass(kind, FeatureExtractionMixin):
             return kind.from_pretrained(source, revision=revision)
-        with _quiet_transformers():
+        # Some models draw random weights before those of the file take their place.
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
             model, report = kind.from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )

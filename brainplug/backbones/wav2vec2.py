@@ -4,10 +4,12 @@ Baevski et al., "wav2vec 2.0", 2020, https://arxiv.org/abs/2006.11477; Hsu et al
 https://arxiv.org/abs/2106.07447; Baevski et al., "data2vec", 2022, https://arxiv.org/abs/2202.03555
 """
 
+import copy
+import dataclasses
 from typing import ClassVar
 
 import torch
-from transformers import AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from brainplug.backbones.base import Backbone, weights_revision
 from brainplug.backbones.loading import load_pretrained
@@ -56,15 +58,23 @@ class Wav2Vec2(Backbone):
     def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
         super().__init__(model, name, revision)
         self.normalize = normalize
+        self.spec = describe(self.spec, model)
 
     @classmethod
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
         """Loads a model of the family; clips may have any length, so `frames` and `positions` play no part."""
         model = load_pretrained(AutoModel, source, revision)
         extractor = load_pretrained(Wav2Vec2FeatureExtractor, source, revision)
-        return cls(
-            model, name, weights_revision(source, getattr(model.config, "_commit_hash", None)), extractor.do_normalize
-        )
+        commit = getattr(model.config, "_commit_hash", None)
+        return cls(model, name, weights_revision(source, commit), extractor.do_normalize)
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, name: str = "random", **settings: object) -> "Wav2Vec2":
+        """Builds a model of the family; clips are normalised, as the feature extractor does unless told otherwise."""
+        model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
+        # The embedding of masked frames is made on the CPU, whatever device is asked for.
+        model.to(torch.get_default_device())
+        return cls(model, name, "random", Wav2Vec2FeatureExtractor().do_normalize)
 
     @property
     def signal_settings(self) -> dict:
@@ -85,5 +95,53 @@ class Wav2Vec2(Backbone):
         samples = (lengths * signal.shape[1]).round().long()
         present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
         tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
-        counts = self.model._get_feat_extract_output_lengths(samples)
-        return tokens, torch.arange(tokens.shape[1], device=signal.device) < counts[:, None]
+        # Counted from the signal, since a method may have put tokens of its own among those of the clip.
+        places = torch.arange(self._count_tokens(signal.shape[1]), device=signal.device)
+        return tokens, places < self._count_tokens(samples)[:, None]
+
+    def _count_tokens(self, samples: int | torch.Tensor) -> int | torch.Tensor:
+        """How many tokens the convolutions make of a number of samples."""
+        config = self.model.config
+        steps = [*zip(config.conv_kernel, config.conv_stride, strict=True)]
+        if getattr(config, "add_adapter", False):  # further convolutions, after the transformer
+            steps += [(1, config.adapter_stride)] * config.num_adapter_layers
+        for kernel, stride in steps:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+
+def describe(spec: BackboneSpec, model: PreTrainedModel) -> BackboneSpec:
+    """Says of one model what differs within the family.
+
+    In the large ones (`do_stable_layer_norm`) a norm stands before each sub-layer and one after the last layer.
+
+    Arguments
+    ---------
+    spec : BackboneSpec
+        Of the family.
+    model : PreTrainedModel
+        One of them.
+
+    Returns
+    -------
+    BackboneSpec
+        Of this model.
+
+    Example
+    -------
+    >>> from transformers import HubertConfig
+    >>> with torch.device("meta"):
+    ...     model = AutoModel.from_config(HubertConfig(do_stable_layer_norm=True, num_hidden_layers=1))
+    >>> describe(Wav2Vec2.spec, model).final_norm
+    'encoder.layer_norm'
+    """
+    if not hasattr(model, "masked_spec_embed"):  # where pretraining masks nothing
+        spec = dataclasses.replace(spec, mask_embedding=None)
+    if not getattr(model.config, "do_stable_layer_norm", False):
+        return spec
+    return dataclasses.replace(
+        spec,
+        norm_before_attention="layer_norm",
+        norm_before_feed_forward="final_layer_norm",
+        final_norm="encoder.layer_norm",
+    )
