@@ -250,7 +250,9 @@ def test_merging_leaves_a_plain_backbone_that_computes_the_same(backbone, method
     assert {name for name, _ in model.backbone.model.named_parameters()} == plain
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "conformer", "convpass", "dense_moa", "soft_moa", "prefix", "prompt_deep"])
+@pytest.mark.parametrize(
+    "method", ["bottleneck", "conformer", "convpass", "dense_moa", "soft_moa", "prefix", "prompt_deep"]
+)
 def test_what_is_no_change_of_weights_cannot_be_merged(tiny_backbones, method):
     model = build(tiny_backbones["ast"], method)
     with pytest.raises(UsageError, match=r"Merging .* was asked for\. .* not linear.* Keep the adapter file"):
