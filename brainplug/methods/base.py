@@ -94,7 +94,7 @@ class Method(ABC):
         """
         return 0.0
 
-    def after_step(self, model: torch.nn.Module, step: int, total_steps: int) -> None:
+    def after_step(self, model: torch.nn.Module, step: int, total_steps: int) -> None:  # noqa: B027  most do nothing
         """Does what the method wants after a step of the optimiser, while the gradients are still there.
 
         Arguments

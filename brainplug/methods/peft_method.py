@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
@@ -70,7 +70,7 @@ class PeftMethod(Method):
         config.target_modules = _own_names(wanted, model, spec)
         if getattr(config, "feedforward_modules", None):
             config.feedforward_modules = _own_names(config.feedforward_modules, model, spec)
-        if config.peft_type not in PEFT_TYPE_TO_TUNER_MAPPING:
+        if isinstance(config, PromptLearningConfig):
             raise UsageError(
                 f"The configuration {type(config).__name__} was asked for.",
                 "It puts no layers into a model (peft runs it around one).",
