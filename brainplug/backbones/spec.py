@@ -7,6 +7,19 @@ import torch
 from brainplug.errors import UsageError, nearest
 
 
+class TokenMask:
+    """Which tokens of the batch in hand are not padding: a backbone says it, what mixes tokens reads it.
+
+    Arguments
+    ---------
+    tokens : torch.Tensor, optional
+        ``[batch, tokens]``, True where a token counts; None where all do.
+    """
+
+    def __init__(self, tokens: torch.Tensor | None = None):
+        self.tokens = tokens
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """Where a family of transformers keeps its parts.
@@ -81,6 +94,21 @@ class BackboneSpec:
             There are none at that path.
         """
         return find_module(model, self.layers)
+
+    def token_mask_of(self, model: torch.nn.Module) -> TokenMask:
+        """What a model says of the padding in the batch in hand.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            A model of this family.
+
+        Returns
+        -------
+        TokenMask
+            Always empty where clips are not padded.
+        """
+        return getattr(model, "token_mask", None) or TokenMask()
 
 
 def find_module(parent: torch.nn.Module, path: str) -> torch.nn.Module:

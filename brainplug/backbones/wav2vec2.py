@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2F
 
 from brainplug.backbones.base import Backbone, weights_revision
 from brainplug.backbones.loading import load_pretrained
-from brainplug.backbones.spec import BackboneSpec
+from brainplug.backbones.spec import BackboneSpec, TokenMask
 
 
 class Wav2Vec2(Backbone):
@@ -59,6 +59,7 @@ class Wav2Vec2(Backbone):
         super().__init__(model, name, revision)
         self.normalize = normalize
         self.spec = describe(self.spec, model)
+        model.token_mask = TokenMask()
 
     @classmethod
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
@@ -94,20 +95,30 @@ class Wav2Vec2(Backbone):
         """Tokens ``[batch, tokens, dim]``, one each 20 ms, and the mask of those that are not padding."""
         samples = (lengths * signal.shape[1]).round().long()
         present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
-        tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
         # Counted from the signal, since a method may have put tokens of its own among those of the clip.
-        places = torch.arange(self._count_tokens(signal.shape[1]), device=signal.device)
-        return tokens, places < self._count_tokens(samples)[:, None]
+        self.model.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
+        tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
+        after = self._convolutions_behind
+        return tokens, _shortened(mask, mask.sum(1), after) if after else mask
 
-    def _count_tokens(self, samples: int | torch.Tensor) -> int | torch.Tensor:
-        """How many tokens the convolutions make of a number of samples."""
+    @property
+    def _convolutions(self) -> list[tuple[int, int]]:
+        """Kernel size and stride of those that make tokens of samples."""
+        return list(zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True))
+
+    @property
+    def _convolutions_behind(self) -> list[tuple[int, int]]:
+        """Those that some models have after the transformer."""
         config = self.model.config
-        steps = [*zip(config.conv_kernel, config.conv_stride, strict=True)]
-        if getattr(config, "add_adapter", False):  # further convolutions, after the transformer
-            steps += [(1, config.adapter_stride)] * config.num_adapter_layers
-        for kernel, stride in steps:
-            samples = (samples - kernel) // stride + 1
-        return samples
+        return [(1, config.adapter_stride)] * config.num_adapter_layers if getattr(config, "add_adapter", False) else []
+
+
+def _shortened(mask: torch.Tensor, counts: torch.Tensor, convolutions: list[tuple[int, int]]) -> torch.Tensor:
+    """The mask ``[batch, tokens]`` behind convolutions, for signals of which `counts` ``[batch]`` are no padding."""
+    length = mask.shape[1]
+    for kernel_size, stride in convolutions:
+        length, counts = (length - kernel_size) // stride + 1, (counts - kernel_size) // stride + 1
+    return torch.arange(length, device=mask.device) < counts[:, None]
 
 
 def describe(spec: BackboneSpec, model: PreTrainedModel) -> BackboneSpec:

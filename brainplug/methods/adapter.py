@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from brainplug.backbones.spec import BackboneSpec
+from brainplug.backbones.spec import BackboneSpec, TokenMask
 from brainplug.errors import UsageError
 from brainplug.methods.base import Method
 from brainplug.methods.sublayer import AdaptedSublayer, adapt_sublayers, check_location, check_placement
@@ -40,20 +40,22 @@ class AdapterBlock(torch.nn.Module):
 
     def __init__(self, dim: int, bottleneck: int, experts: int = 1, gates: int = 1):
         super().__init__()
-        self.experts = experts
+        self.experts, self.token_mask = experts, TokenMask()
         self.norm = torch.nn.Identity()
         self.down = torch.nn.Linear(dim, experts * gates * bottleneck)
         self.up = torch.nn.Linear(experts * bottleneck, dim, bias=False)
         self.up_bias = torch.nn.Parameter(torch.zeros(experts, dim))
         torch.nn.init.zeros_(self.up.weight)
 
-    def middle(self, channels: torch.Tensor) -> torch.Tensor:
+    def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What happens in the bottleneck.
 
         Arguments
         ---------
         channels : torch.Tensor
             ``[batch, tokens, experts * gates * bottleneck]``.
+        mask : torch.Tensor, optional
+            ``[batch, tokens]``, True where a token is not padding: a convolution must not hear the others.
 
         Returns
         -------
@@ -79,7 +81,7 @@ class AdapterBlock(torch.nn.Module):
         torch.Tensor
             ``[batch, tokens, experts * bottleneck]``.
         """
-        return self.middle(self.down(self.norm(tokens)))
+        return self.middle(self.down(self.norm(tokens)), self.token_mask.tokens)
 
     def each_its_own(self, tokens: torch.Tensor) -> torch.Tensor:
         """Applies every expert to tokens of its own.
@@ -168,6 +170,7 @@ class Adapter(Method):
 
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:
             block = self.block(config.hidden_size, spec)
+            block.token_mask = spec.token_mask_of(model)
             if self.paper_code:
                 block.initialise_as_published(config.initializer_range, spec.signal == "waveform")
             residual = self.residual and not left_out
@@ -212,6 +215,35 @@ def bottleneck_width(dim: int, reduction_rate: float) -> int:
     return round(dim / reduction_rate)
 
 
+def convolve(convolution: torch.nn.Conv1d, channels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Convolves over the tokens, as if there were zeros before, behind, and where there is padding.
+
+    Arguments
+    ---------
+    convolution : torch.nn.Conv1d
+        Without padding of its own.
+    channels : torch.Tensor
+        ``[batch, tokens, channels]``.
+    mask : torch.Tensor, optional
+        ``[batch, tokens]``, True where a token is not padding.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, channels, tokens]``: as many tokens as before.
+
+    Example
+    -------
+    >>> convolve(torch.nn.Conv1d(4, 4, 8), torch.randn(2, 10, 4), None).shape[2]
+    10
+    """
+    if mask is not None:
+        channels = channels * mask[..., None]
+    kernel_size = convolution.kernel_size[0]
+    padding = (kernel_size - 1) // 2, kernel_size // 2
+    return convolution(torch.nn.functional.pad(channels.transpose(1, 2), padding))
+
+
 def check_kernel_size(kernel_size: int) -> None:
     """Makes sure that a convolution sees a token.
 
@@ -229,24 +261,3 @@ def check_kernel_size(kernel_size: int) -> None:
         raise UsageError(
             f"A kernel of {kernel_size} tokens was asked for.", "A kernel has at least 1.", "Write kernel_size: 3"
         )
-
-
-def same_padding(kernel_size: int) -> tuple[int, int]:
-    """Zeros before and after the tokens with which a convolution keeps their number.
-
-    Arguments
-    ---------
-    kernel_size : int
-        Tokens that the convolution sees.
-
-    Returns
-    -------
-    tuple[int, int]
-        Before and after.
-
-    Example
-    -------
-    >>> same_padding(3), same_padding(8)
-    ((1, 1), (3, 4))
-    """
-    return (kernel_size - 1) // 2, kernel_size // 2

@@ -1,5 +1,6 @@
 """The contract of every method: settings that attach themselves to a backbone."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -187,19 +188,19 @@ def choose_method(
     for change in changes:
         settings |= (change or {}).get(name) or {}
     lr = settings.pop("lr", entry["lr"])
+    is_ours = "paper_code" in inspect.signature(entry["settings"]).parameters  # peft's know nothing of it
     try:
-        made = entry["settings"](**settings)
-        if isinstance(made, PeftConfig):
-            from brainplug.methods.adalora import AdaLoRA
-            from brainplug.methods.peft_method import PeftMethod
-
-            wrapper = AdaLoRA if isinstance(made, AdaLoraConfig) else PeftMethod
-            return wrapper(made, paper_code=paper_code), lr
-        # Made anew, since what is allowed depends on the switch.
-        return (entry["settings"](**settings, paper_code=True) if paper_code else made), lr
+        made = entry["settings"](**settings, **({"paper_code": paper_code} if is_ours else {}))
     except TypeError as error:
         raise UsageError(
             f"The method {name!r} was asked for with {settings}.",
             f"It does not take them: {error}.",
             "Write settings that hparams/methods.yaml shows for it",
         ) from error
+    if not isinstance(made, PeftConfig):
+        return made, lr
+    from brainplug.methods.adalora import AdaLoRA
+    from brainplug.methods.peft_method import PeftMethod
+
+    wrapper = AdaLoRA if isinstance(made, AdaLoraConfig) else PeftMethod
+    return wrapper(made, paper_code=paper_code), lr

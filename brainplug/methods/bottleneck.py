@@ -21,8 +21,8 @@ class BottleneckBlock(AdapterBlock):
     4
     """
 
-    def middle(self, channels: torch.Tensor) -> torch.Tensor:
-        """GELU."""
+    def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """GELU, for each token alone."""
         return torch.nn.functional.gelu(channels)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from brainplug.backbones.spec import BackboneSpec
-from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width, check_kernel_size, same_padding
+from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width, check_kernel_size, convolve
 
 
 class ConformerBlock(AdapterBlock):
@@ -43,18 +43,18 @@ class ConformerBlock(AdapterBlock):
         self.ignores_norm = ignores_norm
         channels = experts * bottleneck
         self.depthwise = torch.nn.Conv1d(channels, channels, kernel_size, groups=channels)
-        self.padding = same_padding(kernel_size)
         self.batch_norm = torch.nn.BatchNorm1d(channels)
 
     def inside(self, tokens: torch.Tensor) -> torch.Tensor:
         """The bottlenecks ``[batch, tokens, experts * bottleneck]`` of tokens ``[batch, tokens, dim]``."""
-        return self.middle(self.down(tokens)) if self.ignores_norm else super().inside(tokens)
+        seen = tokens if self.ignores_norm else self.norm(tokens)
+        return self.middle(self.down(seen), self.token_mask.tokens)
 
-    def middle(self, channels: torch.Tensor) -> torch.Tensor:
+    def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Gate, depthwise convolution over the tokens, batch norm, swish."""
         gated = torch.nn.functional.glu(channels.unflatten(2, (self.experts, -1)), dim=-1).flatten(2)
-        padded = torch.nn.functional.pad(gated.transpose(1, 2), self.padding)  # [batch, channels, tokens]
-        return torch.nn.functional.silu(self.batch_norm(self.depthwise(padded))).transpose(1, 2)
+        mixed = convolve(self.depthwise, gated, mask)  # [batch, channels, tokens]
+        return torch.nn.functional.silu(self.batch_norm(mixed)).transpose(1, 2)
 
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
         """All its maps are convolutions there: they keep torch's first weights, or are drawn anew on wav2vec 2.0."""

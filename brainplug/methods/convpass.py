@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from brainplug.backbones.spec import BackboneSpec
-from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width, check_kernel_size, same_padding
+from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width, check_kernel_size, convolve
 
 DROPOUT = 0.1  # in the bottleneck, as in the authors' code
 
@@ -69,19 +69,17 @@ class ConvpassBlock(AdapterBlock):
         super().__init__(dim, bottleneck, experts)
         channels = experts * bottleneck
         self.convolution = torch.nn.Conv1d(channels, channels, kernel_size, groups=experts)
-        self.padding = same_padding(kernel_size)
         self.dropout = torch.nn.Dropout(dropout)
         self.ignores_convolution = ignores_convolution
         for kernels in self.convolution.weight.chunk(experts):
             torch.nn.init.xavier_uniform_(kernels)
         torch.nn.init.zeros_(self.convolution.bias)
 
-    def middle(self, channels: torch.Tensor) -> torch.Tensor:
+    def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Quick GELU, convolution over the tokens, quick GELU, dropout."""
         mixed = quick_gelu(channels)
         if not self.ignores_convolution:
-            padded = torch.nn.functional.pad(mixed.transpose(1, 2), self.padding)  # [batch, channels, tokens]
-            mixed = self.convolution(padded).transpose(1, 2)
+            mixed = convolve(self.convolution, mixed, mask).transpose(1, 2)
         return self.dropout(quick_gelu(mixed))
 
 

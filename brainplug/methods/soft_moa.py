@@ -60,7 +60,10 @@ class SoftMixture(Mixture):
         _, experts, per_expert = slots.shape
         # Slots are counted slot first, so that those of one expert can be seen as tokens of its block.
         logits = tokens @ slots.transpose(1, 2).flatten(1)  # [batch, tokens, slots * experts]
-        dispatch, combine = logits.softmax(dim=1).to(tokens.dtype), logits.softmax(dim=2).to(tokens.dtype)
+        combine, mask = logits.softmax(dim=2).to(tokens.dtype), self.experts.token_mask.tokens
+        if mask is not None:
+            logits = logits.masked_fill(~mask[..., None], float("-inf"))  # no slot gets anything of the padding
+        dispatch = logits.softmax(dim=1).to(tokens.dtype)
         gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
         mapped = self.experts.each_its_own(gathered.unflatten(1, (per_expert, experts)))
         return combine.to(mapped.dtype) @ mapped.flatten(1, 2)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig
-from transformers import ASTConfig, WavLMConfig
+from transformers import ASTConfig, AutoConfig, WavLMConfig
 
 from brainplug.backbones import load_backbone, random_backbone
 from brainplug.errors import UsageError
@@ -253,26 +253,35 @@ class TestPooling:
 
 @pytest.mark.parametrize("family", ["wav2vec2", "wavlm"])
 @pytest.mark.parametrize(
-    "method", [PromptTuning(prompts=3, deep=False), PromptTuning(prompts=3), PrefixTuning(length=4), LoRA(rank=2)]
+    "method",
+    [
+        PromptTuning(prompts=3, deep=False),
+        PromptTuning(prompts=3),
+        PrefixTuning(length=4),
+        LoRA(rank=2),
+        ConformerAdapter(reduction_rate=4, kernel_size=6, location="houlsby"),
+        ConvpassAdapter(reduction_rate=4),
+        DenseMoA(reduction_rate=4, expert_block="convpass"),
+        SoftMoA(reduction_rate=4, location="houlsby"),
+        SoftMoA(reduction_rate=4, expert_block="conformer", normalize=True),
+    ],
 )
 def test_a_clip_does_not_hear_its_batch(tiny_backbones, family, method):
-    """Prompts and prefixes leave the mask of the padding in force."""
-    backbone = load_backbone(tiny_backbones[family])
-    # Convolutions that are normalised over a whole clip hear the padding; what is tested comes after them.
-    features = torch.randn(1, 20, 8)
-    model = make_random(AudioClassifier(backbone, method, 3))
-
-    def logits(features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        hidden, _ = backbone.model.feature_projection(features)
-        mask = torch.arange(features.shape[1]) < lengths[:, None]
-        tokens = backbone.model.encoder(hidden, attention_mask=mask).last_hidden_state
-        return model.head(model.pool(tokens, mask))
-
-    padded = torch.cat([torch.nn.functional.pad(features, (0, 0, 0, 12)), torch.randn(1, 32, 8)])
+    """Prompts and prefixes leave the mask of the padding in force; convolutions and slots have their own."""
+    config = AutoConfig.from_pretrained(tiny_backbones[family])
+    config.feat_extract_norm = "layer"  # frame by frame: the other norm hears the padding, in transformers too
+    model = make_random(AudioClassifier(random_backbone(config), method, 3))
     with torch.no_grad():
-        alone = logits(torch.cat([features, features]), torch.tensor([20, 20]))[0]
-        together = logits(padded, torch.tensor([20, 32]))[0]
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+        for parameter in model.backbone.model.feature_extractor.parameters():
+            parameter.mul_(3)  # so that the padding is no silence to later layers
+    clip = torch.randn(1, 4000)
+    padded = torch.cat([torch.nn.functional.pad(clip, (0, 2400)), torch.randn(1, 6400)])
+    with torch.no_grad():
+        alone = model(clip, torch.ones(1))[0]
+        together = model(padded, torch.tensor([4000 / 6400, 1.0]))[0]
+        unmasked = model(padded, torch.ones(2))[0]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(unmasked, alone, atol=1e-4)  # so that this test can fail
 
 
 @given(dim=st.integers(1, 2000), rate=st.floats(0.01, 5000))
@@ -308,7 +317,7 @@ class TestLastLayers:
 
 BAD_SETTINGS = [
     (lambda: BottleneckAdapter(location="above"), "location 'above' .* ffn, houlsby, mhsa"),
-    (lambda: BottleneckAdapter(placement="paralel"), "placement: 'paralel' .* Write one of: parallel"),
+    (lambda: BottleneckAdapter(placement="series"), "placement: 'series' .* parallel, sequential"),
     (lambda: BottleneckAdapter(reads="behind"), "reads: 'behind' .* before"),
     (lambda: BottleneckAdapter(residual=True), "parallel adapter with residual .* not start as the backbone"),
     (lambda: BottleneckAdapter(placement="sequential"), "sequential adapter without residual"),

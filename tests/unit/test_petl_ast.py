@@ -300,7 +300,7 @@ class TestStateDicts:
         ("adapter-Hydra", {}, True, "not one that can be imported"),
         ("adapter", {"reduction_rate": 8}, True, "reduction_rate_adapter"),
         ("adapter", {"adapter_block": "mlp"}, True, "bottleneck, conformer, convpass"),
-        ("adapter", {"seq_or_par": "paralel"}, True, "Write one of: parallel"),
+        ("adapter", {"seq_or_par": "series"}, True, "parallel, sequential"),
     ],
 )
 def test_unknown_words_are_refused(method, flags, is_ast, message):
