@@ -119,9 +119,10 @@ def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
         raise UsageError(
             f"The published checkpoint {path!r} was asked for.",
-            f"It cannot be read as tensors alone: {str(error).splitlines()[0]}",
+            f"It cannot be read as tensors alone: {reason}.",
             "Name a file that holds a model's state dict",
         ) from error
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
