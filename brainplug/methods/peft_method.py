@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError
@@ -42,7 +42,29 @@ class PeftMethod(Method):
     config: PeftConfig
 
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Lets peft put its layers where the configuration says."""
+        """Lets peft put its layers in."""
+        self.tune(model, spec)
+
+    def tune(self, model: torch.nn.Module, spec: BackboneSpec) -> BaseTuner:
+        """Lets peft put its layers where the configuration says.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            A frozen transformer, changed in place.
+        spec : BackboneSpec
+            Where it keeps its parts.
+
+        Returns
+        -------
+        BaseTuner
+            peft's hold on the model.
+
+        Raises
+        ------
+        UsageError
+            The configuration puts nothing into this model.
+        """
         config = copy.deepcopy(self.config)
         wanted = getattr(config, "target_modules", None) or ["query", "value"]
         config.target_modules = _own_names(wanted, model, spec)
@@ -57,7 +79,7 @@ class PeftMethod(Method):
         try:
             with warnings.catch_warnings():  # peft does not count layer norms among its layers, and says so for each
                 warnings.filterwarnings("ignore", "Unsupported layer type")
-                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
+                return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
         except ValueError as error:
             raise UsageError(
                 f"{type(config).__name__} on {wanted if isinstance(wanted, str) else sorted(wanted)} was asked for.",
