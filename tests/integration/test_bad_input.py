@@ -56,7 +56,7 @@ def results(finished: dict[str, Path], train_esc50: Callable[..., Run], tmp_path
 
 BAD_OPTIONS = {
     "--method=conformr": ["'conformr'", "--method= one of: conformer"],
-    "--method=": ["conformer, full, linear, lora"],
+    "--method=": ["bitfit, bottleneck, conformer", "linear, "],
     "--backbone=nano-ats": ["'nano-ats'", "nano-ast", "a folder, or a hub id"],
     "--backbone=.": ["'.'", "config.json"],
     "--backbone=someone/something": ["'someone/something'", "is not in the cache", "--backbone=nano-ast"],
@@ -75,7 +75,7 @@ BAD_OPTIONS = {
     "--lr=high": ["learning rate 'high'"],
     "--frames=5": ["5 frames", "16 frames long", "--frames=16"],
     "--frames=long": ["frames 'long'"],
-    "--positions=stretch": ["'stretch'", "crop, interpolate, zero"],
+    "--positions=stretch": ["'stretch'", "crop, interpolate, published, zero"],
     "--pooling=XYZ": ["'XYZ'", "ALL, CLS"],
     "--few_shot=0": ["few_shot 0", "from 1", "--few_shot=2"],
     "--few_shot=13": ["13 training clips of each class", "'noise' has 12", "--few_shot=12 or less"],
