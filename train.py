@@ -18,6 +18,7 @@ from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
 from brainplug.data.augment import suitable
+from brainplug.data.few_shot import keep_examples
 from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.data.prepare import prepare_manifest
@@ -39,13 +40,16 @@ def main(arguments: list[str]) -> None:
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
     experiment = load_experiment(recipe_file, run_opts, overrides)
-    hparams = experiment.hparams
+    hparams, run_opts = experiment.hparams, experiment.run_opts
+    paper_code = hparams["paper_code"]
 
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
     optimizer = choose("optimizer", hparams)
     of_backbone = hparams["backbones"].get(hparams["backbone"])
-    method, method_lr = choose_method(hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"])
+    method, method_lr = choose_method(
+        hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=paper_code
+    )
     backbone = load_backbone(
         hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
     )
@@ -54,12 +58,16 @@ def main(arguments: list[str]) -> None:
     sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
     clips = read_manifest(hparams["manifest"])
+    if hparams["few_shot"]:
+        clips = keep_examples(clips, hparams["few_shot"], hparams["seed"], first=paper_code)
     labels = label_map(clips)
     reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
     datasets = make_datasets(clips, labels, reader)
 
     hparams["augment"] = suitable(hparams["augment"], backbone.spec.signal)
-    model = AudioClassifier(backbone, method, len(labels), hparams["pooling"])
+    model = AudioClassifier(
+        backbone, method, len(labels), hparams["pooling"], gradient_checkpointing=hparams["gradient_checkpointing"]
+    )
     description = describe_adapter(model, method, hparams, labels)
     keep_delta(hparams["checkpointer"], model, description)
     lr = hparams["lr"] or method_lr
@@ -73,12 +81,10 @@ def main(arguments: list[str]) -> None:
         train_loader_kwargs={**loaders, "shuffle": True},
         valid_loader_kwargs=loaders,
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=dict(loaders))
-    last_accuracy = brain.accuracies["TEST"]
-    brain.evaluate(datasets["test"], max_key="accuracy", test_loader_kwargs=dict(loaders))
+    tested = brain.test_epochs(datasets["test"], "last" if paper_code else "best", loaders)
 
     if if_main_process():
-        results = collect_results(brain, hparams, clips, labels, last_accuracy)
+        results = collect_results(brain, hparams, clips, labels, tested)
         save_adapter(model, hparams["output_folder"], description)
         write_json(results, f"{hparams['output_folder']}/results.json")
         print(summary(results, hparams["output_folder"]))

@@ -9,6 +9,7 @@ from hyperpyyaml import load_hyperpyyaml
 from brainplug.backbones import load_backbone
 from brainplug.errors import UsageError
 from brainplug.experiment import run_command
+from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
 from brainplug.report import read_results, results_table, write_table
@@ -73,7 +74,11 @@ def main(arguments: list[str]) -> None:
     report = commands.add_parser("report", help="the results of all runs below a folder, as a table")
     report.add_argument("folder", nargs="?", default="results")
     report.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between its marks")
+    add_arguments(commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines"))
     chosen = parser.parse_args(arguments)
+    if chosen.command == "import-petl-ast":
+        print(import_petl_ast(chosen))
+        return
     if chosen.command == "methods":
         print(list_methods(chosen.hparams, chosen.backbone, chosen.n_classes))
         return

@@ -35,7 +35,7 @@ def save_adapter(model: AudioClassifier, folder: str, description: dict) -> None
     Arguments
     ---------
     model : AudioClassifier
-        With the weights of the best epoch.
+        With the weights that were tested.
     folder : str
         The run's output folder.
     description : dict

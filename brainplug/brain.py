@@ -1,5 +1,6 @@
 """AudioBrain: SpeechBrain's training loop for an adapted classifier."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -56,8 +57,8 @@ class Stopwatch:
 class AudioBrain(sb.Brain):
     """Trains and tests an `AudioClassifier`.
 
-    The best validation epoch is the one to test; test data selects nothing. Every step draws its random numbers from
-    the run's seed, the epoch and the step, so that a resumed run repeats what an uninterrupted one does.
+    Both the best validation epoch and the last one are tested; test data selects nothing. Every step draws its random
+    numbers from the run's seed, the epoch and the step, so that a resumed run repeats what an uninterrupted one does.
 
     Arguments
     ---------
@@ -75,6 +76,10 @@ class AudioBrain(sb.Brain):
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
         Where checkpoints go. What must be recovered is added to it.
+
+    Note
+    ----
+    The run option ``max_grad_norm`` 0 clips no gradient.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class AudioBrain(sb.Brain):
         checkpointer: sb.utils.checkpoints.Checkpointer | None = None,
     ):
         super().__init__({"model": model}, partial(_optimize_trainable, optimizer, lr), hparams, run_opts, checkpointer)
+        self.max_grad_norm = self.max_grad_norm or math.inf  # with 0 SpeechBrain would set every gradient to zero
         self.lr, self.total_steps = lr, 1
         self.method = method
         self.model = model  # as it is, where `modules` may hold it wrapped
@@ -225,6 +231,36 @@ class AudioBrain(sb.Brain):
                 max_keys=["accuracy"],
                 importance_keys=[],
             )
+
+    def test_epochs(
+        self, test_set: DynamicItemDataset, chosen: str, test_loader_kwargs: dict
+    ) -> dict[str, dict[str, float]]:
+        """Tests the best validation epoch and the last one; the model is left with the weights of the chosen one.
+
+        Arguments
+        ---------
+        test_set : DynamicItemDataset
+            Test clips.
+        chosen : str
+            ``best`` or ``last``.
+        test_loader_kwargs : dict
+            As in `evaluate`.
+
+        Returns
+        -------
+        dict[str, dict[str, float]]
+            By ``best`` and ``last``: ``epoch``, ``valid_accuracy`` and ``test_accuracy``.
+        """
+        tested = {}
+        for name in sorted(("last", "best"), key=lambda name: name == chosen):
+            max_key = "accuracy" if name == "best" else None
+            self.evaluate(test_set, max_key=max_key, test_loader_kwargs=dict(test_loader_kwargs))
+            tested[name] = {
+                "epoch": self.tested.meta["epoch"],
+                "valid_accuracy": self.tested.meta["accuracy"],
+                "test_accuracy": self.accuracies["TEST"],
+            }
+        return tested
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
         """Loads the checkpoint to test: the last one with all its counts, of the best one the weights alone.

@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,8 +32,10 @@ WHOLE_NUMBERS = {
     "batch_size": range(1, 10**6),
     "num_workers": range(10**3),
     "frames": range(1, 10**6),
+    "few_shot": range(1, 10**6),
 }
-NOT_YET = {"few_shot": None, "paper_code": False}  # keys that later work gives a meaning, with their only value now
+MAY_BE_NULL = ("lr", "few_shot")
+SWITCHES = ("paper_code", "gradient_checkpointing")
 
 
 class RecipeLoader(yaml.Loader):
@@ -112,7 +114,8 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
     Returns
     -------
     Experiment
-        The recipe; with ``--debug`` its output folder is a temporary one.
+        The recipe; with ``--debug`` its output folder is a temporary one. With ``paper_code`` the positions are those
+        of the published code and no gradient is clipped, whatever was asked for.
 
     Raises
     ------
@@ -129,9 +132,12 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
     try:
         recipe, changes = _nodes(Path(recipe_file).read_text()), _nodes(overrides)
         _check_keys(recipe_file, recipe, changes)
-        with open(recipe_file) as file:
-            resolved = resolve_references(file, overrides).getvalue()
-        _check_values(_nodes(resolved))
+        resolved = _resolve(recipe_file, overrides)
+        values = _checked_values(_nodes(resolved))
+        kind = _kind_of_run(values)
+        if kind and "experiment" in recipe and "experiment" not in changes:
+            overrides += f"\nexperiment: {_nodes(resolved)['experiment'].value}{kind}"
+            resolved = _resolve(recipe_file, overrides)
         hparams = load_hyperpyyaml(resolved, loader=RecipeLoader)
     except UsageError:
         raise
@@ -143,6 +149,11 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         ) from error
     if run_opts.ckpt_interval_steps > 0:  # SpeechBrain takes steps or minutes, not both
         hparams["ckpt_interval_minutes"] = 0
+    if values.get("paper_code"):
+        hparams["positions"] = "published"
+        # SpeechBrain looks at the options that were given, and would clip otherwise.
+        given = {*run_opts.overridden_args, "max_grad_norm"}
+        run_opts = replace(run_opts, max_grad_norm=0.0, overridden_args=given)
     return Experiment(recipe_file, run_opts, overrides, resolved, hparams)
 
 
@@ -164,6 +175,17 @@ def _in_temporary_folder(overrides: str) -> str:
     """Changes the output folder to a temporary one, which is the same for all processes of a run."""
     kept = [line for line in overrides.splitlines() if not line.startswith("output_folder:")]
     return "\n".join([*kept, f"output_folder: {ddp_broadcast(tempfile.mkdtemp(prefix='brainplug-debug-'))}"])
+
+
+def _resolve(recipe_file: str, overrides: str) -> str:
+    with open(recipe_file) as file:
+        return resolve_references(file, overrides).getvalue()
+
+
+def _kind_of_run(values: dict[str, object]) -> str:
+    """What keeps a run's folder apart from that of the run on all examples, with the repaired code."""
+    shots = f"-{values['few_shot']}shot" if values.get("few_shot") else ""
+    return shots + ("-published" if values.get("paper_code") else "")
 
 
 def _nodes(text: str) -> dict[str, yaml.Node]:
@@ -192,24 +214,28 @@ def _check_keys(recipe_file: str, recipe: dict[str, yaml.Node], changes: Iterabl
             )
 
 
-def _check_values(nodes: dict[str, yaml.Node]) -> None:
-    checked = (*WHOLE_NUMBERS, "lr", *NOT_YET)
+def _checked_values(nodes: dict[str, yaml.Node]) -> dict[str, object]:
+    checked = (*WHOLE_NUMBERS, "lr", *SWITCHES)
     values = {name: yaml.load(str(nodes[name].value), RecipeLoader) for name in checked if name in nodes}
     for name, value in values.items():
         allowed = WHOLE_NUMBERS.get(name)
+        if value is None and name in MAY_BE_NULL:
+            continue
         if allowed and (type(value) is not int or value not in allowed):
             raise UsageError(
                 f"The {name} {value!r} was asked for.",
                 f"It is no whole number from {allowed[0]} to {allowed[-1]}.",
                 f"Write --{name}={allowed[1]}, for one",
             )
-        if name == "lr" and value is not None and not (isinstance(value, int | float) and value > 0):
+        if name == "lr" and not (isinstance(value, int | float) and value > 0):
             raise UsageError(
                 f"The learning rate {value!r} was asked for.", "It is no number above 0.", "Write --lr=0.001, for one"
             )
-        if name in NOT_YET and value != NOT_YET[name]:
-            default = yaml.safe_dump(NOT_YET[name]).split()[0]
-            raise UsageError(f"{name}: {value} was asked for.", "It is not available yet.", f"Write --{name}={default}")
+        if name in SWITCHES and type(value) is not bool:
+            raise UsageError(
+                f"{name}: {value!r} was asked for.", "It is neither True nor False.", f"Write --{name}=True, or False"
+            )
+    return values
 
 
 def choose(kind: str, hparams: dict) -> Callable:

@@ -64,30 +64,30 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def collect_results(
-    brain: AudioBrain, hparams: dict, clips: list[Clip], labels: dict[str, int], last_accuracy: float
+    brain: AudioBrain, hparams: dict, clips: list[Clip], labels: dict[str, int], tested: dict[str, dict[str, float]]
 ) -> dict:
     """Everything that results.json says of a run.
 
     Arguments
     ---------
     brain : AudioBrain
-        After it tested the best epoch.
+        After the test.
     hparams : dict
         The loaded recipe.
     clips : list[Clip]
-        The manifest.
+        Those that were used.
     labels : dict[str, int]
         Label -> index.
-    last_accuracy : float
-        Test accuracy of the last epoch.
+    tested : dict[str, dict[str, float]]
+        What `AudioBrain.test_epochs` returned.
 
     Returns
     -------
     dict
-        JSON values.
+        JSON values. ``test_accuracy`` is that of the best validation epoch, with ``paper_code`` that of the last one.
     """
     splits = Counter(clip.split for clip in clips)
-    backbone, best = brain.model.backbone, brain.tested.meta
+    backbone, chosen = brain.model.backbone, tested["last" if hparams["paper_code"] else "best"]
     epochs = hparams["epoch_counter"].current
     return {
         "dataset": hparams["dataset"],
@@ -103,11 +103,13 @@ def collect_results(
         **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
         "n_classes": len(labels),
         **brain.model.count_parameters(),
-        "best_epoch": best["epoch"],
+        "best_epoch": tested["best"]["epoch"],
+        "tested_epoch": chosen["epoch"],
         "epochs": epochs,
-        "valid_accuracy": best["accuracy"],
-        "test_accuracy": brain.accuracies["TEST"],
-        "test_accuracy_last_epoch": last_accuracy,
+        "valid_accuracy": chosen["valid_accuracy"],
+        "test_accuracy": chosen["test_accuracy"],
+        "test_accuracy_best_epoch": tested["best"]["test_accuracy"],
+        "test_accuracy_last_epoch": tested["last"]["test_accuracy"],
         "seconds": brain.stopwatch.seconds,
         "seconds_per_epoch": brain.stopwatch.seconds / max(1, epochs),
         "peak_memory_bytes": peak_memory_bytes(brain.device),
@@ -143,6 +145,7 @@ def describe_adapter(model: AudioClassifier, method: Method, hparams: dict, labe
         "method": hparams["method"],
         "method_settings": method_settings(method),
         "paper_code": hparams["paper_code"],
+        "positions": hparams["positions"],
         "pooling": model.pooling,
         "labels": labels,
         "signal": model.backbone.signal_settings,
@@ -176,6 +179,27 @@ def _as_json(value: object) -> object:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
+def code_name(paper_code: bool) -> str:
+    """Names what a run computed.
+
+    Arguments
+    ---------
+    paper_code : bool
+        Its switch.
+
+    Returns
+    -------
+    str
+        ``published`` or ``repaired``; see docs/reproduction.md.
+
+    Example
+    -------
+    >>> code_name(False)
+    'repaired'
+    """
+    return "published" if paper_code else "repaired"
+
+
 def summary(results: dict, output_folder: str) -> str:
     """The short table at the end of a run.
 
@@ -194,20 +218,25 @@ def summary(results: dict, output_folder: str) -> str:
     Example
     -------
     >>> results = {"dataset": "spoken", "fold": None, "backbone": "nano-ast", "method": "linear", "n_test": 10,
-    ...     "n_classes": 2, "best_epoch": 3, "test_accuracy": 0.5, "test_accuracy_last_epoch": 0.4,
-    ...     "valid_accuracy": 0.6, "trainable": 10, "total": 100, "seconds": 5.0, "peak_memory_bytes": 10**9}
-    >>> "50.00 %" in summary(results, "results")
+    ...     "n_classes": 2, "few_shot": None, "best_epoch": 3, "epochs": 4, "test_accuracy_best_epoch": 0.5,
+    ...     "test_accuracy_last_epoch": 0.4, "valid_accuracy": 0.6, "trainable": 10, "total": 100, "seconds": 5.0,
+    ...     "peak_memory_bytes": 10**9, "paper_code": False}
+    >>> "50.00 % (epoch 3, best in validation)" in summary(results, "results")
     True
     """
     fold = "" if results["fold"] is None else f", fold {results['fold']}"
+    shots = "" if results["few_shot"] is None else f", {results['few_shot']} training clips a class"
+    accuracies = [
+        f"{100 * results['test_accuracy_best_epoch']:.2f} % (epoch {results['best_epoch']}, best in validation)",
+        f"{100 * results['test_accuracy_last_epoch']:.2f} % (epoch {results['epochs']}, the last)",
+    ]
+    chosen, other = reversed(accuracies) if results["paper_code"] else accuracies
     rows = [
-        ("data", f"{results['dataset']}{fold}: {results['n_test']} test clips, {results['n_classes']} classes"),
+        ("data", f"{results['dataset']}{fold}: {results['n_test']} test clips, {results['n_classes']} classes{shots}"),
         ("model", f"{results['backbone']} with {results['method']}"),
-        (
-            "test accuracy",
-            f"{100 * results['test_accuracy']:.2f} % (epoch {results['best_epoch']}, best in validation)",
-        ),
-        ("  last epoch", f"{100 * results['test_accuracy_last_epoch']:.2f} %"),
+        ("code", code_name(results["paper_code"])),
+        ("test accuracy", chosen),
+        ("  beside it", other),
         ("valid accuracy", f"{100 * results['valid_accuracy']:.2f} %"),
         ("trainable", f"{results['trainable']:,} parameters, {results['trainable'] / results['total']:.2%} of all"),
         ("time", f"{results['seconds']:.0f} s"),
@@ -247,7 +276,7 @@ def read_results(folder: str) -> list[dict]:
 
 
 def results_table(results: list[dict]) -> str:
-    """A Markdown table of runs: one row a data set, backbone and method, mean and deviation over folds and seeds.
+    """A Markdown table of runs: one row a data set, backbone, method and code, mean and deviation over folds and seeds.
 
     Arguments
     ---------
@@ -262,25 +291,28 @@ def results_table(results: list[dict]) -> str:
     Example
     -------
     >>> run = {"dataset": "esc50", "backbone": "nano-ast", "method": "linear", "fold": 1, "seed": 1, "epochs": 2,
-    ...     "test_accuracy_last_epoch": 0.5, "trainable_without_head": 384, "seconds": 60.0, "n_classes": 10}
-    >>> rows = results_table([{**run, "test_accuracy": 0.5}, {**run, "test_accuracy": 0.7, "fold": 2}])
-    >>> "60.0 ± 14.1" in rows
-    True
+    ...     "test_accuracy_last_epoch": 0.5, "trainable_without_head": 384, "seconds": 60.0, "n_classes": 10,
+    ...     "few_shot": None, "paper_code": False, "test_accuracy": 0.5, "test_accuracy_best_epoch": 0.5}
+    >>> rows = results_table([run, {**run, "test_accuracy_best_epoch": 0.7, "fold": 2}])
+    >>> "| repaired |" in rows, "60.0 ± 14.1" in rows
+    (True, True)
     """
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for run in results:
-        groups[run["dataset"], run["n_classes"], run["backbone"], run["method"]].append(run)
+        shots = "all" if run["few_shot"] is None else str(run["few_shot"])
+        code = code_name(run["paper_code"])
+        groups[run["dataset"], run["n_classes"], shots, run["backbone"], code, run["method"]].append(run)
     lines = [
-        "| data | classes | backbone | method | trainable without head | epochs | runs "
+        "| data | classes | clips a class | backbone | code | method | trainable without head | epochs | runs "
         "| test accuracy, best validation epoch (%) | last epoch (%) | minutes a run |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    ordered = sorted(groups.items(), key=lambda item: (item[0][:3], -mean(r["test_accuracy"] for r in item[1])))
-    for (dataset, n_classes, backbone, method), runs in ordered:
+    ordered = sorted(groups.items(), key=lambda item: (item[0][:-1], -mean(r["test_accuracy"] for r in item[1])))
+    for kind, runs in ordered:
         first, minutes = runs[0], mean(run["seconds"] for run in runs) / 60
         lines.append(
-            f"| {dataset} | {n_classes} | {backbone} | {method} | {first['trainable_without_head']:,} "
-            f"| {first['epochs']} | {len(runs)} | {_spread(run['test_accuracy'] for run in runs)} "
+            f"| {' | '.join(map(str, kind))} | {first['trainable_without_head']:,} "
+            f"| {first['epochs']} | {len(runs)} | {_spread(run['test_accuracy_best_epoch'] for run in runs)} "
             f"| {_spread(run['test_accuracy_last_epoch'] for run in runs)} | {minutes:.1f} |"
         )
     return "\n".join(lines)

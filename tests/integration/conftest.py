@@ -1,6 +1,7 @@
 """A small corpus laid out as ESC-50, and a way to run train.py on it."""
 
 import csv
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.integration.running import ESC50_RECIPE, REPOSITORY, Run, run_train, start_server
+from tests.integration.running import ESC50_RECIPE, REPOSITORY, SETTINGS, Run, run_train, start_server
 
 SAMPLE_RATE, SECONDS = 16000, 0.5
 CLASSES = ("noise", "tone")
@@ -86,7 +87,7 @@ def command_line(shared_esc50: Path, tiny_backbones: dict[str, str]) -> Callable
             f"--data_folder={shared_esc50}",
             f"--backbone={tiny_backbones['ast']}",
             "--frames=64",
-            "--method_settings={conformer: {reduction_rate: 4, kernel_size: 4}}",
+            f"--method_settings={json.dumps(SETTINGS)}",
             "--batch_size=4",
             "--number_of_epochs=2",
             "--device=cpu",

@@ -14,6 +14,16 @@ from pkgutil import resolve_name
 REPOSITORY = Path(__file__).parents[2]
 ESC50_RECIPE = str(REPOSITORY / "recipes" / "ESC50" / "hparams" / "train.yaml")
 KILLED = -signal.SIGKILL
+# What the rates of methods.yaml leave of a width of 16 is nothing, so the small backbones have their own.
+SETTINGS = {
+    "lora": {"reduction_rate": 4},
+    "bottleneck": {"reduction_rate": 4},
+    "conformer": {"reduction_rate": 4, "kernel_size": 4},
+    "convpass": {"reduction_rate": 4},
+    "dense_moa": {"reduction_rate": 8, "experts": 3},
+    "soft_moa": {"reduction_rate": 8, "experts": 3},
+    "vera": {"r": 4},
+}
 LONGEST_RUN = 120  # seconds; only a run that hangs takes longer
 
 

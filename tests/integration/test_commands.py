@@ -1,11 +1,15 @@
 """python -m brainplug, as a user calls it."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
+
+from tests.integration.running import ESC50_RECIPE, run_train
 
 ROOT = Path(__file__).parents[2]
 METHODS = load_hyperpyyaml((ROOT / "hparams" / "methods.yaml").read_text())
@@ -39,6 +43,7 @@ def test_the_linear_probe_trains_the_head_and_the_final_norm(listing):
         (("methods", "--backbone", "nano-asst"), "nano-ast"),
         (("methods", "--hparams", "nowhere"), "methods.yaml"),
         (("report", "nowhere"), "no results.json"),
+        (("import-petl-ast", "nowhere.pt", "--method=linear", "--out=nowhere"), "nowhere.pt"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(arguments, message):
@@ -46,3 +51,26 @@ def test_bad_input_is_told_without_a_traceback(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_published_command_line_starts_a_run(tiny_backbones, shared_esc50, tmp_path):
+    published = (
+        f"python3 main.py --data_path {shared_esc50} --dataset_name ESC-50 --is_AST True --seed 3 "
+        f"--method adapter --reduction_rate_adapter 4 --model_ckpt_AST {tiny_backbones['ast']} "
+        "--is_few_shot_exp True --few_shot_samples 9"
+    )
+    done = brainplug("import-petl-ast", "--flags", published)
+    assert done.returncode == 0, done.stderr
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[:3] == ["python", "train.py", "recipes/ESC50/hparams/train.yaml"]
+    options = ["--device=cpu", "--noprogressbar", "--number_of_epochs=1", "--batch_size=4"]
+    replaced = {option.partition("=")[0] for option in options}
+    run = run_train(
+        [ESC50_RECIPE, *options, *(word for word in words[3:] if word.split("=")[0] not in replaced)], tmp_path
+    )
+    assert run.code == 0, run.output
+    [path] = tmp_path.rglob("results.json")
+    found = json.loads(path.read_text())
+    assert (found["method"], found["few_shot"], found["n_train"], found["seed"]) == ("conformer", 9, 18, 3)
+    assert found["paper_code"]
+    assert path.parent.parent.name.endswith("-conformer-fold1-9shot-published")

@@ -19,10 +19,9 @@ from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
-from tests.integration.running import REPOSITORY, Run, run_train
+from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
-SETTINGS = {"conformer": {"reduction_rate": 4, "kernel_size": 4}}
 RATE = 0.001  # of the conformer adapter in recipes/ESC50, which has its own
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 FILES = {
@@ -64,7 +63,8 @@ def logits_of_adapter(folder: Path, clips: list[Clip]) -> torch.Tensor:
     description = json.loads((folder / "adapter.json").read_text())
     backbone = load_backbone(description["backbone"], frames=description["signal"]["frames"])
     assert backbone.revision == description["backbone_revision"]
-    settings = {name: value for name, value in description["method_settings"].items() if name in SETTINGS["conformer"]}
+    changed = SETTINGS.get(description["method"], {})
+    settings = {name: value for name, value in description["method_settings"].items() if name in changed}
     method, _ = choose_method(description["method"], METHODS, {description["method"]: settings})
     model = AudioClassifier(backbone, method, len(description["labels"]), description["pooling"])
     load_delta(model, folder / "adapter.safetensors")
@@ -107,8 +107,11 @@ def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
         "method_settings": {
             "class": "ConformerAdapter",
             **SETTINGS["conformer"],
+            "location": "ffn",
             "placement": "parallel",
+            "reads": None,
             "residual": False,
+            "paper_code": False,
         },
         "optimizer": "adamw",
         "lr": RATE,
@@ -152,13 +155,52 @@ def test_log_has_a_line_for_each_epoch(train_esc50, tmp_path):
 
 
 def test_best_epoch_is_tested_with_the_last_beside_it(train_esc50, tmp_path):
-    succeeded(train_esc50("--number_of_epochs=6", "--lr=0.05", "--output_folder=results"))
+    options = ["--number_of_epochs=6", "--method=linear", "--lr=0.5", "--seed=5", "--augment=[]", "--frames=48"]
+    succeeded(train_esc50(*options, "--output_folder=results"))
     found = results(tmp_path / "results")
     lines = (tmp_path / "results" / "train_log.txt").read_text().splitlines()
     accuracies = [float(line.rpartition("valid accuracy: ")[2]) / 100 for line in lines]
     assert found["epochs"] == len(lines) == 6
     assert len(set(accuracies)) > 1  # so that the choice matters
     assert found["valid_accuracy"] == max(accuracies) == accuracies[found["best_epoch"] - 1]
+
+
+def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
+    options = ["--number_of_epochs=6", "--method=linear", "--lr=0.5", "--seed=2", "--augment=[]", "--frames=48"]
+    run = succeeded(train_esc50(*options, "--paper_code=True", "--output_folder=results"))
+    assert "code            published" in run.output
+    assert "(epoch 6, the last)" in run.output
+    found, folder = results(tmp_path / "results"), tmp_path / "results"
+    lines = (folder / "train_log.txt").read_text().splitlines()
+    accuracies = [float(line.rpartition("valid accuracy: ")[2]) / 100 for line in lines]
+    assert max(accuracies) != accuracies[-1]  # so that the choice matters
+    assert found["tested_epoch"] == 6
+    assert accuracies[found["best_epoch"] - 1] == max(accuracies)
+    assert found["valid_accuracy"] == accuracies[-1]
+    assert found["test_accuracy"] == found["test_accuracy_last_epoch"]
+    assert (found["paper_code"], found["method_settings"]["paper_code"]) == (True, True)
+    last = max(folder.glob("save/CKPT*"), key=lambda path: path.stat().st_mtime_ns)
+    assert (folder / "adapter.safetensors").read_bytes() == (last / "model.ckpt").read_bytes()
+    assert json.loads((folder / "adapter.json").read_text())["positions"] == "published"
+    assert json.loads((folder / "configuration.json").read_text())["options"]["max_grad_norm"] == 0
+
+
+@pytest.mark.parametrize("paper_code", [False, True])
+def test_few_training_clips(paper_code, train_esc50, tmp_path):
+    for folder, few_shot in (("all", "null"), ("few", "2"), ("again", "2")):
+        options = [f"--few_shot={few_shot}", f"--paper_code={paper_code}", f"--output_folder={folder}"]
+        succeeded(train_esc50(*options))
+    found = results(tmp_path / "few")
+    assert (found["few_shot"], found["n_train"], found["n_valid"], found["n_test"]) == (2, 4, 8, 8)
+    adapters = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("all", "few", "again")]
+    assert adapters[0] != adapters[1] == adapters[2]
+
+
+def test_runs_of_another_kind_do_not_meet_in_a_folder(train_esc50, tmp_path):
+    for options in ([], ["--few_shot=2"], ["--paper_code=True"], ["--few_shot=2", "--paper_code=True"]):
+        succeeded(train_esc50(*options))
+    names = sorted(path.parents[1].name.rpartition("fold1")[2] for path in tmp_path.rglob("results.json"))
+    assert names == ["", "-2shot", "-2shot-published", "-published"]
 
 
 def test_flags_override_the_recipe(train_esc50, tmp_path):
@@ -224,6 +266,7 @@ def test_test_only_repeats_the_test(train_esc50, tmp_path):
         ["--pooling=CLS"],
         ["--positions=interpolate", "--frames=100"],
         ["--feature_cache=null"],
+        ["--gradient_checkpointing=True"],
     ],
     ids=" ".join,
 )
@@ -232,8 +275,8 @@ def test_options_of_a_run(options, train_esc50, tmp_path):
     succeeded(train_esc50("--output_folder=results", "--seed=1", *options))
     assert 0 <= results(tmp_path / "results")["test_accuracy"] <= 1
     same = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("plain", "results")]
-    how_it_is_read = options[0].startswith(("--num_workers", "--feature_cache"))
-    assert (same[0] == same[1]) == how_it_is_read
+    changes_no_number = options[0].startswith(("--num_workers", "--feature_cache", "--gradient_checkpointing"))
+    assert (same[0] == same[1]) == changes_no_number
 
 
 def test_backbone_that_hears_waveforms(train_esc50, tiny_backbones, tmp_path):

@@ -142,6 +142,18 @@ class TestSteps:
         with pytest.raises(UsageError, match=rf"epoch 2, step 4\. Its loss is {value}, for the clips: a, b\."):
             brain.check_loss_isfinite(torch.tensor(value))
 
+    @pytest.mark.parametrize(("option", "clipped"), [({}, True), ({"max_grad_norm": 0.0}, False)])
+    def test_no_gradient_is_clipped_at_a_norm_of_zero(self, option, clipped, make_brain):
+        brain = make_brain(**option)
+        brain.init_optimizers()
+        weight = brain.model.head.weight
+        for parameter in brain.optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.full_like(parameter, 100.0)
+        steps = []
+        brain.optimizer.register_step_pre_hook(lambda *call: steps.append(weight.grad.clone()))
+        brain.optimizers_step()
+        assert torch.equal(steps[0], torch.full_like(weight, 100.0)) != clipped
+
 
 class TestAccuracies:
     def test_every_clip_counts_once(self, make_brain, monkeypatch):
@@ -153,7 +165,8 @@ class TestAccuracies:
         brain._fit_valid(brain.make_dataloader(sets["valid"], sb.Stage.VALID, batch_size=2), 1, False)
         assert brain.accuracies == {"VALID": 1 / 3}
 
-    def test_the_best_checkpoint_is_tested_and_the_counts_stay(self, make_brain, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(("chosen", "epoch"), [("best", 2), ("last", 3)])
+    def test_both_epochs_are_tested_and_the_chosen_one_stays(self, chosen, epoch, make_brain, tmp_path, monkeypatch):
         brain, sets = make_brain(SafeCheckpointer(tmp_path), epochs=3), datasets()
         accuracies, weights = iter([0.2, 0.9, 0.4]), {}
         save = brain.checkpointer.save_and_keep_only
@@ -166,11 +179,15 @@ class TestAccuracies:
         fit(brain, sets)
         counts = brain.optimizer_step, brain.hparams.epoch_counter.current
         assert counts == (9, 3)
-        for keys, epoch in (({}, 3), ({"max_key": "accuracy"}, 2)):
-            brain.evaluate(sets["test"], test_loader_kwargs={"batch_size": 2}, **keys)
-            assert brain.tested.meta["epoch"] == epoch
-            assert torch.equal(brain.model.head.weight, weights[epoch])
-            assert (brain.optimizer_step, brain.hparams.epoch_counter.current) == counts
+        tested = brain.test_epochs(sets["test"], chosen, {"batch_size": 2})
+        assert {name: (found["epoch"], found["valid_accuracy"]) for name, found in tested.items()} == {
+            "best": (2, 0.9),
+            "last": (3, 0.4),
+        }
+        assert tested[chosen]["test_accuracy"] == brain.accuracies["TEST"]
+        assert torch.equal(brain.model.head.weight, weights[epoch])
+        assert not torch.equal(weights[2], weights[3])
+        assert (brain.optimizer_step, brain.hparams.epoch_counter.current) == counts
 
     def test_checkpoints_hold_what_was_trained_and_nothing_else(self, make_brain, tmp_path):
         brain = make_brain(SafeCheckpointer(tmp_path))

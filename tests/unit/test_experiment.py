@@ -22,8 +22,10 @@ batch_size: 4
 lr: null
 few_shot: null
 paper_code: False
+positions: crop
 backbone: nano-ast  # or another
-output_folder: !ref results/<backbone>/<seed>
+experiment: !ref <backbone>
+output_folder: !ref results/<experiment>/<seed>
 save_folder: !ref <output_folder>/save
 data_folder: !PLACEHOLDER
 ckpt_interval_minutes: 5
@@ -88,6 +90,36 @@ class TestLoading:
         assert load("--debug", "--debug_persistently", "--output_folder=mine").hparams["output_folder"] == "mine"
 
 
+class TestPublishedCode:
+    def test_what_was_asked_for_stands_without_it(self):
+        experiment = load("--max_grad_norm=1", "--positions=interpolate")
+        assert experiment.hparams["positions"] == "interpolate"
+        assert experiment.run_opts.max_grad_norm == 1
+
+    @pytest.mark.parametrize("options", [[], ["--max_grad_norm=1", "--positions=interpolate"]])
+    def test_positions_and_clipping_are_those_of_the_paper(self, options):
+        experiment = load("--paper_code=True", *options)
+        assert experiment.hparams["positions"] == "published"
+        assert configuration(experiment)["options"]["max_grad_norm"] == experiment.run_opts.max_grad_norm == 0
+        assert "max_grad_norm" in experiment.run_opts.overridden_args  # else SpeechBrain has its own
+
+    @pytest.mark.parametrize(
+        ("options", "name"),
+        [
+            ([], "nano-ast"),
+            (["--paper_code=True"], "nano-ast-published"),
+            (["--few_shot=8"], "nano-ast-8shot"),
+            (["--few_shot=8", "--paper_code=True"], "nano-ast-8shot-published"),
+            (["--few_shot=8", "--experiment=mine"], "mine"),
+        ],
+    )
+    def test_runs_of_another_kind_have_folders_of_their_own(self, options, name):
+        assert load(*options).hparams["output_folder"] == f"results/{name}/1234"
+
+    def test_a_folder_that_is_named_is_taken(self):
+        assert load("--few_shot=8", "--output_folder=mine").hparams["output_folder"] == "mine"
+
+
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -103,8 +135,10 @@ class TestWhatIsRefused:
             (["--lr=0"], "learning rate 0 .*above 0"),
             (["--lr=nan"], "learning rate 'nan'"),
             (["--lr=.nan"], "learning rate nan"),
-            (["--few_shot=8"], "few_shot: 8 .*not available yet.*--few_shot=null"),
-            (["--paper_code=True"], "paper_code: True .*not available yet.*--paper_code=false"),
+            (["--few_shot=0"], "few_shot 0 was asked for.*from 1.*--few_shot=2"),
+            (["--few_shot=2.5"], "few_shot 2.5"),
+            (["--paper_code=published"], "paper_code: 'published' .*neither True nor False.*--paper_code=True"),
+            (["--paper_code=null"], "paper_code: None"),
             (["--seed=1", "--seed=2"], "seed occurs twice"),
             (["--optimizers={"], "cannot be loaded"),
             (["--optimizers=none"], "cannot be loaded|no such"),

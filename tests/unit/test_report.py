@@ -5,7 +5,7 @@ import json
 import pytest
 
 from brainplug.errors import UsageError
-from brainplug.report import RESULTS_END, RESULTS_START, read_results, results_table, write_table
+from brainplug.report import RESULTS_END, RESULTS_START, read_results, results_table, summary, write_table
 
 RUN = {
     "dataset": "esc50",
@@ -14,12 +14,25 @@ RUN = {
     "method": "linear",
     "fold": 1,
     "seed": 1,
+    "few_shot": None,
+    "paper_code": False,
     "epochs": 3,
+    "best_epoch": 2,
+    "n_test": 8,
+    "valid_accuracy": 0.75,
+    "trainable": 2000,
+    "total": 10000,
+    "peak_memory_bytes": 10**9,
     "test_accuracy": 0.5,
+    "test_accuracy_best_epoch": 0.5,
     "test_accuracy_last_epoch": 0.25,
     "trainable_without_head": 1384,
     "seconds": 90.0,
 }
+
+
+def best(accuracy: float) -> dict[str, float]:
+    return {"test_accuracy": accuracy, "test_accuracy_best_epoch": accuracy}
 
 
 def test_runs_are_found_below_a_folder(tmp_path):
@@ -36,12 +49,33 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 
 
 def test_rows_are_means_over_folds_best_method_first():
-    runs = [{**RUN, "test_accuracy": accuracy, "fold": fold} for fold, accuracy in enumerate((0.4, 0.6))]
-    table = results_table([*runs, {**RUN, "method": "full", "test_accuracy": 0.9}])
+    runs = [{**RUN, **best(accuracy), "fold": fold} for fold, accuracy in enumerate((0.4, 0.6))]
+    table = results_table([*runs, {**RUN, **best(0.9), "method": "full"}])
     first, second = table.splitlines()[2:]
     assert "| full |" in first
     assert "| 90.0 |" in first  # one run has no deviation
     assert "| linear | 1,384 | 3 | 2 | 50.0 ± 14.1 | 25.0 ± 0.0 | 1.5 |" in second
+
+
+def test_runs_of_another_kind_have_rows_of_their_own():
+    kinds = [{}, {"paper_code": True}, {"few_shot": 8}, {"few_shot": 8, "paper_code": True}]
+    rows = results_table([{**RUN, **kind} for kind in kinds]).splitlines()[2:]
+    assert sorted((row.split(" | ")[2], row.split(" | ")[4]) for row in rows) == [
+        ("8", "published"),
+        ("8", "repaired"),
+        ("all", "published"),
+        ("all", "repaired"),
+    ]
+
+
+@pytest.mark.parametrize("paper_code", [False, True])
+def test_the_summary_says_which_code_and_which_epoch(paper_code):
+    lines = summary({**RUN, "paper_code": paper_code, "few_shot": 8}, "results").splitlines()
+    assert "8 training clips a class" in lines[0]
+    assert lines[2] == f"code            {'published' if paper_code else 'repaired'}"
+    accuracies = ["50.00 % (epoch 2, best in validation)", "25.00 % (epoch 3, the last)"]
+    chosen, other = accuracies[::-1] if paper_code else accuracies
+    assert lines[3:5] == [f"test accuracy   {chosen}", f"  beside it     {other}"]
 
 
 def test_a_table_replaces_what_stood_between_the_marks(tmp_path):
