@@ -64,7 +64,7 @@ class AudioClassifier(torch.nn.Module):
         self.special_tokens = method.special_tokens(spec)
         pretrained_tensors = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
         training = set(method.training_modules(backbone.model, spec))
-        self._frozen_modules = [module for module in backbone.modules() if module not in training]
+        self._frozen_modules = [module for module in backbone.model.modules() if module not in training]
         method.attach(backbone.model, spec)
         if spec.final_norm and method.trains_final_norm:
             find_module(backbone.model, spec.final_norm).requires_grad_(True)
@@ -207,11 +207,17 @@ def _recompute(layer: torch.nn.Module) -> None:
 
     @contextlib.contextmanager
     def counting_no_batch_twice() -> Iterator[None]:
+        momenta, counts = [], []
         for norm in batch_norms:
-            norm.track_running_stats = False  # of the same batch, which it has counted already
-        yield
-        for norm in batch_norms:
-            norm.track_running_stats = True
+            momenta.append(norm.momentum)
+            counts.append(norm.num_batches_tracked.clone())
+            norm.momentum = 0.0  # the running means have seen this batch
+        try:
+            yield
+        finally:  # torch leaves by an exception as soon as it has what it needs
+            for norm, momentum, count in zip(batch_norms, momenta, counts, strict=True):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
 
     layer.forward = partial(
         torch.utils.checkpoint.checkpoint,

@@ -1,7 +1,7 @@
 """The published code of the PETL papers on AST: its command line's words, its parameter names, its checkpoints.
 
-Cappellazzo et al., 2024, https://arxiv.org/abs/2312.03694 and https://arxiv.org/abs/2402.00828. Everything that knows an
-old name stands here. What that code computes is brainplug's own with `paper_code`; see docs/reproduction.md.
+Cappellazzo et al., 2024, https://arxiv.org/abs/2312.03694 and https://arxiv.org/abs/2402.00828. Everything that knows
+an old name stands here. What that code computes is brainplug's own with `paper_code`; see docs/reproduction.md.
 """
 
 from collections.abc import Callable, Iterator

@@ -57,7 +57,7 @@ class ConformerBlock(AdapterBlock):
         return torch.nn.functional.silu(self.batch_norm(self.depthwise(padded))).transpose(1, 2)
 
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
-        """Its maps are convolutions of width 1 there, which keep torch's first weights or, on wav2vec 2.0, are drawn anew."""
+        """All its maps are convolutions there: they keep torch's first weights, or are drawn anew on wav2vec 2.0."""
         maps = ((self.down.weight, self.down.bias), (self.up.weight, self.up_bias))
         for weight, bias in (*maps, (self.depthwise.weight, self.depthwise.bias)):
             if on_waveform:

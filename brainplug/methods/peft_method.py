@@ -4,16 +4,20 @@ peft puts its layers into the model; what is trained and saved is decided here, 
 """
 
 import copy
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from peft import PeftConfig, inject_adapter_in_model
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError
 from brainplug.methods.base import Method
 
+ADAPTER_NAME = "default"  # peft can hold several adapters in one layer; here it holds one
 WORDS = ("query", "key", "value", "output", "feed_forward_in", "feed_forward_out", "norms")
 
 
@@ -41,11 +45,19 @@ class PeftMethod(Method):
         """Lets peft put its layers where the configuration says."""
         config = copy.deepcopy(self.config)
         wanted = getattr(config, "target_modules", None) or ["query", "value"]
-        config.target_modules = _own_names(wanted, spec)
+        config.target_modules = _own_names(wanted, model, spec)
         if getattr(config, "feedforward_modules", None):
-            config.feedforward_modules = _own_names(config.feedforward_modules, spec)
+            config.feedforward_modules = _own_names(config.feedforward_modules, model, spec)
+        if config.peft_type not in PEFT_TYPE_TO_TUNER_MAPPING:
+            raise UsageError(
+                f"The configuration {type(config).__name__} was asked for.",
+                "It puts no layers into a model (peft runs it around one).",
+                "Write the methods prompt_shallow, prompt_deep or prefix, or a peft configuration with target_modules",
+            )
         try:
-            inject_adapter_in_model(config, model)
+            with warnings.catch_warnings():  # peft does not count layer norms among its layers, and says so for each
+                warnings.filterwarnings("ignore", "Unsupported layer type")
+                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
         except ValueError as error:
             raise UsageError(
                 f"{type(config).__name__} on {wanted if isinstance(wanted, str) else sorted(wanted)} was asked for.",
@@ -69,12 +81,14 @@ class PeftMethod(Method):
             model.set_submodule(name, module.get_base_layer())
 
 
-def _own_names(wanted: str | list[str] | set[str], spec: BackboneSpec) -> str | list[str]:
-    """Replaces the words of `WORDS` by the backbone's paths; a text is a pattern and stays."""
+def _own_names(wanted: str | Iterable[str], model: torch.nn.Module, spec: BackboneSpec) -> str | list[str]:
+    """Replaces the words of `WORDS` by the backbone's paths in every layer; a text is a pattern and stays."""
     if isinstance(wanted, str):
         return wanted
     names = []
     for part in wanted:
-        found = getattr(spec, part) if part in WORDS else part
-        names += [found] if isinstance(found, str) else found
+        found = getattr(spec, part) if part in WORDS else None
+        paths = [found] if isinstance(found, str) else found
+        layers = range(len(spec.layers_of(model)))
+        names += [part] if paths is None else [f"{spec.layers}.{layer}.{path}" for layer in layers for path in paths]
     return sorted(names)

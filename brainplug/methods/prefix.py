@@ -129,4 +129,4 @@ class PrefixTuning(Method):
         for layer in spec.layers_of(model):
             attention = find_module(layer, spec.attention)
             attention.prefix = Prefix(self.length // 2, model.config.hidden_size, prompt_range(model.config))
-        model.set_attn_implementation(ATTENTION)
+        model.config._attn_implementation = ATTENTION  # the setter refuses for models with an attention of their own

@@ -11,6 +11,8 @@ from transformers import (
     ASTConfig,
     ASTModel,
     AutoModel,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
     BertConfig,
     Data2VecAudioConfig,
     HubertConfig,
@@ -214,6 +216,20 @@ class TestWeights:
     def test_the_hub_s_commit_is_the_revision(self, folder):
         assert weights_revision("owner/name", "0123abc") == "0123abc"
         assert weights_revision("owner/name", None) == "unknown"
+
+    @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec", "wavlm", "whisper"])
+    def test_a_recogniser_s_checkpoint_is_a_backbone_too(self, name, tmp_path):
+        """As the hub's checkpoints are: a head, or a decoder, is left out."""
+        config, extractor = TINY_BACKBONES[name]
+        kind = AutoModelForSpeechSeq2Seq if name == "whisper" else AutoModelForCTC
+        whole = kind.from_config(config).eval()
+        whole.save_pretrained(tmp_path)
+        extractor.save_pretrained(tmp_path)
+        encoder = whole.model.encoder if name == "whisper" else whole.base_model
+        signal = torch.randn((1, 64, 32) if name == "whisper" else (1, 4000))
+        tokens, _ = load_backbone(str(tmp_path))(signal, torch.ones(1))
+        wanted = encoder(signal.transpose(1, 2) if name == "whisper" else signal).last_hidden_state
+        assert torch.allclose(tokens, wanted, atol=1e-5)
 
     @pytest.mark.parametrize("name", ["layernorm.bias", "embeddings.position_embeddings"])
     def test_a_file_that_lacks_weights_is_refused(self, name, folder):
