@@ -111,7 +111,8 @@ class FrozenPass(Measured):
     """
 
     def __init__(self, setting: Setting):
-        self.setting, self.backbone = setting, setting.backbone().eval()
+        # Frozen as the methods freeze it: autocast keeps copies of weights that could be trained.
+        self.setting, self.backbone = setting, setting.backbone().eval().requires_grad_(False)
         self.batch = setting.batch_for(self.backbone)
 
     def __call__(self) -> None:
@@ -340,6 +341,12 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _from_1_on(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def main(arguments: list[str]) -> None:
     """Reads the command line, measures and prints.
 
@@ -350,12 +357,13 @@ def main(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ast")
-    parser.add_argument("--frames", type=int, default=500, help="length of a clip, in frames of 10 ms")
-    parser.add_argument("--batch", type=int, default=4, help="clips of a batch")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--frames", type=_from_1_on, default=500, help="length of a clip, in frames of 10 ms")
+    parser.add_argument("--batch", type=_from_1_on, default=4, help="clips of a batch")
+    parser.add_argument("--repeats", type=_from_1_on, default=5, help="rounds that count")
     parser.add_argument("--methods", default="", help="names separated by commas; all without")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=_from_1_on, default=torch.get_num_threads())
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
     chosen = parser.parse_args(arguments)

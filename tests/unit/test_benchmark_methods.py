@@ -131,6 +131,17 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     assert document.read_text() == f"{MARKS[0]}\n{capsys.readouterr().out}{MARKS[1]}"
 
 
+@pytest.mark.parametrize("wrong", ["--repeats=0", "--batch=-1", "--frames=many", "--device=tpu"])
+def test_a_size_or_device_that_cannot_be_is_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(["--backbone=nano-ast", wrong])
+    assert wrong.split("=")[1] in capsys.readouterr().err
+
+
+def test_the_frozen_pass_is_frozen(setting):
+    assert not any(weight.requires_grad for weight in FrozenPass(setting).backbone.parameters())
+
+
 def test_an_unknown_method_is_told_without_a_traceback():
     command = [sys.executable, "benchmarks/methods.py", "--backbone=nano-ast", "--methods=liner"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
