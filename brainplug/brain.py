@@ -97,6 +97,7 @@ class AudioBrain(sb.Brain):
             # With --debug each process has a temporary folder of its own now; all take the main one's.
             checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
             checkpointer.add_recoverables({"stopwatch": self.stopwatch, "epoch_counter": hparams["epoch_counter"]})
+            checkpointer.add_recoverables(method.recoverables(model.backbone.model))
 
     def fit(
         self,
@@ -148,7 +149,9 @@ class AudioBrain(sb.Brain):
     def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Cross-entropy; counts the right answers where they are measured."""
         loss = torch.nn.functional.cross_entropy(logits.float(), self.targets)
-        if stage != sb.Stage.TRAIN:
+        if stage == sb.Stage.TRAIN:
+            loss = loss + self.method.penalty(self.model.backbone.model)
+        else:
             self.check_loss_isfinite(loss)
             self.right = self.right + (logits.argmax(1) == self.targets).sum()
             self.seen += len(self.targets)
@@ -168,6 +171,15 @@ class AudioBrain(sb.Brain):
                 f"Its loss is {loss.item()}, for the clips: {', '.join(self.batch_ids)}.",
                 f"Listen to these clips, or write a lower --lr than {self.lr:g}",
             )
+
+    def init_optimizers(self) -> None:
+        """Makes the optimiser; after each of its steps the method does what it wants."""
+        super().init_optimizers()
+
+        def after_step(*_: object) -> None:
+            self.method.after_step(self.model.backbone.model, self.optimizer_step + 1, self.total_steps)
+
+        self.optimizer.register_step_post_hook(after_step)
 
     def optimizers_step(self) -> None:
         """Sets the learning rate of this step, then steps."""

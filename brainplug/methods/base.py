@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from peft import PeftConfig
+from peft import AdaLoraConfig, PeftConfig
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError, nearest
@@ -79,6 +79,47 @@ class Method(ABC):
         """
         return spec.special_tokens
 
+    def penalty(self, model: torch.nn.Module) -> torch.Tensor | float:
+        """What is added to the loss of a training step.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Adapted by this method.
+
+        Returns
+        -------
+        torch.Tensor | float
+            Nothing, unless the method says so.
+        """
+        return 0.0
+
+    def after_step(self, model: torch.nn.Module, step: int, total_steps: int) -> None:  # noqa: B027  most do nothing
+        """Does what the method wants after a step of the optimiser, while the gradients are still there.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Adapted by this method.
+        step, total_steps : int
+            Steps that are done, and those of the whole run.
+        """
+
+    def recoverables(self, model: torch.nn.Module) -> dict[str, object]:
+        """What a checkpoint has to keep beside the weights, for a run to go on.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Adapted by this method.
+
+        Returns
+        -------
+        dict[str, object]
+            Name -> object with SpeechBrain's hooks for checkpoints.
+        """
+        return {}
+
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Computes what was trained into the backbone's own weights, so that nothing is added any more.
 
@@ -149,9 +190,11 @@ def choose_method(
     try:
         made = entry["settings"](**settings)
         if isinstance(made, PeftConfig):
+            from brainplug.methods.adalora import AdaLoRA
             from brainplug.methods.peft_method import PeftMethod
 
-            return PeftMethod(made, paper_code=paper_code), lr
+            wrapper = AdaLoRA if isinstance(made, AdaLoraConfig) else PeftMethod
+            return wrapper(made, paper_code=paper_code), lr
         # Made anew, since what is allowed depends on the switch.
         return (entry["settings"](**settings, paper_code=True) if paper_code else made), lr
     except TypeError as error:

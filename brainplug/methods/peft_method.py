@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError
@@ -42,13 +42,35 @@ class PeftMethod(Method):
     config: PeftConfig
 
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Lets peft put its layers where the configuration says."""
+        """Lets peft put its layers in."""
+        self.tune(model, spec)
+
+    def tune(self, model: torch.nn.Module, spec: BackboneSpec) -> BaseTuner:
+        """Lets peft put its layers where the configuration says.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            A frozen transformer, changed in place.
+        spec : BackboneSpec
+            Where it keeps its parts.
+
+        Returns
+        -------
+        BaseTuner
+            peft's hold on the model.
+
+        Raises
+        ------
+        UsageError
+            The configuration puts nothing into this model.
+        """
         config = copy.deepcopy(self.config)
         wanted = getattr(config, "target_modules", None) or ["query", "value"]
         config.target_modules = _own_names(wanted, model, spec)
         if getattr(config, "feedforward_modules", None):
             config.feedforward_modules = _own_names(config.feedforward_modules, model, spec)
-        if config.peft_type not in PEFT_TYPE_TO_TUNER_MAPPING:
+        if isinstance(config, PromptLearningConfig):
             raise UsageError(
                 f"The configuration {type(config).__name__} was asked for.",
                 "It puts no layers into a model (peft runs it around one).",
@@ -57,7 +79,7 @@ class PeftMethod(Method):
         try:
             with warnings.catch_warnings():  # peft does not count layer norms among its layers, and says so for each
                 warnings.filterwarnings("ignore", "Unsupported layer type")
-                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
+                return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
         except ValueError as error:
             raise UsageError(
                 f"{type(config).__name__} on {wanted if isinstance(wanted, str) else sorted(wanted)} was asked for.",
