@@ -2,59 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from hyperpyyaml import load_hyperpyyaml
-
-from brainplug.backbones import load_backbone
-from brainplug.errors import UsageError
 from brainplug.experiment import run_command
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
-from brainplug.methods import choose_method
-from brainplug.model import AudioClassifier
-from brainplug.report import read_results, results_table, write_table
-
-
-def list_methods(folder: str, backbone: str, n_classes: int) -> str:
-    """Lists the methods of a file with what they train on a backbone.
-
-    Arguments
-    ---------
-    folder : str
-        With ``methods.yaml``, and ``backbones.yaml`` which says what a backbone changes there.
-    backbone : str
-        Name of a backbone.
-    n_classes : int
-        Classes of the head.
-
-    Returns
-    -------
-    str
-        One row a method.
-
-    Raises
-    ------
-    UsageError
-        A file is missing, or the backbone is unknown.
-    """
-    try:
-        methods, backbones = (
-            load_hyperpyyaml(Path(folder, name).read_text()) for name in ("methods.yaml", "backbones.yaml")
-        )
-    except OSError as error:
-        raise UsageError(
-            f"The methods in the folder {folder!r} were asked for.", f"They cannot be read: {error}.",
-            "Write --hparams=FOLDER, one with methods.yaml and backbones.yaml",
-        ) from error  # fmt: skip
-    rows = [f"{'method':<16}{'trainable':>12}{'without head':>14}{'share':>9}  learning rate, class"]
-    for name in methods:
-        method, lr = choose_method(name, methods, backbones.get(backbone))
-        counts = AudioClassifier(load_backbone(backbone), method, n_classes).count_parameters()
-        rows.append(
-            f"{name:<16}{counts['trainable']:>12,}{counts['trainable_without_head']:>14,}"
-            f"{counts['trainable'] / counts['total']:>9.2%}  {lr:g}, {type(getattr(method, 'config', method)).__name__}"
-        )
-    return "\n".join(rows)
+from brainplug.listing import list_backbones, list_methods
+from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
 
 
 def main(arguments: list[str]) -> None:
@@ -71,21 +23,24 @@ def main(arguments: list[str]) -> None:
     methods.add_argument("--backbone", default="nano-ast")
     methods.add_argument("--hparams", default="hparams", help="the folder with methods.yaml")
     methods.add_argument("--n_classes", type=int, default=50)
+    methods.set_defaults(
+        table=lambda chosen: list_methods(chosen.hparams, chosen.backbone, chosen.n_classes), marks=METHODS_MARKS
+    )
+    backbones = commands.add_parser("backbones", help="the backbones that have a short name")
+    backbones.set_defaults(table=lambda chosen: list_backbones(), write=None)
     report = commands.add_parser("report", help="the results of all runs below a folder, as a table")
     report.add_argument("folder", nargs="?", default="results")
-    report.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between its marks")
-    add_arguments(commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines"))
+    report.set_defaults(table=lambda chosen: results_table(read_results(chosen.folder)), marks=RESULTS_MARKS)
+    published = commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines")
+    add_arguments(published)
+    published.set_defaults(table=import_petl_ast, write=None)
+    for command in (methods, report):
+        command.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
     chosen = parser.parse_args(arguments)
-    if chosen.command == "import-petl-ast":
-        print(import_petl_ast(chosen))
-        return
-    if chosen.command == "methods":
-        print(list_methods(chosen.hparams, chosen.backbone, chosen.n_classes))
-        return
-    table = results_table(read_results(chosen.folder))
+    table = chosen.table(chosen)
     print(table)
     if chosen.write:
-        write_table(table, chosen.write)
+        write_table(table, chosen.write, chosen.marks)
 
 
 if __name__ == "__main__":

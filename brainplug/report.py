@@ -1,11 +1,10 @@
 """What a run leaves behind: results.json, the adapter, and the short table at the end."""
 
 import json
-import os
 import resource
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from brainplug.brain import AudioBrain
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
+from brainplug.files import atomic_file
 from brainplug.methods import Method
 from brainplug.methods.peft_method import PeftMethod
 from brainplug.model import AudioClassifier
@@ -233,7 +233,7 @@ def summary(results: dict, output_folder: str) -> str:
     chosen, other = reversed(accuracies) if results["paper_code"] else accuracies
     rows = [
         ("data", f"{results['dataset']}{fold}: {results['n_test']} test clips, {results['n_classes']} classes{shots}"),
-        ("model", f"{results['backbone']} with {results['method']}"),
+        ("model", f"{results['backbone']} with {method_name(results)}"),
         ("code", code_name(results["paper_code"])),
         ("test accuracy", chosen),
         ("  beside it", other),
@@ -246,7 +246,31 @@ def summary(results: dict, output_folder: str) -> str:
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
 
 
-RESULTS_START, RESULTS_END = "<!-- results: written by `python -m brainplug report` -->", "<!-- end of results -->"
+def table_marks(name: str, command: str) -> tuple[str, str]:
+    """The lines of a document between which a table stands.
+
+    Arguments
+    ---------
+    name : str
+        What the table shows.
+    command : str
+        What writes it.
+
+    Returns
+    -------
+    tuple[str, str]
+        The line before and the line after.
+
+    Example
+    -------
+    >>> table_marks("results", "python -m brainplug report")[1]
+    '<!-- end of results -->'
+    """
+    return f"<!-- {name}: written by `{command}` -->", f"<!-- end of {name} -->"
+
+
+RESULTS_MARKS = table_marks("results", "python -m brainplug report")
+METHODS_MARKS = table_marks("methods", "python -m brainplug methods")
 
 
 def read_results(folder: str) -> list[dict]:
@@ -301,7 +325,7 @@ def results_table(results: list[dict]) -> str:
     for run in results:
         shots = "all" if run["few_shot"] is None else str(run["few_shot"])
         code = code_name(run["paper_code"])
-        groups[run["dataset"], run["n_classes"], shots, run["backbone"], code, run["method"]].append(run)
+        groups[run["dataset"], run["n_classes"], shots, run["backbone"], code, method_name(run)].append(run)
     lines = [
         "| data | classes | clips a class | backbone | code | method | trainable without head | epochs | runs "
         "| test accuracy, best validation epoch (%) | last epoch (%) | minutes a run |",
@@ -312,10 +336,33 @@ def results_table(results: list[dict]) -> str:
         first, minutes = runs[0], mean(run["seconds"] for run in runs) / 60
         lines.append(
             f"| {' | '.join(map(str, kind))} | {first['trainable_without_head']:,} "
-            f"| {first['epochs']} | {len(runs)} | {_spread(run['test_accuracy_best_epoch'] for run in runs)} "
+            f"| {first['epochs']} | {len(runs)} "
+            f"| {_spread(run.get('test_accuracy_best_epoch', run['test_accuracy']) for run in runs)} "
             f"| {_spread(run['test_accuracy_last_epoch'] for run in runs)} | {minutes:.1f} |"
         )
     return "\n".join(lines)
+
+
+def method_name(results: dict) -> str:
+    """A method with the place of its adapters, without which its number says little.
+
+    Arguments
+    ---------
+    results : dict
+        As in results.json.
+
+    Returns
+    -------
+    str
+        The name, and the location where the method has one.
+
+    Example
+    -------
+    >>> method_name({"method": "conformer", "method_settings": {"location": "ffn"}})
+    'conformer (ffn)'
+    """
+    location = results.get("method_settings", {}).get("location")
+    return f"{results['method']} ({location})" if location else results["method"]
 
 
 def _spread(accuracies: Iterable[float]) -> str:
@@ -324,7 +371,40 @@ def _spread(accuracies: Iterable[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def write_table(table: str, document: str) -> None:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that can be read as it is: cells are filled up to their column's width.
+
+    Arguments
+    ---------
+    columns : Sequence[str]
+        Their names.
+    rows : Sequence[Sequence[str]]
+        Cells. All columns but the first and the last hold numbers and stand to the right.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    Example
+    -------
+    >>> print(markdown_table(("method", "count", "settings"), [("linear", "7", ""), ("lora", "1,234", "rank: 6")]))
+    | method | count | settings |
+    | ------ | ----: | --- |
+    | linear |     7 |  |
+    | lora   | 1,234 | rank: 6 |
+    """
+    first, *widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)][:-1]
+
+    def line(cells: Sequence[str]) -> str:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells[1:-1], widths, strict=True)]
+        return f"| {' | '.join([f'{cells[0]:<{first}}', *numbers, cells[-1]])} |"
+
+    rule = ["-" * first, *("-" * (width - 1) + ":" for width in widths), "---"]
+    return "\n".join(map(line, (columns, rule, *rows)))
+
+
+def write_table(table: str, document: str, marks: tuple[str, str]) -> None:
     """Puts a table between the two marks of a document.
 
     Arguments
@@ -332,22 +412,28 @@ def write_table(table: str, document: str) -> None:
     table : str
         Markdown.
     document : str
-        A file with the lines `RESULTS_START` and `RESULTS_END`.
+        A file with the marks.
+    marks : tuple[str, str]
+        As `table_marks` returns them.
 
     Raises
     ------
     UsageError
-        The document has no such lines.
+        The document cannot be read, or has no such lines.
     """
-    text = Path(document).read_text()
-    before, start, rest = text.partition(RESULTS_START)
-    _, end, after = rest.partition(RESULTS_END)
+    try:
+        text = Path(document).read_text()
+    except OSError as error:
+        raise UsageError(
+            f"A table was to be written into {document}.", f"It cannot be read: {error}.", "Name a document with marks"
+        ) from error
+    before, start, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not end:
         raise UsageError(
-            f"The results were to be written into {document}.",
-            "It lacks the marks between which they stand.",
-            f"Write the lines {RESULTS_START} and {RESULTS_END} there",
+            f"A table was to be written into {document}.",
+            "It lacks the marks between which it stands.",
+            f"Write the lines {marks[0]} and {marks[1]} there",
         )
-    unfinished = Path(f"{document}.unfinished")
-    unfinished.write_text(f"{before}{start}\n{table}\n{end}{after}")
-    os.replace(unfinished, document)
+    with atomic_file(document) as file:
+        file.write(f"{before}{start}\n{table}\n{end}{after}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
+from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.report import METHODS_MARKS
 from tests.integration.running import ESC50_RECIPE, run_train
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +31,27 @@ def listing() -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_listed(listing, method):
-    assert any(line.startswith(f"{method} ") for line in listing.splitlines())
+    assert any(line.startswith(f"| {method} ") for line in listing.splitlines())
 
 
 def test_the_linear_probe_trains_the_head_and_the_final_norm(listing):
-    linear = next(line for line in listing.splitlines() if line.startswith("linear"))
-    assert linear.split()[1:3] == [f"{193 * 10 + 384:,}", "384"]
+    linear = next(line for line in listing.splitlines() if line.startswith("| linear"))
+    assert [cell.strip() for cell in linear.split("|")][2:4] == [f"{193 * 10 + 384:,}", "384"]
+
+
+def test_the_table_of_the_methods_is_written_between_its_marks(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("\n".join(METHODS_MARKS))
+    done = brainplug("methods", "--backbone", "ast", "--write", str(document))
+    assert done.returncode == 0, done.stderr
+    assert document.read_text() == f"{METHODS_MARKS[0]}\n{done.stdout}{METHODS_MARKS[1]}"
+
+
+def test_the_backbones_are_listed():
+    done = brainplug("backbones")
+    assert done.returncode == 0, done.stderr
+    for name in (*bundled_names(), *HUB_NAMES):
+        assert f"| {name} " in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -42,6 +59,7 @@ def test_the_linear_probe_trains_the_head_and_the_final_norm(listing):
     [
         (("methods", "--backbone", "nano-asst"), "nano-ast"),
         (("methods", "--hparams", "nowhere"), "methods.yaml"),
+        (("methods", "--write", "LICENSE"), "lacks the marks"),
         (("report", "nowhere"), "no results.json"),
         (("import-petl-ast", "nowhere.pt", "--method=linear", "--out=nowhere"), "nowhere.pt"),
     ],

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from brainplug.errors import UsageError
-from brainplug.report import RESULTS_END, RESULTS_START, read_results, results_table, summary, write_table
+from brainplug.report import (
+    RESULTS_MARKS,
+    markdown_table,
+    read_results,
+    results_table,
+    summary,
+    table_marks,
+    write_table,
+)  # fmt: skip
 
 RUN = {
     "dataset": "esc50",
@@ -78,16 +86,43 @@ def test_the_summary_says_which_code_and_which_epoch(paper_code):
     assert lines[3:5] == [f"test accuracy   {chosen}", f"  beside it     {other}"]
 
 
-def test_a_table_replaces_what_stood_between_the_marks(tmp_path):
+def test_cells_stand_below_each_other():
+    table = markdown_table(("name", "n", "note"), [("a", "1,000", "x"), ("longer", "1", "")])
+    header, rule, *rows = table.splitlines()
+    assert len({line.rindex("|", 0, -1) for line in (header, rule, *rows)}) == 1
+    assert rows[1].split("|")[2] == "     1 "
+
+
+def test_a_row_with_a_cell_too_few_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        markdown_table(("name", "n", "note"), [("a", "1")])
+
+
+@pytest.mark.parametrize("marks", [RESULTS_MARKS, table_marks("numbers", "make numbers")])
+def test_a_table_replaces_what_stood_between_the_marks(tmp_path, marks):
     document = tmp_path / "README.md"
-    document.write_text(f"before\n{RESULTS_START}\nold\n{RESULTS_END}\nafter\n")
-    write_table("| new |", str(document))
-    assert document.read_text() == f"before\n{RESULTS_START}\n| new |\n{RESULTS_END}\nafter\n"
+    document.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    write_table("| new |", str(document), marks)
+    assert document.read_text() == f"before\n{marks[0]}\n| new |\n{marks[1]}\nafter\n"
+
+
+def test_tables_of_one_document_do_not_touch_each_other(tmp_path):
+    document = tmp_path / "README.md"
+    first, second = table_marks("first", "make first"), table_marks("second", "make second")
+    document.write_text("\n".join([*first, *second]))
+    write_table("| 1 |", str(document), first)
+    write_table("| 2 |", str(document), second)
+    assert document.read_text() == "\n".join([first[0], "| 1 |", first[1], second[0], "| 2 |", second[1]])
 
 
 def test_a_document_without_marks_is_left_alone(tmp_path):
     document = tmp_path / "README.md"
     document.write_text("no marks")
     with pytest.raises(UsageError, match="lacks the marks"):
-        write_table("| new |", str(document))
+        write_table("| new |", str(document), RESULTS_MARKS)
     assert document.read_text() == "no marks"
+
+
+def test_a_document_that_is_missing_is_told(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        write_table("| new |", str(tmp_path / "README.md"), RESULTS_MARKS)

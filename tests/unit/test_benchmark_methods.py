@@ -1,0 +1,151 @@
+"""The benchmark of the methods: what it counts and how, on a tiny backbone. No time is compared with anything."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.methods import (
+    MARKS,
+    FrozenPass,
+    Setting,
+    TrainingStep,
+    compare_methods,
+    describe_machine,
+    main,
+    measure,
+)
+from brainplug.backbones import known_config
+from brainplug.methods.bottleneck import BottleneckAdapter
+from brainplug.methods.full import FullFineTuning
+from brainplug.methods.linear import LinearProbe
+
+ROOT = Path(__file__).parents[2]
+FLOAT = 4  # bytes
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    config = known_config("nano-ast")
+    config.num_hidden_layers = 2
+    return Setting(config, frames=64, batch=2, device="cpu", precision="fp32")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    return {first: others for first, *others in cells[2:]}
+
+
+def test_the_memory_of_a_forward_pass_is_that_of_its_weights_and_of_what_it_makes(setting):
+    forward = FrozenPass(setting)
+    weights = FLOAT * sum(weight.numel() for weight in forward.backbone.parameters())
+    tokens, _ = forward.backbone(*forward.batch)
+    widest = FLOAT * tokens[..., 0].numel() * forward.backbone.model.config.intermediate_size  # in the feed-forward
+    [cost] = measure([forward], repeats=1, device="cpu")
+    assert widest < cost.peak_bytes - weights < 8 * widest
+
+
+def test_memory_is_the_same_in_every_run(setting):
+    torch.manual_seed(0)
+    step = TrainingStep(setting, BottleneckAdapter(), lr=0.1)
+    first, second = (measure([step], repeats=1, device="cpu")[0].peak_bytes for _ in range(2))
+    assert first == second
+
+
+def test_training_all_weights_keeps_them_four_times(setting):
+    step = TrainingStep(setting, FullFineTuning(), lr=1e-5)
+    weights = FLOAT * sum(weight.numel() for weight in step.model.parameters())
+    [cost] = measure([step], repeats=1, device="cpu")
+    assert cost.peak_bytes > 4 * weights  # with the gradients, and two moments of each
+    assert step.checkpoint_bytes() > weights
+
+
+def test_a_linear_probe_keeps_nothing_of_the_encoder_for_the_way_back(setting):
+    deep = dataclasses.replace(setting, config=known_config("nano-ast"))  # of 6 layers
+    beside_weights = []
+    for some in (setting, deep):
+        step = TrainingStep(some, LinearProbe(), lr=0.1)
+        held = FLOAT * sum(weight.numel() for weight in step.model.parameters())
+        beside_weights.append(measure([step], repeats=1, device="cpu")[0].peak_bytes - held)
+    assert beside_weights[0] == pytest.approx(beside_weights[1], rel=0.01)
+
+
+def test_actions_take_turns_after_a_round_that_does_not_count(setting):
+    order = []
+
+    class Noted(FrozenPass):
+        def __call__(self) -> None:
+            order.append(self)
+            super().__call__()
+
+    first, second = Noted(setting), Noted(setting)
+    costs = measure([first, second], repeats=2, device="cpu")
+    assert order[:6] == [first, second] * 3
+    assert [len(cost.seconds) for cost in costs] == [2, 2]
+
+
+def test_every_method_that_is_asked_for_has_a_row_and_the_mixture_is_compared(setting):
+    table = rows(compare_methods(setting, "nano-ast", ["linear", "lora"], repeats=1))
+    assert list(table)[:2] == ["linear", "lora"]
+    mixture, adapter = list(table)[2:]
+    assert "15 experts" in mixture
+    assert "times the memory of the next" in table[mixture][-1]
+    for seconds, memory, checkpoint, _ in table.values():
+        assert float(seconds) > 0
+        assert float(memory) > 1
+        assert 1000 < int(checkpoint.replace(",", "")) < 10**6
+    assert float(table[mixture][1]) > float(table[adapter][1])
+
+
+def test_a_method_that_cannot_serve_the_backbone_says_why(setting):
+    config = known_config("nano-ast")
+    config.hidden_size = config.intermediate_size = 24
+    narrow = dataclasses.replace(setting, config=config)
+    table = rows(compare_methods(narrow, "narrow", ["bottleneck"], repeats=1))
+    assert table["bottleneck"][:3] == ["-", "-", "-"]
+    assert "24 wide" in table["bottleneck"][3]
+
+
+def test_bfloat16_computes_the_forward_pass_in_half_the_width(setting):
+    half = FrozenPass(dataclasses.replace(setting, precision="bf16"))
+    with half.setting.cast():
+        assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_the_machine_is_described(setting):
+    line = describe_machine(setting, "nano-ast")
+    assert f"torch {torch.__version__}" in line
+    assert f"{torch.get_num_threads()} threads" in line
+    assert "2 clips of 64 frames, fp32" in line
+
+
+def test_the_table_is_written_between_its_marks(tmp_path, capsys):
+    document = tmp_path / "README.md"
+    document.write_text("\n".join(MARKS))
+    sizes = ["--backbone=nano-ast", "--frames=64", "--batch=2", "--repeats=1", "--methods=linear"]
+    main([*sizes, f"--threads={torch.get_num_threads()}", f"--write={document}"])
+    assert document.read_text() == f"{MARKS[0]}\n{capsys.readouterr().out}{MARKS[1]}"
+
+
+@pytest.mark.parametrize("wrong", ["--repeats=0", "--batch=-1", "--frames=many", "--device=tpu"])
+def test_a_size_or_device_that_cannot_be_is_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(["--backbone=nano-ast", wrong])
+    assert wrong.split("=")[1] in capsys.readouterr().err
+
+
+def test_the_frozen_pass_is_frozen(setting):
+    assert not any(weight.requires_grad for weight in FrozenPass(setting).backbone.parameters())
+
+
+def test_an_unknown_method_is_told_without_a_traceback():
+    command = [sys.executable, "benchmarks/methods.py", "--backbone=nano-ast", "--methods=liner"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 2
+    assert "Write --method= one of: linear" in done.stderr
+    assert "Traceback" not in done.stderr

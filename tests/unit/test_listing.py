@@ -1,0 +1,94 @@
+"""Lists of methods and backbones say of a backbone what the real one would show, without its weights."""
+
+from pathlib import Path
+
+import pytest
+from transformers import ASTConfig
+
+from brainplug.backbones import known_config, load_backbone
+from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.listing import count_on_meta, describe_settings, list_backbones, list_methods, read_methods
+from brainplug.methods import choose_method
+from brainplug.methods.bottleneck import BottleneckAdapter
+from brainplug.model import AudioClassifier
+from brainplug.report import METHODS_MARKS
+from tests.conftest import TINY_BACKBONES
+
+ROOT = Path(__file__).parents[2]
+HPARAMS = str(ROOT / "hparams")
+METHODS, _ = read_methods(HPARAMS, "ast")
+# The rates of methods.yaml are for a width of 768, and leave nothing of one of 16.
+NARROW = dict.fromkeys(["bottleneck", "conformer", "convpass", "dense_moa", "soft_moa"], {"reduction_rate": 4})
+NARROW["lora"] = {"reduction_rate": 8}
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """First cell -> the other ones."""
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+    return {first: others for first, *others in cells}
+
+
+@pytest.mark.parametrize("backbone", list(TINY_BACKBONES))
+@pytest.mark.parametrize("name", METHODS)
+def test_counts_without_memory_are_those_of_a_model_with_weights(tiny_backbones, backbone, name):
+    method, _ = choose_method(name, METHODS, NARROW)
+    built = AudioClassifier(load_backbone(tiny_backbones[backbone]), method, 5)
+    assert count_on_meta(known_config(tiny_backbones[backbone]), method, n_classes=5) == built.count_parameters()
+
+
+@pytest.mark.parametrize("backbone", [*bundled_names(), *HUB_NAMES])
+def test_every_method_has_its_row_on_every_backbone(backbone):
+    listed = rows(list_methods(HPARAMS, backbone, n_classes=50))
+    assert list(listed) == list(METHODS)
+    for trainable, without_head, share, *_ in listed.values():
+        assert int(without_head.replace(",", "")) <= int(trainable.replace(",", ""))
+        assert share.endswith("%")
+
+
+def test_a_folder_is_a_backbone_too(tiny_backbones):
+    listed = rows(list_methods(HPARAMS, tiny_backbones["whisper"], n_classes=5))
+    assert listed["linear"][:2] == [str(16 * 5 + 5 + 2 * 16), str(2 * 16)]
+
+
+def test_a_method_that_cannot_serve_a_backbone_says_why():
+    config = ASTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    reason = count_on_meta(config, BottleneckAdapter(reduction_rate=64), n_classes=2)
+    assert "The backbone's tokens are 16 wide" in reason
+    assert "\n" not in reason
+
+
+def test_a_reason_stands_where_the_numbers_would(tiny_backbones):
+    listed = rows(list_methods(HPARAMS, tiny_backbones["ast"], n_classes=5))
+    assert listed["bottleneck"][:3] == ["-", "-", "-"]
+    assert listed["bottleneck"][4].startswith("-: ")
+
+
+def test_what_a_backbone_changes_is_listed():
+    listed = rows(list_methods(HPARAMS, "nano-ast", n_classes=10))
+    assert "reduction_rate: 4" in listed["conformer"][-1]
+    assert listed["linear"][3] == "0.005"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_that_an_entry_sets_is_shown(name):
+    given = getattr(METHODS[name]["settings"], "keywords", {})
+    method, _ = choose_method(name, METHODS)
+    shown = describe_settings(method, given)
+    for setting, value in given.items():
+        assert (f"{setting}: " in shown) == (value is not None)
+    assert "paper_code" not in shown
+
+
+def test_the_table_in_the_readme_is_the_one_that_the_command_prints():
+    _, _, rest = (ROOT / "README.md").read_text().partition(METHODS_MARKS[0])
+    table, end, _ = rest.partition(METHODS_MARKS[1])
+    assert end
+    assert table.strip() == list_methods(HPARAMS, "ast", n_classes=50), "write it anew, as the line below it says"
+
+
+def test_backbones_are_listed_with_their_sizes():
+    listed = rows(list_backbones())
+    assert list(listed) == [*bundled_names(), *HUB_NAMES]
+    real = load_backbone("nano-ast")
+    assert listed["nano-ast"][:3] == ["6", "192", f"{sum(p.numel() for p in real.parameters()):,}"]
+    assert listed["whisper"][3:] == ["log_mel", "openai/whisper-base"]
