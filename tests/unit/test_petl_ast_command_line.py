@@ -46,7 +46,7 @@ COMMANDS = {
 @pytest.fixture(autouse=True)
 def in_folder_with_recipes(monkeypatch, tmp_path):
     """As in the repository, but results would go elsewhere."""
-    for name in ("recipes", "hparams"):
+    for name in ("recipes", "hparams", "train.py"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BRAINPLUG_CACHE", str(tmp_path))
@@ -163,7 +163,8 @@ class TestTranslation:
         assert "--use_wandb" in lines[1]
 
     def test_a_recipe_that_is_not_there_is_named(self, monkeypatch, tmp_path):
-        monkeypatch.chdir(tmp_path)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
         for name, protocol in PROTOCOLS.items():
             lines = new_command(read_command(f"--method linear --dataset_name {name}"))
             assert lines.startswith(f"# There is no recipes/{protocol.folder}/hparams/train.yaml here")
