@@ -25,7 +25,7 @@ from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import choose, claim_output_folder, load_experiment, parse_arguments, run_command
 from brainplug.files import write_json
 from brainplug.methods import choose_method
-from brainplug.model import AudioClassifier
+from brainplug.model import AudioClassifier, classifier_without_weights
 from brainplug.report import collect_results, describe_adapter, summary
 
 
@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     backbone = load_backbone(
         hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
     )
+    classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
 
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)

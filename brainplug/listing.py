@@ -12,7 +12,7 @@ from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.errors import UsageError
 from brainplug.methods import Method, choose_method
 from brainplug.methods.peft_method import PeftMethod
-from brainplug.model import AudioClassifier
+from brainplug.model import classifier_without_weights
 from brainplug.report import markdown_table
 
 
@@ -140,23 +140,16 @@ def count_on_meta(config: PreTrainedConfig, method: Method, n_classes: int) -> d
     dict[str, int] | str
         As `AudioClassifier.count_parameters`; the reason, where the method cannot serve the backbone.
 
-    Raises
-    ------
-    UsageError
-        The backbone's family is not supported.
-
     Example
     -------
     >>> from brainplug.methods.linear import LinearProbe
     >>> count_on_meta(known_config("ast"), LinearProbe(), n_classes=2)["trainable_without_head"] == 2 * 768
     True
     """
-    with torch.device("meta"):
-        backbone = random_backbone(config)
-        try:
-            return AudioClassifier(backbone, method, n_classes).count_parameters()
-        except UsageError as error:
-            return " ".join(str(error).split()).replace("|", "\\|")
+    try:
+        return classifier_without_weights(config, method, n_classes).count_parameters()
+    except UsageError as error:
+        return " ".join(str(error).split()).replace("|", "\\|")
 
 
 def list_backbones() -> str:

@@ -6,8 +6,9 @@ from functools import partial
 
 import torch
 import torch.utils.checkpoint
+from transformers import PreTrainedConfig
 
-from brainplug.backbones import Backbone
+from brainplug.backbones import Backbone, random_backbone
 from brainplug.backbones.spec import BackboneSpec, find_module
 from brainplug.errors import UsageError, nearest
 from brainplug.methods import Method
@@ -187,6 +188,40 @@ class AudioClassifier(torch.nn.Module):
         head = sum(p.numel() for p in self.head.parameters())
         total = sum(p.numel() for p in self.parameters())
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
+
+
+def classifier_without_weights(
+    config: PreTrainedConfig, method: Method, n_classes: int, pooling: str = "ALL"
+) -> AudioClassifier:
+    """Builds a classifier on torch's meta device: at once, and without memory. It has shapes, but no values.
+
+    Arguments
+    ---------
+    config : PreTrainedConfig
+        Of the backbone.
+    method, n_classes, pooling : Method, int, str
+        As in `AudioClassifier`.
+
+    Returns
+    -------
+    AudioClassifier
+        To be counted, or to see whether all of this goes together.
+
+    Raises
+    ------
+    UsageError
+        It does not.
+
+    Example
+    -------
+    >>> from brainplug.backbones import known_config
+    >>> from brainplug.methods.linear import LinearProbe
+    >>> model = classifier_without_weights(known_config("ast"), LinearProbe(), n_classes=2)
+    >>> model.count_parameters()["trainable_without_head"] == 2 * 768
+    True
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return AudioClassifier(random_backbone(config), method, n_classes, pooling)
 
 
 def _check_pooling(pooling: str, spec: BackboneSpec, method: Method) -> None:

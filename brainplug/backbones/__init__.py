@@ -1,5 +1,6 @@
 """Pretrained transformers. Each family stands in a file of its own and describes itself with a `BackboneSpec`."""
 
+import copy
 import json
 
 from transformers import PreTrainedConfig
@@ -81,7 +82,7 @@ def random_backbone(config: PreTrainedConfig, **settings: object) -> Backbone:
     >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
     85
     """
-    return _family_of(config.model_type, "random").from_config(config, **settings)
+    return _family_of(config.model_type, "random").from_config(copy.deepcopy(config), **settings)
 
 
 def _family_of(model_type: str | None, name: str) -> type[Backbone]:

@@ -84,6 +84,9 @@ BAD_OPTIONS = {
     "--method_settings={conformer: {reduction_rat: 4}}": ["'conformer'", "'reduction_rat'", "hparams/methods.yaml"],
     "--method_settings={conformer: {reduction_rate: 17}}": ["reduction rate 17", "16 wide", "from 1 to 16"],
     "--method_settings={conformer: {placement: above}}": ["'above'", "parallel, sequential"],
+    "--method_settings={conformer: {kernel_size: 0}}": ["kernel of 0 tokens"],
+    "--method_settings={conformer: {residual: True}}": ["with residual", "not start as the backbone"],
+    "--pooling=PROMPTS": ["'PROMPTS'", "no prompts", "ALL, CLS, SPEECH"],
     "--method_settings={": ["cannot be loaded"],
     "--data_folder=nowhere": ["nowhere", "does not exist", "--data_folder=DIR"],
     "--device=gpu": ["'gpu'", "--device=cpu"],
@@ -102,6 +105,13 @@ def test_bad_option(option, results, train_esc50, tmp_path):
     assert_refused(train_esc50(option, "--output_folder=fresh"), *BAD_OPTIONS[option])
     assert list((tmp_path / "fresh").glob("save/*")) == []
     assert not (tmp_path / "fresh" / "results.json").exists()
+
+
+@pytest.mark.parametrize("option", [name for name in BAD_OPTIONS if name.startswith(("--method", "--pooling"))])
+def test_methods_are_refused_before_any_clip_is_read(option, train_esc50):
+    run = train_esc50(option)
+    assert_refused(run, *BAD_OPTIONS[option])
+    assert "Checking audio" not in run.output
 
 
 def test_precision_that_does_not_exist(train_esc50):
