@@ -47,9 +47,7 @@ class LoRALinear(torch.nn.Module):
         """Maps ``[..., in_features]`` to ``[..., out_features]``."""
         frozen, low_rank = self.linear(vectors), self.down(vectors)
         # One product that adds as it goes: no second tensor of the output's size.
-        changed = torch.addmm(
-            frozen.flatten(0, -2), low_rank.flatten(0, -2), self.up.weight.t().to(low_rank.dtype), alpha=self.scaling
-        )
+        changed = torch.addmm(frozen.flatten(0, -2), low_rank.flatten(0, -2), self.up.weight.t(), alpha=self.scaling)
         return changed.view_as(frozen)
 
     def merged(self) -> torch.nn.Linear:
