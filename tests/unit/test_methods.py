@@ -243,7 +243,7 @@ class TestPooling:
         [
             ("wav2vec2", LinearProbe(), "CLS", r"no \[CLS\] token\. Write one of: ALL, SPEECH"),
             ("ast", LinearProbe(), "PROMPTS", r"no prompts\. Write one of: ALL, CLS, SPEECH"),
-            ("ast", LinearProbe(), "ALLL", r"does not exist\. Write one of: ALL"),
+            ("ast", LinearProbe(), "EVERYTHING", r"does not exist\. Write one of: ALL, CLS, SPEECH"),
         ],
     )
     def test_what_there_is_not_is_refused(self, tiny_backbones, backbone, method, pooling, message):
