@@ -82,7 +82,9 @@ def random_backbone(config: PreTrainedConfig, **settings: object) -> Backbone:
     >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
     85
     """
-    return _family_of(config.model_type, "random").from_config(copy.deepcopy(config), **settings)
+    config = copy.deepcopy(config)
+    config._attn_implementation = None  # a model in use may have one that transformers does not know for its family
+    return _family_of(config.model_type, "random").from_config(config, **settings)
 
 
 def _family_of(model_type: str | None, name: str) -> type[Backbone]:

@@ -253,7 +253,7 @@ def load_reference(
     is_AST : bool
         AST or wav2vec 2.0.
     final_output : str
-        Which tokens are pooled: ``ALL``, ``CLS``, ``PROMPTS``, ``SPEECH`` or ``PROMPTS+SPEECH``.
+        Which tokens of AST are pooled: ``ALL``, ``CLS``, ``PROMPTS``, ``SPEECH`` or ``PROMPTS+SPEECH``.
     num_classes : int
         Classes of the head.
     config : dict
@@ -286,7 +286,8 @@ def load_reference(
     pretrained = {
         name: (tensor, _published_name(name)) for name, tensor in backbone.model.state_dict(keep_vars=True).items()
     }
-    classifier = AudioClassifier(backbone, chosen, num_classes, final_output)
+    pooling = final_output if is_AST else "ALL"  # those for wav2vec 2.0 do not ask
+    classifier = AudioClassifier(backbone, chosen, num_classes, pooling)
     model = PublishedModel(classifier)
     model.sources = [
         *(Source(tensor, (published,)) for tensor, published in pretrained.values()),

@@ -279,9 +279,21 @@ def test_options_of_a_run(options, train_esc50, tmp_path):
     assert (same[0] == same[1]) == changes_no_number
 
 
-def test_backbone_that_hears_waveforms(train_esc50, tiny_backbones, tmp_path):
-    succeeded(train_esc50(f"--backbone={tiny_backbones['wav2vec2']}", "--augment=[]", "--output_folder=results"))
-    assert json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"] == "waveform"
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("wav2vec2", ["--method=soft_moa", "--augment=[]"]),
+        ("wav2vec2", ["--method=conformer", "--augment=[]", "--paper_code=True"]),
+        ("hubert", ["--method=prefix", "--augment=[]"]),
+        ("data2vec", ["--method=full", "--augment=[]"]),
+        ("wavlm", ["--method=prompt_deep", "--augment=[]", "--pooling=PROMPTS+SPEECH"]),
+        ("whisper", ["--method=lora"]),
+    ],
+)
+def test_other_backbones(backbone, options, train_esc50, tiny_backbones, tmp_path):
+    succeeded(train_esc50(f"--backbone={tiny_backbones[backbone]}", "--output_folder=results", *options))
+    signal = json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"]
+    assert signal == ("log_mel" if backbone == "whisper" else "waveform")
 
 
 @pytest.fixture
@@ -298,8 +310,9 @@ def launch(command_line, environment, tmp_path):
     return run
 
 
-def test_two_processes(launch, tmp_path):
-    launch("--output_folder=results", "--ckpt_interval_steps=1")
+@pytest.mark.parametrize("options", [[], ["--paper_code=True"]])
+def test_two_processes(options, launch, tmp_path):
+    launch("--output_folder=results", "--ckpt_interval_steps=1", *options)
     found = results(tmp_path / "results")
     assert (found["n_train"], found["epochs"]) == (24, 2)
     # Each process takes half of the batches, so an epoch has 3 steps; the second one ends at cosine(5, 6).

@@ -316,3 +316,10 @@ def test_every_method_has_a_case(method):
 def test_all_rows_of_the_counts_are_understood():
     assert {words(row)[0] for row in COUNTS} == set(METHODS)
     assert all(re.fullmatch(r"[\w-]+", words(row)[0]) for row in COUNTS)
+
+
+def test_pooling_is_no_matter_on_wav2vec2():
+    """The published model for it has no such word."""
+    case = "w2v2-linear"
+    model = load(case, final_output="CLS").eval()
+    assert (model(tensor_of(case, "input")) - tensor_of(case, "logits_eval")).abs().max() < 1e-5
