@@ -44,7 +44,7 @@ class KeptOutput(torch.nn.Module):
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
-        self.module = module
+        self.module, self.output = module, None
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens as the module does."""
@@ -61,7 +61,9 @@ class AddedAgain(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens as the sub-layer does, and adds."""
-        return self.sublayer(tokens) + self._kept[0].output
+        [kept] = self._kept
+        added, kept.output = kept.output, None  # no graph is held beyond its step
+        return self.sublayer(tokens) + added
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What single methods compute, against independent oracles, and what they refuse."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -371,3 +373,11 @@ def test_bitfit_trains_the_final_norm_s_bias_alone(tiny_backbones):
     norm = model.backbone.model.layernorm
     assert norm.bias.requires_grad
     assert not norm.weight.requires_grad
+
+
+def test_published_mixture_can_be_copied_after_a_step(tiny_backbones):
+    """What it keeps for later in the layer is gone by then."""
+    model = AudioClassifier(load_backbone(tiny_backbones["ast"]), DenseMoA(reduction_rate=4, paper_code=True), 3)
+    signal = torch.randn(2, 64, 32), torch.ones(2)
+    model(*signal).sum().backward()
+    torch.testing.assert_close(copy.deepcopy(model)(*signal), model(*signal))
