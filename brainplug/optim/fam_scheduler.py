@@ -106,7 +106,7 @@ class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
     def _check(self) -> None:
         if not 0 <= self.warmup <= self.decay_start <= self.end:
             raise ValueError(
-                f"FAMScheduler was asked to warm up until {self.warmup}, to decay from {self.decay_start} and to end at "
+                f"FAMScheduler was asked to warm up until {self.warmup}, decay from {self.decay_start} and end at "
                 f"{self.end}. These are out of order. Write warmup_steps <= decay_start_step <= total_steps, from 0 on"
             )
         if self.warmup_start_lr < 0 or self.eta_min < 0:
