@@ -19,6 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -33,6 +34,8 @@ from brainplug.optim.spectrum import (
     strided_sample,
 )
 
+State = dict[str, torch.Tensor]
+Part = tuple[dict, list[torch.Tensor]]  # a group, and some of its parameters
 Sampler = Callable[[torch.Size, torch.device], torch.Tensor | None]
 RECORD_NAME = "fam.jsonl"
 RANGES = (  # settings, what they must fulfil, and how to say it
@@ -43,6 +46,14 @@ RANGES = (  # settings, what they must fulfil, and how to say it
     (("analyse_every",), lambda value: isinstance(value, int) and value >= 1, "a whole number from 1 on"),
     (("spectrum",), ("amplitude", "power").__contains__, "amplitude or power"),
 )
+
+
+class Batch(NamedTuple):
+    """Parameters that were analysed together: their states, gradients, and momenta a, ``[parameters]``."""
+
+    states: list[State]
+    gradients: list[torch.Tensor]
+    momenta: torch.Tensor
 
 
 class FAM(torch.optim.Optimizer):
@@ -87,7 +98,7 @@ class FAM(torch.optim.Optimizer):
     decoupled_wd : bool, optional
         Decays as above. Else λθ is a part of g, in the spectrum too. On by default, unless `parity`.
     bias_correction : bool, optional
-        Whether the first steps are as long as the later ones. On by default, unless `parity`.
+        Whether the first steps are as long as the later ones (of all groups). On by default, unless `parity`.
     cover_all : bool, optional
         Counts bins that the published bands leave out, the highest among them, to the band below. On by default,
         unless `parity`.
@@ -149,6 +160,7 @@ class FAM(torch.optim.Optimizer):
         if layer_boost is not None:
             warnings.warn("layer_boost does nothing: the published code never reads it.", stacklevel=2)
         _check_interval(debug_interval)
+        self.bias_correction = not parity if bias_correction is None else bias_correction
         self.handlers, self.sampler = handlers, sampler or (random_sample if parity else strided_sample)
         self.record_file = Path(debug_dir, RECORD_NAME) if debug else None
         self.debug_interval = debug_interval
@@ -162,7 +174,6 @@ class FAM(torch.optim.Optimizer):
             "fam_start_step": fam_start_step,
             "min_size": min_size,
             "decoupled_wd": not parity if decoupled_wd is None else decoupled_wd,
-            "bias_correction": not parity if bias_correction is None else bias_correction,
             "cover_all": not parity if cover_all is None else cover_all,
             "analyse_every": analyse_every,
             "spectrum": spectrum,
@@ -170,7 +181,7 @@ class FAM(torch.optim.Optimizer):
         super().__init__(params, settings)
 
     def __getstate__(self) -> dict:
-        own = ("handlers", "sampler", "record_file", "debug_interval")
+        own = ("bias_correction", "handlers", "sampler", "record_file", "debug_interval")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def add_param_group(self, param_group: dict) -> None:
@@ -243,34 +254,53 @@ class FAM(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for parameter in (parameter for parameters in found for parameter in parameters):
-            _check_gradient(parameter.grad)
-        for group, parameters in zip(self.param_groups, found, strict=True):
-            for alike in _of_one_kind(parameters):
-                self._step_alike(alike, group)
+        kinds: dict[tuple[torch.device, torch.dtype], list[Part]] = {}
+        for group in self.param_groups:
+            for kind, parameters in _with_gradients(group).items():
+                kinds.setdefault(kind, []).append((group, parameters))
+        for parts in kinds.values():
+            self._step_alike(parts)
         if self.record_file is not None and _is_first_process():
             self._record()
         return loss
 
-    def _step_alike(self, parameters: list[torch.Tensor], group: dict) -> None:
-        """Updates parameters of one device and type."""
-        states = [self._state_of(parameter) for parameter in parameters]
-        momenta = [state["average"] for state in states]
-        wide = momenta[0].dtype
-        gradients = [parameter.grad.to(wide) for parameter in parameters]
-        decay = group["weight_decay"]
-        if decay and not group["decoupled_wd"]:
-            gradients = torch._foreach_add(gradients, [parameter.to(wide) for parameter in parameters], alpha=decay)
+    def momentum_of(self, parameter: torch.Tensor) -> float:
+        """The momentum of a parameter's last step. Reading it waits for the GPU.
+
+        Arguments
+        ---------
+        parameter : Tensor
+            One of those that are optimised.
+
+        Returns
+        -------
+        float
+            a.
+        """
+        [group] = [group for group in self.param_groups if any(some is parameter for some in group["params"])]
+        bands = self.state[parameter].get("bands")
+        return group["alpha"] if bands is None else self._handler(group).rule(bands[None], group["alpha"]).item()
+
+    def _handler(self, group: dict) -> Handler:
+        return self.handlers[group["handler"]]
+
+    def _step_alike(self, parts: list[Part]) -> None:
+        """Updates parameters of one device and type, which come with their groups."""
+        states = [self._state_of(parameter) for _, parameters in parts for parameter in parameters]
         # With a tensor for the 1: torch would make one for every step count.
         torch._foreach_add_([state["step"] for state in states], torch.tensor(1.0), alpha=1.0)
-        self._analyse(gradients, states, group)
-        torch._foreach_lerp_(momenta, gradients, _weights(states, group, gradients[0]))
-        if decay and group["decoupled_wd"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * decay)
-        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+        batches = [batch for group, parameters in parts for batch in self._analyse(group, parameters)]
+        states = [state for batch in batches for state in batch.states]
+        gradients = [gradient for batch in batches for gradient in batch.gradients]
+        weights = self._weights(states, torch.cat([batch.momenta for batch in batches]))
+        torch._foreach_lerp_([state["average"] for state in states], gradients, weights)
+        for group, parameters in parts:
+            if group["weight_decay"] and group["decoupled_wd"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            averages = [self.state[parameter]["average"] for parameter in parameters]
+            torch._foreach_add_(parameters, averages, alpha=-group["lr"])
 
-    def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _state_of(self, parameter: torch.Tensor) -> State:
         """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
         state = self.state[parameter]
         if not state:
@@ -280,29 +310,50 @@ class FAM(torch.optim.Optimizer):
             state["product"] = torch.ones((), dtype=wide, device=parameter.device)  # P
         return state
 
-    def _analyse(self, gradients: list[torch.Tensor], states: list[dict], group: dict) -> None:
-        """Gives states their band energies ``bands`` (b) and their ``momentum`` (a), where it is time for it."""
-        sizes: dict[int, tuple[list[torch.Tensor], list[dict]]] = {}
-        for gradient, state in zip(gradients, states, strict=True):
-            if gradient.numel() > group["min_size"] and _is_time(state["step"].item(), group):
-                sample = self._sample(gradient)
-                samples, sampled = sizes.setdefault(len(sample), ([], []))
-                samples.append(sample)
-                sampled.append(state)
-        handler = self.handlers[group["handler"]]
-        for samples, sampled in sizes.values():
-            energies = _energies(torch.stack(samples), handler, group)  # [parameters, n_bands]
-            # In a first analysis the average is e itself: between e and e it stays there, bit for bit.
-            before = [state.get("bands", energy) for state, energy in zip(sampled, energies.unbind(), strict=True)]
-            bands = torch.stack(before).lerp_(energies, 1 - group["beta"])
-            momenta = handler.rule(bands, group["alpha"])
-            for state, *found in zip(sampled, bands.unbind(), momenta.unbind(), strict=True):
-                state["bands"], state["momentum"] = found
+    def _analyse(self, group: dict, parameters: list[torch.Tensor]) -> Iterator[Batch]:
+        """Splits parameters into those that are analysed together; keeps their band energies ``bands`` (b)."""
+        kinds: dict[tuple[int, bool], tuple[list[State], list[torch.Tensor], list[torch.Tensor]]] = {}
+        for parameter, gradient in zip(parameters, _gradients(group, parameters), strict=True):
+            state, sample = self.state[parameter], []
+            if gradient.numel() > group["min_size"] and _is_time(group, state["step"].item()):
+                sample = [self._sample(gradient)]
+            length = sample[0].numel() if sample else 0
+            states, gradients, samples = kinds.setdefault((length, "bands" in state), ([], [], []))
+            states.append(state)
+            gradients.append(gradient)
+            samples += sample
+        for (_, heard_before), (states, gradients, samples) in kinds.items():
+            if not samples and not heard_before:
+                yield Batch(states, gradients, gradients[0].new_full((len(states),), group["alpha"]))
+                continue
+            bands = torch.stack([state["bands"] for state in states]) if heard_before else None
+            if samples:
+                energies = self._energies(group, torch.stack(samples))
+                bands = bands.lerp_(energies, 1 - group["beta"]) if heard_before else energies
+                for state, row in zip(states, bands.unbind(), strict=True):
+                    state["bands"] = row
+            yield Batch(states, gradients, self._handler(group).rule(bands, group["alpha"]))
 
     def _sample(self, gradient: torch.Tensor) -> torch.Tensor:
         index = self.sampler(gradient.shape, gradient.device)
         flat = gradient.flatten()
         return flat if index is None else flat[index]
+
+    def _energies(self, group: dict, samples: torch.Tensor) -> torch.Tensor:
+        """Band energies ``[parameters, n_bands]`` of samples ``[parameters, length]``."""
+        bins, bands = samples.shape[1] // 2 + 1, self._handler(group).bands
+        matrix = band_matrix(bands, bins, group["n_bands"], group["cover_all"], samples.device, samples.dtype)
+        return band_energies(samples, matrix, group["eps"], group["spectrum"] == "power")
+
+    def _weights(self, states: list[State], momenta: torch.Tensor) -> list[torch.Tensor]:
+        """The weights w of the gradients in their averages, for momenta ``[parameters]``; keeps the products P."""
+        weights = 1 - momenta
+        if self.bias_correction:
+            products = momenta * torch.stack([state["product"] for state in states])
+            for state, product in zip(states, products.unbind(), strict=True):
+                state["product"] = product
+            weights /= 1 - products
+        return list(weights.unbind())
 
     def _record(self) -> None:
         """Appends what was analysed in this step. Reading it waits for the GPU."""
@@ -323,7 +374,7 @@ class FAM(torch.optim.Optimizer):
             for name, parameter in zip(names, group["params"], strict=True):
                 state = self.state[parameter]
                 if parameter.grad is not None and "bands" in state:
-                    bands, momentum = state["bands"].tolist(), state["momentum"].item()
+                    bands, momentum = state["bands"].tolist(), self.momentum_of(parameter)
                     yield group.get("name", str(number)), name, int(state["step"].item()), bands, momentum
 
 
@@ -382,38 +433,29 @@ def _raise_in_proportion(energies: torch.Tensor, alpha: float) -> torch.Tensor:
     return (alpha + 0.05 * energies[:, 1]).clamp(max=0.98)
 
 
-def _energies(samples: torch.Tensor, handler: Handler, group: dict) -> torch.Tensor:
-    """Band energies ``[parameters, n_bands]`` of samples ``[parameters, length]``."""
-    bins = samples.shape[1] // 2 + 1
-    matrix = band_matrix(handler.bands, bins, group["n_bands"], group["cover_all"], samples.device, samples.dtype)
-    return band_energies(samples, matrix, group["eps"], group["spectrum"] == "power")
+def _with_gradients(group: dict) -> dict[tuple[torch.device, torch.dtype], list[torch.Tensor]]:
+    """The parameters of a group that have a gradient, by device and type."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for parameter in group["params"]:
+        if parameter.grad is not None:
+            _check_gradient(parameter.grad)
+            kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+    return kinds
 
 
-def _weights(states: list[dict], group: dict, like: torch.Tensor) -> list[torch.Tensor]:
-    """The weights w of the gradients in their averages; keeps the products P."""
-    steady = like.new_full((), group["alpha"])
-    momenta = torch.stack([state.get("momentum", steady) for state in states])  # a, [parameters]
-    weights = 1 - momenta
-    if group["bias_correction"]:
-        products = momenta * torch.stack([state["product"] for state in states])
-        for state, product in zip(states, products.unbind(), strict=True):
-            state["product"] = product
-        weights /= 1 - products
-    return list(weights.unbind())
+def _gradients(group: dict, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients in the type of the update; with the decay, where it is a part of them."""
+    wide = _wide(parameters[0])
+    gradients = [parameter.grad.to(wide) for parameter in parameters]
+    if not group["weight_decay"] or group["decoupled_wd"]:
+        return gradients
+    return torch._foreach_add(gradients, [parameter.to(wide) for parameter in parameters], alpha=group["weight_decay"])
 
 
-def _is_time(step: float, group: dict) -> bool:
+def _is_time(group: dict, step: float) -> bool:
     """Whether a parameter is analysed in its step, counted from 1."""
     analysed = step - group["fam_start_step"]
     return analysed > 0 and (analysed - 1) % group["analyse_every"] == 0
-
-
-def _of_one_kind(parameters: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Splits parameters into those of one device and type."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    for parameter in parameters:
-        kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
-    return list(kinds.values())
 
 
 def _wide(parameter: torch.Tensor) -> torch.dtype:

@@ -270,8 +270,8 @@ def band_energies(samples: torch.Tensor, matrix: torch.Tensor, eps: float, power
     >>> band_energies(torch.ones(1, 32), matrix, eps=1e-8).tolist()
     [[1.0, 0.0, 0.0, 0.0]]
     """
-    transformed = torch.fft.rfft(samples)
-    spectrum = transformed.real.square().addcmul_(transformed.imag, transformed.imag)  # [parameters, bins]
+    parts = torch.view_as_real(torch.fft.rfft(samples)).square_()  # [parameters, bins, 2]
+    spectrum = parts[..., 0] + parts[..., 1]
     if not power:
         spectrum.sqrt_()
     return spectrum @ matrix / (spectrum.sum(1, keepdim=True) + eps)

@@ -48,8 +48,7 @@ def heard(gradient: torch.Tensor, handler: str = "default", **settings: object) 
     optimizer = FAM([{"params": [weight], "handler": handler}], **{**AS_PUBLISHED, **settings})
     weight.grad = gradient.clone()
     optimizer.step()
-    state = optimizer.state[weight]
-    return state["bands"].tolist(), state["momentum"].item()
+    return optimizer.state[weight]["bands"].tolist(), optimizer.momentum_of(weight)
 
 
 def gradients_of(parameters: list[torch.Tensor], step: int) -> None:
@@ -134,8 +133,7 @@ class TestWorkedExamples:
         for _ in range(52):
             optimizer.step()
             weight.grad = torch.zeros(30)
-            state = optimizer.state[weight]
-            found.append((state["bands"][1].item(), state["momentum"].item()))
+            found.append((optimizer.state[weight]["bands"][1].item(), optimizer.momentum_of(weight)))
         assert found[0] == pytest.approx((0.5, 0.95))
         assert found[50] == pytest.approx((0.3025, 0.95), abs=1e-4)
         assert found[51] == pytest.approx((0.2995, 0.9), abs=1e-4)
@@ -153,7 +151,7 @@ class TestWorkedExamples:
         optimizer.param_groups[0]["fam_start_step"] = 0
         weight.grad = (torch.arange(1001) == 0).float()  # flat: 251 of 501 bins are in the upper half
         optimizer.step()
-        assert optimizer.state[weight]["momentum"].item() == pytest.approx(0.9 + 0.05 * 251 / 501)
+        assert optimizer.momentum_of(weight) == pytest.approx(0.9 + 0.05 * 251 / 501)
         assert weight[0].item() == pytest.approx(-(0.1 - 0.05 * 251 / 501), rel=1e-4)
 
 
@@ -334,7 +332,7 @@ class TestProperties:
         average, product, wanted = torch.zeros(300).double(), 1.0, torch.zeros(300).double()
         for step in range(8):
             train(optimizer, range(step, step + 1))
-            momentum = optimizer.state[weight].get("momentum", torch.tensor(0.9)).item()
+            momentum = optimizer.momentum_of(weight)
             average = momentum * average + (1 - momentum) * weight.grad
             product *= momentum
             wanted -= average / (1 - product)
@@ -365,7 +363,7 @@ class TestProperties:
                 weight.grad = torch.empty_like(weight)
             optimizer.step()
         with pytest.raises((RuntimeError, NotImplementedError)):
-            optimizer.state[weights[1]]["momentum"].item()
+            optimizer.momentum_of(weights[1])
 
     def test_analyses_at_a_distance(self):
         weight = parameter(300)
