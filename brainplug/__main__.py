@@ -60,15 +60,13 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> str:
-    """Draws FAM's records; the table of the results, which may be missing beside records."""
-    drawn = draw_records(chosen.folder)
-    for path in drawn:
-        print(f"Drawn: {path}")
-    return (
-        ""
-        if drawn and not any(Path(chosen.folder).rglob("results.json"))
-        else results_table(read_results(chosen.folder))
-    )
+    """The table of the results; draws FAM's records, which may stand alone."""
+    drawn = [f"Drawn: {path}" for path in draw_records(chosen.folder)]
+    if drawn and not chosen.write and not any(Path(chosen.folder).rglob("results.json")):
+        return "\n".join(drawn)
+    table = results_table(read_results(chosen.folder))
+    print(*drawn, sep="\n", end="\n" if drawn else "")
+    return table
 
 
 if __name__ == "__main__":
