@@ -1,7 +1,7 @@
 """FAM: gradient descent with a momentum that follows the gradient's spectrum.
 
 After https://github.com/sine2pi/FAMOptimizer (``FAMOptimizer.py``, 2025), which calls it frequency-adaptive momentum.
-For each parameter θ with gradient g, momentum m and band energies b (zeros in the beginning)::
+For each parameter θ with gradient g, average m (zeros in the beginning) and band energies b::
 
     e = energies of the bands in the spectrum of g        see `brainplug.optim.spectrum`
     b ← β b + (1 - β) e, in its first step e
@@ -49,7 +49,7 @@ RANGES = (  # settings, what they must fulfil, and how to say it
 
 
 class Batch(NamedTuple):
-    """Parameters that were analysed together: their states, gradients, and momenta a, ``[parameters]``."""
+    """Parameters that are analysed together: their states, gradients, and momenta a, ``[parameters]``."""
 
     states: list[State]
     gradients: list[torch.Tensor]
@@ -278,8 +278,7 @@ class FAM(torch.optim.Optimizer):
             a.
         """
         [group] = [group for group in self.param_groups if any(some is parameter for some in group["params"])]
-        bands = self.state[parameter].get("bands")
-        return group["alpha"] if bands is None else self._handler(group).rule(bands[None], group["alpha"]).item()
+        return self._momenta(group, [self._state_of(parameter)], []).item()
 
     def _handler(self, group: dict) -> Handler:
         return self.handlers[group["handler"]]
@@ -322,17 +321,20 @@ class FAM(torch.optim.Optimizer):
             states.append(state)
             gradients.append(gradient)
             samples += sample
-        for (_, heard_before), (states, gradients, samples) in kinds.items():
-            if not samples and not heard_before:
-                yield Batch(states, gradients, gradients[0].new_full((len(states),), group["alpha"]))
-                continue
-            bands = torch.stack([state["bands"] for state in states]) if heard_before else None
-            if samples:
-                energies = self._energies(group, torch.stack(samples))
-                bands = bands.lerp_(energies, 1 - group["beta"]) if heard_before else energies
-                for state, row in zip(states, bands.unbind(), strict=True):
-                    state["bands"] = row
-            yield Batch(states, gradients, self._handler(group).rule(bands, group["alpha"]))
+        for states, gradients, samples in kinds.values():
+            yield Batch(states, gradients, self._momenta(group, states, samples))
+
+    def _momenta(self, group: dict, states: list[State], samples: list[torch.Tensor]) -> torch.Tensor:
+        """The momenta of parameters that all have band energies or all have none; there may be no samples now."""
+        bands = torch.stack([state["bands"] for state in states]) if "bands" in states[0] else None
+        if samples:
+            energies = self._energies(group, torch.stack(samples))
+            bands = energies if bands is None else bands.lerp_(energies, 1 - group["beta"])
+            for state, row in zip(states, bands.unbind(), strict=True):
+                state["bands"] = row
+        if bands is None:
+            return states[0]["product"].new_full((len(states),), group["alpha"])
+        return self._handler(group).rule(bands, group["alpha"])
 
     def _sample(self, gradient: torch.Tensor) -> torch.Tensor:
         index = self.sampler(gradient.shape, gradient.device)
@@ -357,25 +359,24 @@ class FAM(torch.optim.Optimizer):
 
     def _record(self) -> None:
         """Appends what was analysed in this step. Reading it waits for the GPU."""
-        lines = [
-            json.dumps({"step": step, "group": group, "name": name, "bands": bands, "momentum": momentum})
-            for group, name, step, bands, momentum in self._findings()
-            if step % self.debug_interval == 0
-        ]
-        if lines:
-            self.record_file.parent.mkdir(parents=True, exist_ok=True)
-            with self.record_file.open("a") as file:
-                file.write("".join(f"{line}\n" for line in lines))
-
-    def _findings(self) -> Iterator[tuple[str, str, int, list[float], float]]:
-        """Group, name, step, band energies and momentum of each parameter that was analysed."""
+        lines = []
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names") or [f"{number}.{index}" for index in range(len(group["params"]))]
             for name, parameter in zip(names, group["params"], strict=True):
-                state = self.state[parameter]
-                if parameter.grad is not None and "bands" in state:
-                    bands, momentum = state["bands"].tolist(), self.momentum_of(parameter)
-                    yield group.get("name", str(number)), name, int(state["step"].item()), bands, momentum
+                state = self.state.get(parameter, {})
+                if parameter.grad is not None and "bands" in state and state["step"].item() % self.debug_interval == 0:
+                    record = {
+                        "step": int(state["step"].item()),
+                        "group": group.get("name", str(number)),
+                        "name": name,
+                        "bands": state["bands"].tolist(),
+                        "momentum": self._momenta(group, [state], []).item(),
+                    }
+                    lines.append(f"{json.dumps(record)}\n")
+        if lines:
+            self.record_file.parent.mkdir(parents=True, exist_ok=True)
+            with self.record_file.open("a") as file:
+                file.writelines(lines)
 
 
 class SimpleFAM(FAM):
@@ -508,7 +509,7 @@ def _check_gradient(gradient: torch.Tensor) -> None:
 
 
 def _check_state(state: dict) -> None:
-    if not {"step", "average", "product"} <= set(state):
+    if state and not {"step", "average", "product"} <= set(state):
         raise ValueError(
             f"FAM was asked to go on from a state with step, average and product. It has {', '.join(state)}. "
             "Write the optimiser that saved it, or start a new run"

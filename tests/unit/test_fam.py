@@ -824,6 +824,14 @@ class TestRecords:
         assert {len(record["bands"]) for record in records} == {10, 8}
         assert all(0.85 <= record["momentum"] <= 0.98 for record in records)
 
+    def test_parameters_without_gradients_have_no_records(self, tmp_path):
+        weights = [parameter(300), parameter(300)]
+        optimizer = FAM(weights, debug=True, debug_dir=str(tmp_path), debug_interval=1, **AT_ONCE)
+        weights[0].grad = torch.ones(300)
+        optimizer.step()
+        assert [json.loads(line)["name"] for line in (tmp_path / "fam.jsonl").read_text().splitlines()] == ["0.0"]
+        assert weights[1] not in optimizer.state
+
     def test_groups_without_names_have_numbers(self, tmp_path):
         groups = [{"params": [parameter(300)]}, {"params": [parameter(300)]}]
         train(FAM(groups, debug=True, debug_dir=str(tmp_path), debug_interval=1, **AT_ONCE), range(1))
