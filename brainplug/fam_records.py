@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from brainplug.errors import UsageError
 from brainplug.optim.fam import RECORD_NAME
 
@@ -85,8 +87,9 @@ def _parse(line: str) -> dict | None:
 
 
 def _draw(groups: dict[str, Series], path: Path) -> None:
-    """One column a group: above the bands' mean energies, below the mean momentum and its range."""
+    """One column a group: above the bands' mean energies, low bands dark, below the mean momentum and its range."""
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
@@ -94,20 +97,18 @@ def _draw(groups: dict[str, Series], path: Path) -> None:
             "Write: pip install 'brainplug[plot]'",
         ) from error  # fmt: skip
     figure = Figure(figsize=(4 * len(groups), 6), layout="constrained")
-    axes = figure.subplots(2, len(groups), sharex="col", squeeze=False)
+    axes = figure.subplots(2, len(groups), sharex="col", sharey="row", squeeze=False)
     for (above, below), (group, series) in zip(axes.T, groups.items(), strict=True):
         steps = list(series)
         energies = [_means(record["bands"] for record in series[step]) for step in steps]
         momenta = [[record["momentum"] for record in series[step]] for step in steps]
         above.set_title(group)
-        above.stackplot(
-            steps, *zip(*energies, strict=True), labels=[f"band {band}" for band in range(len(energies[0]))]
-        )
-        above.legend(fontsize="x-small", loc="upper right")
+        bands = list(zip(*energies, strict=True))
+        above.stackplot(steps, *bands, colors=colormaps["viridis"](np.linspace(0, 1, len(bands))))
         below.fill_between(steps, list(map(min, momenta)), list(map(max, momenta)), alpha=0.3)
         below.plot(steps, list(map(mean, momenta)))
         below.set_xlabel("step")
-    axes[0, 0].set_ylabel("share of the spectrum")
+    axes[0, 0].set_ylabel("share of the spectrum, low bands dark")
     axes[1, 0].set_ylabel("momentum: mean, smallest, largest")
     figure.savefig(path)
 

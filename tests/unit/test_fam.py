@@ -365,6 +365,19 @@ class TestProperties:
         with pytest.raises((RuntimeError, NotImplementedError)):
             optimizer.momentum_of(weights[1])
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_a_gpu_is_not_waited_for(self):
+        weights = [torch.nn.Parameter(torch.zeros(shape, device="cuda")) for shape in SHAPES]
+        optimizer = FAM(weights, weight_decay=0.1, **AT_ONCE)
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
     def test_analyses_at_a_distance(self):
         weight = parameter(300)
         optimizer, found = FAM([weight], fam_start_step=2, analyse_every=3, handlers=HANDLERS), []
