@@ -447,7 +447,9 @@ def _with_gradients(group: dict) -> dict[tuple[torch.device, torch.dtype], list[
 def _gradients(group: dict, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients in the type of the update; with the decay, where it is a part of them."""
     wide = _wide(parameters[0])
-    gradients = [parameter.grad.to(wide) for parameter in parameters]
+    gradients = [parameter.grad for parameter in parameters]
+    if any(gradient.dtype != wide for gradient in gradients):
+        gradients = [gradient.to(wide) for gradient in gradients]
     if not group["weight_decay"] or group["decoupled_wd"]:
         return gradients
     return torch._foreach_add(gradients, [parameter.to(wide) for parameter in parameters], alpha=group["weight_decay"])
