@@ -215,7 +215,7 @@ def test_flags_override_the_recipe(train_esc50, tmp_path):
     assert kept == flags
 
 
-@pytest.mark.parametrize(("options", "lr"), [([], 100 * RATE), (["--lr=0.3"], 0.3)])
+@pytest.mark.parametrize(("options", "lr"), [([], 40 * RATE), (["--lr=0.3"], 0.3)])
 def test_an_optimiser_scales_the_rates_of_the_methods(options, lr, train_esc50, tmp_path):
     succeeded(train_esc50("--optimizer=fam", "--number_of_epochs=1", "--output_folder=results", *options))
     found = results(tmp_path / "results")
