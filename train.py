@@ -26,6 +26,7 @@ from brainplug.experiment import choose, claim_output_folder, load_experiment, p
 from brainplug.files import write_json
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier, classifier_without_weights
+from brainplug.optim.entry import as_entry
 from brainplug.report import collect_results, describe_adapter, summary
 
 
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
-    optimizer = choose("optimizer", hparams)
+    optimizer = as_entry(choose("optimizer", hparams))
     of_backbone = hparams["backbones"].get(hparams["backbone"])
     method, method_lr = choose_method(
         hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=paper_code
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> None:
     )
     description = describe_adapter(model, method, hparams, labels)
     keep_delta(hparams["checkpointer"], model, description)
-    lr = hparams["lr"] or method_lr
+    lr = hparams["lr"] or method_lr * optimizer.lr_scale
     brain = AudioBrain(model, method, optimizer, lr, hparams, run_opts, hparams["checkpointer"])
 
     loaders = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}

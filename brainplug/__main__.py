@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from brainplug.experiment import run_command
+from brainplug.fam_records import draw_records
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
-from brainplug.listing import list_backbones, list_methods
+from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
 
 
@@ -28,9 +30,23 @@ def main(arguments: list[str]) -> None:
     )
     backbones = commands.add_parser("backbones", help="the backbones that have a short name")
     backbones.set_defaults(table=lambda chosen: list_backbones(), write=None)
-    report = commands.add_parser("report", help="the results of all runs below a folder, as a table")
+    groups = commands.add_parser("optimizers", help="which parameters an optimiser treats alike, and how")
+    groups.add_argument("--backbone", default="nano-ast")
+    groups.add_argument("--method", default="conformer")
+    groups.add_argument("--optimizer", default="fam")
+    groups.add_argument("--hparams", default="hparams", help="the folder with optimizers.yaml and methods.yaml")
+    groups.add_argument("--n_classes", type=int, default=50)
+    groups.set_defaults(
+        table=lambda chosen: list_optimizer_groups(
+            chosen.hparams, chosen.optimizer, chosen.backbone, chosen.method, chosen.n_classes
+        ),
+        write=None,
+    )
+    report = commands.add_parser(
+        "report", help="the results of all runs below a folder, as a table; FAM's records there are drawn"
+    )
     report.add_argument("folder", nargs="?", default="results")
-    report.set_defaults(table=lambda chosen: results_table(read_results(chosen.folder)), marks=RESULTS_MARKS)
+    report.set_defaults(table=_report, marks=RESULTS_MARKS)
     published = commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines")
     add_arguments(published)
     published.set_defaults(table=import_petl_ast, write=None)
@@ -41,6 +57,16 @@ def main(arguments: list[str]) -> None:
     print(table)
     if chosen.write:
         write_table(table, chosen.write, chosen.marks)
+
+
+def _report(chosen: argparse.Namespace) -> str:
+    """The table of the results; draws FAM's records, which may stand alone."""
+    drawn = [f"Drawn: {path}" for path in draw_records(chosen.folder)]
+    if drawn and not chosen.write and not any(Path(chosen.folder).rglob("results.json")):
+        return "\n".join(drawn)
+    table = results_table(read_results(chosen.folder))
+    print(*drawn, sep="\n", end="\n" if drawn else "")
+    return table
 
 
 if __name__ == "__main__":

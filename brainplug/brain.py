@@ -19,6 +19,7 @@ from brainplug.adapter_io import load_delta
 from brainplug.errors import UsageError
 from brainplug.methods import Method
 from brainplug.model import AudioClassifier
+from brainplug.optim.entry import OptimizerEntry, as_entry
 
 CHECKPOINTS_TO_KEEP = 2  # the newest two, so that one may be torn, and the best two
 
@@ -67,7 +68,7 @@ class AudioBrain(sb.Brain):
     method : Method
         How it was adapted.
     optimizer : Callable
-        Called with the trainable parameters and ``lr``.
+        Called with the trainable parameters and ``lr``; or an `OptimizerEntry`.
     lr : float
         Highest learning rate.
     hparams : dict
@@ -92,8 +93,10 @@ class AudioBrain(sb.Brain):
         run_opts: dict | None = None,
         checkpointer: sb.utils.checkpoints.Checkpointer | None = None,
     ):
-        super().__init__({"model": model}, partial(_optimize_trainable, optimizer, lr), hparams, run_opts, checkpointer)
-        self.max_grad_norm = self.max_grad_norm or math.inf  # with 0 SpeechBrain would set every gradient to zero
+        entry = as_entry(optimizer)
+        super().__init__({"model": model}, partial(_make_optimizer, entry, model, lr), hparams, run_opts, checkpointer)
+        # SpeechBrain would clip the first group alone, and with 0 set every gradient to zero; `init_optimizers` clips.
+        self.largest_norm, self.max_grad_norm = self.max_grad_norm or math.inf, math.inf
         self.lr, self.total_steps = lr, 1
         self.method = method
         self.model = model  # as it is, where `modules` may hold it wrapped
@@ -179,19 +182,25 @@ class AudioBrain(sb.Brain):
             )
 
     def init_optimizers(self) -> None:
-        """Makes the optimiser; after each of its steps the method does what it wants."""
+        """Makes the optimiser; gradients are clipped before its steps, the method does what it wants after them."""
         super().init_optimizers()
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+        def before_step(*_: object) -> None:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.largest_norm)
 
         def after_step(*_: object) -> None:
             self.method.after_step(self.model.backbone.model, self.optimizer_step + 1, self.total_steps)
 
+        self.optimizer.register_step_pre_hook(before_step)
         self.optimizer.register_step_post_hook(after_step)
 
     def optimizers_step(self) -> None:
-        """Sets the learning rate of this step, then steps."""
+        """Sets the learning rates of this step, then steps."""
         factor = self.hparams.lr_schedule(self.optimizer_step, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         super().optimizers_step()
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
@@ -222,7 +231,7 @@ class AudioBrain(sb.Brain):
         if stage == sb.Stage.TEST:
             return
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]},
+            {"epoch": epoch, "lr": max(group["lr"] for group in self.optimizer.param_groups)},
             {"loss": self.train_loss},
             {"loss": stage_loss, "accuracy": 100 * accuracy},
         )
@@ -285,6 +294,15 @@ class AudioBrain(sb.Brain):
             self.checkpointer.load_checkpoint(self.tested)
 
 
-def _optimize_trainable(optimizer: Callable, lr: float, parameters: Iterable) -> torch.optim.Optimizer:
-    """Makes the optimiser for what is not frozen; parameters may come in groups, which SpeechBrain makes of that."""
-    return optimizer([some for some in parameters if isinstance(some, dict) or some.requires_grad], lr=lr)
+def _make_optimizer(
+    entry: OptimizerEntry, model: AudioClassifier, lr: float, parameters: Iterable
+) -> torch.optim.Optimizer:
+    """Makes the optimiser; SpeechBrain gives the parameters, with `remove_vector_weight_decay` in two groups."""
+    parameters = list(parameters)
+    if entry.groups is not None and any(isinstance(some, dict) for some in parameters):
+        raise UsageError(
+            "--remove_vector_weight_decay was asked for.",
+            "This optimiser has groups of its own, with a decay for each.",
+            "Leave it out",
+        )
+    return entry.build(model, lr, parameters)

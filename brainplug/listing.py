@@ -1,5 +1,7 @@
 """What there is to choose from: methods with what they train on a backbone, and backbones, without any weight."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from transformers import PreTrainedConfig
 from brainplug.backbones import known_config, random_backbone
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.errors import UsageError
+from brainplug.experiment import choose
 from brainplug.methods import Method, choose_method
 from brainplug.methods.peft_method import PeftMethod
 from brainplug.model import classifier_without_weights
+from brainplug.optim.entry import as_entry
 from brainplug.report import markdown_table
 
 
@@ -42,16 +46,18 @@ def read_methods(folder: str, backbone: str) -> tuple[dict[str, dict], dict[str,
     >>> changes.keys() <= methods.keys()
     True
     """
+    methods, backbones = _read_blocks(folder, ("methods.yaml", "backbones.yaml"))
+    return methods, backbones.get(backbone) or {}
+
+
+def _read_blocks(folder: str, names: Sequence[str]) -> list[dict]:
     try:
-        methods, backbones = (
-            load_hyperpyyaml(Path(folder, name).read_text()) for name in ("methods.yaml", "backbones.yaml")
-        )
+        return [load_hyperpyyaml(Path(folder, name).read_text()) for name in names]
     except OSError as error:
         raise UsageError(
-            f"The methods in the folder {folder!r} were asked for.", f"They cannot be read: {error}.",
-            "Write --hparams=FOLDER, one with methods.yaml and backbones.yaml",
+            f"The settings in the folder {folder!r} were asked for.", f"They cannot be read: {error}.",
+            f"Write --hparams=FOLDER, one with {' and '.join(names)}",
         ) from error  # fmt: skip
-    return methods, backbones.get(backbone) or {}
 
 
 def list_methods(folder: str, backbone: str, n_classes: int) -> str:
@@ -150,6 +156,53 @@ def count_on_meta(config: PreTrainedConfig, method: Method, n_classes: int) -> d
         return classifier_without_weights(config, method, n_classes).count_parameters()
     except UsageError as error:
         return " ".join(str(error).split()).replace("|", "\\|")
+
+
+def list_optimizer_groups(folder: str, optimizer: str, backbone: str, method: str, n_classes: int) -> str:
+    """Lists which parameters an optimiser treats alike, and how, of a model that has no weights.
+
+    Arguments
+    ---------
+    folder : str
+        With ``optimizers.yaml``, ``methods.yaml`` and ``backbones.yaml``.
+    optimizer, method : str
+        Names of entries there.
+    backbone : str
+        As in `known_config`.
+    n_classes : int
+        Classes of the head.
+
+    Returns
+    -------
+    str
+        Markdown: one row a group. In the names of its parameters * stands for a number.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, or there is no such entry or backbone, or the method cannot serve it.
+
+    Example
+    -------
+    >>> "| conv " in list_optimizer_groups("hparams", "fam", "nano-ast", "conformer", n_classes=10)
+    True
+    """
+    methods, changes = read_methods(folder, backbone)
+    [optimizers] = _read_blocks(folder, ("optimizers.yaml",))
+    entry = as_entry(choose("optimizer", {"optimizer": optimizer, "optimizers": optimizers}))
+    adaptation, lr = choose_method(method, methods, changes)
+    model = classifier_without_weights(known_config(backbone), adaptation, n_classes)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    rows = []
+    for group in entry.build(model, lr * entry.lr_scale).param_groups:
+        parameters = group["params"]
+        kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", names[parameter]) for parameter in parameters)
+        count = sum(parameter.numel() for parameter in parameters)
+        settings = [str(group.get(name, "-")) for name in ("alpha", "n_bands", "handler")]
+        numbers = f"{len(parameters)}", f"{count:,}", f"{group['lr']:g}", f"{group['weight_decay']:g}"
+        rows.append((group.get("name", "all"), *numbers, *settings, ", ".join(kinds)))
+    columns = ("group", "tensors", "parameters", "learning rate", "decay", "alpha", "bands", "handler", "which")
+    return markdown_table(columns, rows)
 
 
 def list_backbones() -> str:

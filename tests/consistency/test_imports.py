@@ -127,7 +127,8 @@ def test_optimisers_import_torch_alone():
 def test_imported_packages_are_declared():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
-    requirements = config["options"]["install_requires"] + config["options.extras_require"]["demo"]
+    extras = config["options.extras_require"]
+    requirements = config["options"]["install_requires"] + extras["demo"] + extras["plot"]
     declared = {distribution_name(name) for name in re.findall(r"^[\w-]+", requirements, re.MULTILINE)}
     packages = {name.partition(".")[0] for names in IMPORTS.values() for name in names}
     others = packages - set(sys.stdlib_module_names) - {"brainplug"}

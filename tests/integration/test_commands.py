@@ -54,12 +54,29 @@ def test_the_backbones_are_listed():
         assert f"| {name} " in done.stdout
 
 
+def test_the_groups_of_an_optimiser_are_listed():
+    done = brainplug("optimizers", "--backbone", "nano-ast", "--method", "conformer")
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" ")[1] for line in done.stdout.splitlines()[2:]] == ["conv", "norm", "other"]
+
+
+def test_records_are_drawn_where_there_are_no_results(tmp_path):
+    record = {"step": 10, "group": "conv", "name": "down.weight", "bands": [0.7, 0.3], "momentum": 0.9}
+    (tmp_path / "fam.jsonl").write_text(json.dumps(record))
+    done = brainplug("report", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"Drawn: {tmp_path / 'fam.png'}"
+    assert (tmp_path / "fam.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("methods", "--backbone", "nano-asst"), "nano-ast"),
         (("methods", "--hparams", "nowhere"), "methods.yaml"),
         (("methods", "--write", "LICENSE"), "lacks the marks"),
+        (("optimizers", "--optimizer", "fan"), "one of: fam"),
+        (("optimizers", "--method", "loar"), "lora"),
         (("report", "nowhere"), "no results.json"),
         (("import-petl-ast", "nowhere.pt", "--method=linear", "--out=nowhere"), "nowhere.pt"),
     ],

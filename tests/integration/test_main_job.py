@@ -215,6 +215,17 @@ def test_flags_override_the_recipe(train_esc50, tmp_path):
     assert kept == flags
 
 
+@pytest.mark.parametrize(("options", "lr"), [([], 40 * RATE), (["--lr=0.3"], 0.3)])
+def test_an_optimiser_scales_the_rates_of_the_methods(options, lr, train_esc50, tmp_path):
+    succeeded(train_esc50("--optimizer=fam", "--number_of_epochs=1", "--output_folder=results", *options))
+    found = results(tmp_path / "results")
+    assert (found["optimizer"], found["lr"]) == ("fam", lr)
+    last = next((tmp_path / "results").glob("save/CKPT*/optimizer.ckpt"))
+    groups = torch.load(last)["param_groups"]
+    assert [group["name"] for group in groups] == ["conv", "norm", "other"]
+    assert {group["handler"] for group in groups} == {"conv", "default"}
+
+
 def test_same_command_gives_the_same_numbers(train_esc50, tmp_path):
     for folder in ("first", "second", "other"):
         seed = 2 if folder == "other" else 1
@@ -262,6 +273,7 @@ def test_test_only_repeats_the_test(train_esc50, tmp_path):
         ["--grad_accumulation_factor=6"],
         ["--remove_vector_weight_decay"],
         ["--max_grad_norm=0.001"],
+        ["--optimizer=fam"],
         ["--num_workers=2"],
         ["--pooling=CLS"],
         ["--positions=interpolate", "--frames=100"],

@@ -23,6 +23,7 @@ AUGMENT = """--augment=
   frequency_width: 8
   time_width: 16
 """
+FAM = REPOSITORY / "tests" / "data" / "fam.yaml"
 # 24 training clips in batches of 4: 6 batches an epoch, 18 in all. One epoch's validation takes 2 batches, a test 2.
 COMMON = ["--number_of_epochs=3", "--seed=1", AUGMENT, "--output_folder=results"]
 SETUPS = {
@@ -31,6 +32,7 @@ SETUPS = {
     "accumulation": ["--method=conformer", "--grad_accumulation_factor=2", "--ckpt_interval_steps=1"],
     "lora": ["--method=lora", "--ckpt_interval_steps=4", "--num_workers=2"],
     "adalora": ["--method=adalora", "--ckpt_interval_steps=2"],
+    "fam": ["--method=conformer", "--optimizer=fam", f"--optimizers=!include:{FAM}", "--ckpt_interval_steps=2"],
     "published": ["--method=conformer", "--paper_code=True", "--few_shot=10", "--ckpt_interval_steps=2"],
 }
 BRAIN, CHECKPOINTS = "brainplug.brain:AudioBrain", "brainplug.checkpoints"
@@ -62,6 +64,7 @@ KILL_POINTS = {
     "before the adapter is written": ("conformer", [partial(kill, "train:save_adapter")]),
     "before the results are written": ("accumulation", [partial(kill, "train:write_json")]),
     "while ranks are spread over the layers": ("adalora", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
+    "while FAM analyses": ("fam", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
     "in the second epoch, with the published code": ("published", [partial(kill, f"{BRAIN}.fit_batch", 8, "after")]),
     "during the test of the last epoch, with the published code": (
         "published",

@@ -20,10 +20,24 @@ from brainplug.data.pipeline import make_datasets
 from brainplug.errors import UsageError
 from brainplug.methods.linear import LinearProbe
 from brainplug.model import AudioClassifier
+from brainplug.optim import FAM
+from brainplug.optim.entry import OptimizerEntry
 from brainplug.optim.schedules import cosine
 
 LABELS = {"cat": 0, "dog": 1}
 FRAMES, BANDS = 64, 32
+
+
+def weights_and_biases(model: torch.nn.Module, lr: float) -> list[dict]:
+    """Two groups, the second one with half of the learning rate."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "lr": lr},
+        {"params": [parameter for parameter in trained if parameter.dim() == 1], "lr": lr / 2},
+    ]
+
+
+GROUPED = OptimizerEntry(FAM, groups=weights_and_biases)
 
 
 @pytest.fixture
@@ -31,7 +45,11 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
     """Makes a brain with a linear probe on a small random AST."""
 
     def make(
-        checkpointer: SafeCheckpointer | None = None, seed: int = 1, epochs: int = 2, **options: object
+        checkpointer: SafeCheckpointer | None = None,
+        seed: int = 1,
+        epochs: int = 2,
+        optimizer: Callable = torch.optim.SGD,
+        **options: object,
     ) -> AudioBrain:
         torch.manual_seed(0)
         model = AudioClassifier(load_backbone(tiny_backbones["ast"]), LinearProbe(), len(LABELS))
@@ -45,7 +63,7 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
         run_opts = {"device": "cpu", "noprogressbar": True, **options}
         if checkpointer is not None:
             keep_delta(checkpointer, model, {})
-        return AudioBrain(model, LinearProbe(), torch.optim.SGD, 0.5, hparams, run_opts, checkpointer)
+        return AudioBrain(model, LinearProbe(), optimizer, 0.5, hparams, run_opts, checkpointer)
 
     return make
 
@@ -121,6 +139,34 @@ class TestSteps:
         fit(brain, datasets())
         assert brain.total_steps == steps
         assert rates == [0.5 * cosine(number, steps) for number in range(steps)]
+
+    def test_every_group_has_its_share_of_the_rate(self, make_brain, monkeypatch):
+        brain, rates = make_brain(optimizer=GROUPED), []
+        step = sb.Brain.optimizers_step
+        monkeypatch.setattr(
+            sb.Brain,
+            "optimizers_step",
+            lambda self: (rates.append([group["lr"] for group in self.optimizer.param_groups]), step(self)),
+        )
+        fit(brain, datasets())
+        assert rates == [[0.5 * cosine(number, 6), 0.25 * cosine(number, 6)] for number in range(6)]
+
+    def test_all_groups_are_clipped_together(self, make_brain):
+        brain = make_brain(optimizer=GROUPED, max_grad_norm=2.0)
+        brain.init_optimizers()
+        trained = [parameter for group in brain.optimizer.param_groups for parameter in group["params"]]
+        for parameter in trained:
+            parameter.grad = torch.full_like(parameter, 100.0)
+        steps = []
+        brain.optimizer.register_step_pre_hook(lambda *call: steps.append([p.grad.clone() for p in trained]))
+        brain.optimizers_step()
+        assert torch.cat([gradient.flatten() for gradient in steps[0]]).norm().item() == pytest.approx(2.0)
+        assert len({gradient.flatten()[0].item() for gradient in steps[0]}) == 1
+
+    def test_groups_and_vectors_apart_are_refused(self, make_brain):
+        brain = make_brain(optimizer=GROUPED, remove_vector_weight_decay=True)
+        with pytest.raises(UsageError, match="--remove_vector_weight_decay .* has groups of its own"):
+            brain.init_optimizers()
 
     @pytest.mark.parametrize("factor", [0, 4])
     def test_steps_longer_than_an_epoch_are_refused(self, factor, make_brain):

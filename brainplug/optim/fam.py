@@ -1,0 +1,518 @@
+"""FAM: gradient descent with a momentum that follows the gradient's spectrum.
+
+After https://github.com/sine2pi/FAMOptimizer (``FAMOptimizer.py``, 2025), which calls it frequency-adaptive momentum.
+For each parameter θ with gradient g, average m (zeros in the beginning) and band energies b::
+
+    e = energies of the bands in the spectrum of g        see `brainplug.optim.spectrum`
+    b ← β b + (1 - β) e, in its first step e
+    a = rule(b), or α before that and for small parameters
+    P ← a P, 1 in the beginning
+    m ← m + w (g - m),  w = (1 - a) / (1 - P)             w = 1 - a without bias_correction
+    θ ← (1 - lr λ) θ - lr m
+
+With ``m' = a m' + (1 - a) g``, the published average, m is ``m' / (1 - P)``: w follows from that.
+There is no second moment: learning rates that fit are those of gradient descent, not those of Adam.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from brainplug.optim.spectrum import (
+    HANDLERS,
+    Handler,
+    band_energies,
+    band_matrix,
+    handler_for,
+    random_sample,
+    strided_sample,
+)
+
+State = dict[str, torch.Tensor]
+Part = tuple[dict, list[torch.Tensor]]  # a group, and some of its parameters
+Sampler = Callable[[torch.Size, torch.device], torch.Tensor | None]
+RECORD_NAME = "fam.jsonl"
+RANGES = (  # settings, what they must fulfil, and how to say it
+    (("lr", "eps", "weight_decay"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
+    (("alpha", "beta"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    (("n_bands",), lambda value: isinstance(value, int) and value >= 2, "a whole number from 2 on"),
+    (("fam_start_step", "min_size"), lambda value: isinstance(value, int) and value >= 0, "a whole number from 0 on"),
+    (("analyse_every",), lambda value: isinstance(value, int) and value >= 1, "a whole number from 1 on"),
+    (("spectrum",), ("amplitude", "power").__contains__, "amplitude or power"),
+)
+
+
+class Batch(NamedTuple):
+    """Parameters that are analysed together: their states, gradients, and momenta a, ``[parameters]``."""
+
+    states: list[State]
+    gradients: list[torch.Tensor]
+    momenta: torch.Tensor
+
+
+class FAM(torch.optim.Optimizer):
+    """Steps along an average of the gradients, the longer the more noise their spectrum shows.
+
+    All state is in tensors, in float32 (float64 for such parameters) whatever the parameters' type. Nothing is random
+    and nothing waits for the GPU, but for records; parameters of one size are analysed together.
+
+    Arguments
+    ---------
+    params : ParamsT
+        Parameters, or groups of them with settings of their own: all but those that say otherwise, and ``handler``,
+        a name in `handlers`. A group without one has what its ``name`` suggests, see `handler_for`.
+    lr : float
+        Learning rate.
+    alpha : float
+        α, the momentum before the analysis starts and where it finds nothing.
+    beta : float
+        β, of the average of band energies.
+    eps : float
+        Added to the sum of a spectrum.
+    weight_decay : float
+        λ.
+    n_bands : int
+        Bands of a spectrum.
+    fam_start_step : int
+        Steps before the analysis starts.
+    layer_boost : bool, optional
+        Does nothing, as in the published code, which never reads it.
+    min_size : int
+        Only parameters of more elements are analysed.
+    debug : bool
+        Appends records to ``fam.jsonl`` (of all groups, and only in the first process): one JSON object a parameter,
+        with ``step``, ``group``, ``name``, ``bands`` (b) and ``momentum`` (a). Of steps that were done twice, because
+        the run was resumed, the later record counts.
+    debug_dir : str
+        Their folder (of all groups).
+    debug_interval : int
+        Steps between two records (of all groups).
+    parity : bool
+        Computes what the published code does: samples at random (of all groups), and the next three off.
+    decoupled_wd : bool, optional
+        Decays as above. Else λθ is a part of g, in the spectrum too. On by default, unless `parity`.
+    bias_correction : bool, optional
+        Whether the first steps are as long as the later ones (of all groups). On by default, unless `parity`.
+    cover_all : bool, optional
+        Counts bins that the published bands leave out, the highest among them, to the band below. On by default,
+        unless `parity`.
+    analyse_every : int
+        Steps from one analysis to the next; in between a stays.
+    spectrum : str
+        ``amplitude``, or ``power``: squared.
+    handlers : Mapping[str, Handler]
+        How gradients are read (of all groups).
+    sampler : Callable, optional
+        Called with a gradient's shape and device, returns the flat indices of the elements that are analysed, or None
+        for all (of all groups). By default `strided_sample`.
+
+    Raises
+    ------
+    ValueError
+        A setting is out of its range, a parameter is complex, or, in `step`, a gradient is sparse.
+
+    Note
+    ----
+    Zeros have no energy in any band: the momentum is α, with the handler ``attention`` that of low frequencies.
+    A gradient that is not finite makes its own parameter not finite, and no other.
+
+    Example
+    -------
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    >>> optimizer = FAM([weight], lr=0.5)
+    >>> weight.grad = torch.tensor([3.0, 0.0])
+    >>> optimizer.step()
+    >>> weight.tolist()
+    [-0.5, -2.0]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        alpha: float = 0.9,
+        beta: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        n_bands: int = 8,
+        fam_start_step: int = 100,
+        layer_boost: bool | None = None,
+        min_size: int = 256,
+        debug: bool = False,
+        debug_dir: str = "fam_debug",
+        debug_interval: int = 10,
+        *,
+        parity: bool = False,
+        decoupled_wd: bool | None = None,
+        bias_correction: bool | None = None,
+        cover_all: bool | None = None,
+        analyse_every: int = 1,
+        spectrum: str = "amplitude",
+        handlers: Mapping[str, Handler] = HANDLERS,
+        sampler: Sampler | None = None,
+    ):
+        if layer_boost is not None:
+            warnings.warn("layer_boost does nothing: the published code never reads it.", stacklevel=2)
+        _check_interval(debug_interval)
+        self.bias_correction = not parity if bias_correction is None else bias_correction
+        self.handlers, self.sampler = handlers, sampler or (random_sample if parity else strided_sample)
+        self.record_file = Path(debug_dir, RECORD_NAME) if debug else None
+        self.debug_interval = debug_interval
+        settings = {
+            "lr": lr,
+            "alpha": alpha,
+            "beta": beta,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "n_bands": n_bands,
+            "fam_start_step": fam_start_step,
+            "min_size": min_size,
+            "decoupled_wd": not parity if decoupled_wd is None else decoupled_wd,
+            "cover_all": not parity if cover_all is None else cover_all,
+            "analyse_every": analyse_every,
+            "spectrum": spectrum,
+        }
+        super().__init__(params, settings)
+
+    def __getstate__(self) -> dict:
+        own = ("bias_correction", "handlers", "sampler", "record_file", "debug_interval")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Adds a group of parameters.
+
+        Arguments
+        ---------
+        param_group : dict
+            ``params``, and settings that differ.
+
+        Raises
+        ------
+        ValueError
+            A setting is out of its range, or a parameter is complex. No group is added then.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group.setdefault("handler", handler_for(group.get("name", "")))
+        try:
+            _check_group(group, self.handlers)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Goes on from a saved state, bit for bit.
+
+        Arguments
+        ---------
+        state_dict : dict
+            What `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            It is the state of another optimiser.
+        """
+        states = state_dict["state"]
+        for state in states.values():
+            _check_state(state)
+        super().load_state_dict(state_dict)
+        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for index, parameter in zip(indices, parameters, strict=True):
+            # torch has rounded them to the parameter's type, which may be of 16 bits, and moved the count of steps.
+            for name, value in states.get(index, {}).items():
+                device = "cpu" if name == "step" else parameter.device
+                self.state[parameter][name] = value.to(device, copy=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Updates the parameters that have a gradient.
+
+        Arguments
+        ---------
+        closure : Callable[[], Tensor], optional
+            Computes the loss and the gradients; called once, before the update.
+
+        Returns
+        -------
+        Tensor, optional
+            The closure's loss.
+
+        Raises
+        ------
+        ValueError
+            A gradient is sparse. Nothing is updated then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        kinds: dict[tuple[torch.device, torch.dtype], list[Part]] = {}
+        for group in self.param_groups:
+            for kind, parameters in _with_gradients(group).items():
+                kinds.setdefault(kind, []).append((group, parameters))
+        for parts in kinds.values():
+            self._step_alike(parts)
+        if self.record_file is not None and _is_first_process():
+            self._record()
+        return loss
+
+    def momentum_of(self, parameter: torch.Tensor) -> float:
+        """The momentum of a parameter's last step. Reading it waits for the GPU.
+
+        Arguments
+        ---------
+        parameter : Tensor
+            One of those that are optimised.
+
+        Returns
+        -------
+        float
+            a.
+        """
+        [group] = [group for group in self.param_groups if any(some is parameter for some in group["params"])]
+        return self._momenta(group, [self._state_of(parameter)], []).item()
+
+    def _handler(self, group: dict) -> Handler:
+        return self.handlers[group["handler"]]
+
+    def _step_alike(self, parts: list[Part]) -> None:
+        """Updates parameters of one device and type, which come with their groups."""
+        states = [self._state_of(parameter) for _, parameters in parts for parameter in parameters]
+        # With a tensor for the 1: torch would make one for every step count.
+        torch._foreach_add_([state["step"] for state in states], torch.tensor(1.0), alpha=1.0)
+        batches = [batch for group, parameters in parts for batch in self._analyse(group, parameters)]
+        states = [state for batch in batches for state in batch.states]
+        gradients = [gradient for batch in batches for gradient in batch.gradients]
+        weights = self._weights(states, torch.cat([batch.momenta for batch in batches]))
+        torch._foreach_lerp_([state["average"] for state in states], gradients, weights)
+        for group, parameters in parts:
+            if group["weight_decay"] and group["decoupled_wd"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            averages = [self.state[parameter]["average"] for parameter in parameters]
+            torch._foreach_add_(parameters, averages, alpha=-group["lr"])
+
+    def _state_of(self, parameter: torch.Tensor) -> State:
+        """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
+        state = self.state[parameter]
+        if not state:
+            wide = _wide(parameter)
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["average"] = torch.zeros_like(parameter, dtype=wide, memory_format=torch.preserve_format)  # m
+            state["product"] = torch.ones((), dtype=wide, device=parameter.device)  # P
+        return state
+
+    def _analyse(self, group: dict, parameters: list[torch.Tensor]) -> Iterator[Batch]:
+        """Splits parameters into those that are analysed together; keeps their band energies ``bands`` (b)."""
+        kinds: dict[tuple[int, bool], tuple[list[State], list[torch.Tensor], list[torch.Tensor]]] = {}
+        for parameter, gradient in zip(parameters, _gradients(group, parameters), strict=True):
+            state, sample = self.state[parameter], []
+            if gradient.numel() > group["min_size"] and _is_time(group, state["step"].item()):
+                sample = [self._sample(gradient)]
+            length = sample[0].numel() if sample else 0
+            states, gradients, samples = kinds.setdefault((length, "bands" in state), ([], [], []))
+            states.append(state)
+            gradients.append(gradient)
+            samples += sample
+        for states, gradients, samples in kinds.values():
+            yield Batch(states, gradients, self._momenta(group, states, samples))
+
+    def _momenta(self, group: dict, states: list[State], samples: list[torch.Tensor]) -> torch.Tensor:
+        """The momenta of parameters that all have band energies or all have none; there may be no samples now."""
+        bands = torch.stack([state["bands"] for state in states]) if "bands" in states[0] else None
+        if samples:
+            energies = self._energies(group, torch.stack(samples))
+            bands = energies if bands is None else bands.lerp_(energies, 1 - group["beta"])
+            for state, row in zip(states, bands.unbind(), strict=True):
+                state["bands"] = row
+        if bands is None:
+            return states[0]["product"].new_full((len(states),), group["alpha"])
+        return self._handler(group).rule(bands, group["alpha"])
+
+    def _sample(self, gradient: torch.Tensor) -> torch.Tensor:
+        index = self.sampler(gradient.shape, gradient.device)
+        flat = gradient.flatten()
+        return flat if index is None else flat[index]
+
+    def _energies(self, group: dict, samples: torch.Tensor) -> torch.Tensor:
+        """Band energies ``[parameters, n_bands]`` of samples ``[parameters, length]``."""
+        bins, bands = samples.shape[1] // 2 + 1, self._handler(group).bands
+        matrix = band_matrix(bands, bins, group["n_bands"], group["cover_all"], samples.device, samples.dtype)
+        return band_energies(samples, matrix, group["eps"], group["spectrum"] == "power")
+
+    def _weights(self, states: list[State], momenta: torch.Tensor) -> list[torch.Tensor]:
+        """The weights w of the gradients in their averages, for momenta ``[parameters]``; keeps the products P."""
+        weights = 1 - momenta
+        if self.bias_correction:
+            products = momenta * torch.stack([state["product"] for state in states])
+            for state, product in zip(states, products.unbind(), strict=True):
+                state["product"] = product
+            weights /= 1 - products
+        return list(weights.unbind())
+
+    def _record(self) -> None:
+        """Appends what was analysed in this step. Reading it waits for the GPU."""
+        lines = []
+        for number, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [f"{number}.{index}" for index in range(len(group["params"]))]
+            for name, parameter in zip(names, group["params"], strict=True):
+                state = self.state.get(parameter, {})
+                if parameter.grad is not None and "bands" in state and state["step"].item() % self.debug_interval == 0:
+                    record = {
+                        "step": int(state["step"].item()),
+                        "group": group.get("name", str(number)),
+                        "name": name,
+                        "bands": state["bands"].tolist(),
+                        "momentum": self._momenta(group, [state], []).item(),
+                    }
+                    lines.append(f"{json.dumps(record)}\n")
+        if lines:
+            self.record_file.parent.mkdir(parents=True, exist_ok=True)
+            with self.record_file.open("a") as file:
+                file.writelines(lines)
+
+
+class SimpleFAM(FAM):
+    """FAM without bands, history and decay: the upper half of the spectrum raises the momentum in proportion.
+
+    The momentum is ``min(0.98, α + r / 20)`` with the share r of the upper half in the spectrum of the gradient's first
+    1000 elements, for parameters of more elements and after 100 steps. There is no bias correction.
+
+    Arguments
+    ---------
+    params : ParamsT
+        Parameters, or groups of them with ``lr`` and ``alpha`` of their own.
+    lr : float
+        Learning rate.
+    alpha : float
+        α.
+
+    Example
+    -------
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    >>> optimizer = SimpleFAM([weight], lr=0.5)
+    >>> weight.grad = torch.tensor([3.0, 0.0])
+    >>> optimizer.step()
+    >>> torch.allclose(weight, torch.tensor([1 - 0.5 * 0.1 * 3, -2]))
+    True
+    """
+
+    def __init__(self, params: ParamsT, lr: float = 1e-3, alpha: float = 0.9):
+        super().__init__(
+            params,
+            lr,
+            alpha,
+            beta=0.0,
+            n_bands=2,
+            min_size=1000,
+            bias_correction=False,
+            handlers={"default": Handler(_halves, _raise_in_proportion)},
+            sampler=_first_thousand,
+        )
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Adds a group of parameters; there is one handler, whatever its name."""
+        super().add_param_group({**param_group, "handler": "default"})
+
+
+def _first_thousand(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    return torch.arange(1000, device=device)
+
+
+def _halves(bins: int, n_bands: int) -> list[tuple[int, int]]:
+    return [(0, bins // 2), (bins // 2, bins)]
+
+
+def _raise_in_proportion(energies: torch.Tensor, alpha: float) -> torch.Tensor:
+    return (alpha + 0.05 * energies[:, 1]).clamp(max=0.98)
+
+
+def _with_gradients(group: dict) -> dict[tuple[torch.device, torch.dtype], list[torch.Tensor]]:
+    """The parameters of a group that have a gradient, by device and type."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for parameter in group["params"]:
+        if parameter.grad is not None:
+            _check_gradient(parameter.grad)
+            kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+    return kinds
+
+
+def _gradients(group: dict, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients in the type of the update; with the decay, where it is a part of them."""
+    wide = _wide(parameters[0])
+    gradients = [parameter.grad for parameter in parameters]
+    if any(gradient.dtype != wide for gradient in gradients):
+        gradients = [gradient.to(wide) for gradient in gradients]
+    if not group["weight_decay"] or group["decoupled_wd"]:
+        return gradients
+    return torch._foreach_add(gradients, [parameter.to(wide) for parameter in parameters], alpha=group["weight_decay"])
+
+
+def _is_time(group: dict, step: float) -> bool:
+    """Whether a parameter is analysed in its step, counted from 1."""
+    analysed = step - group["fam_start_step"]
+    return analysed > 0 and (analysed - 1) % group["analyse_every"] == 0
+
+
+def _wide(parameter: torch.Tensor) -> torch.dtype:
+    """The type that a parameter's update is computed in."""
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def _is_first_process() -> bool:
+    return (
+        not torch.distributed.is_available()
+        or not torch.distributed.is_initialized()
+        or torch.distributed.get_rank() == 0
+    )
+
+
+def _check_interval(interval: int) -> None:
+    if not (isinstance(interval, int) and interval >= 1):
+        raise ValueError(
+            f"FAM was asked for with debug_interval={interval!r}. That is out of range. "
+            "Write debug_interval as a whole number from 1 on"
+        )
+
+
+def _check_group(group: dict, handlers: Mapping[str, Handler]) -> None:
+    """Refuses settings out of their range, unknown handlers, and complex parameters."""
+    for names, fits, write in RANGES:
+        for name in names:
+            if not fits(group[name]):
+                raise ValueError(
+                    f"FAM was asked for with {name}={group[name]!r}. That is out of range. Write {name} as {write}"
+                )
+    if group["handler"] not in handlers:
+        raise ValueError(
+            f"FAM was asked for with handler={group['handler']!r}. It does not exist. "
+            f"Write one of: {', '.join(handlers)}"
+        )
+    if any(parameter.is_complex() for parameter in group["params"]):
+        raise ValueError(
+            "FAM was asked to update complex parameters. Their spectrum has no half. "
+            "Write torch.view_as_real(values) in the parameter's place"
+        )
+
+
+def _check_gradient(gradient: torch.Tensor) -> None:
+    if gradient.layout != torch.strided:
+        raise ValueError(
+            f"FAM was asked to update a parameter of shape {tuple(gradient.shape)}. Its gradient is sparse. "
+            "Write sparse=False where its layer is made"
+        )
+
+
+def _check_state(state: dict) -> None:
+    if state and not {"step", "average", "product"} <= set(state):
+        raise ValueError(
+            f"FAM was asked to go on from a state with step, average and product. It has {', '.join(state)}. "
+            "Write the optimiser that saved it, or start a new run"
+        )
