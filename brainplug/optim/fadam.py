@@ -193,10 +193,12 @@ class FAdam(torch.optim.Optimizer):
         steps, fishers, momenta = zip(*(self._state_of(param) for param in params), strict=True)
         # With a tensor for the 1: torch would make one for every step count.
         torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
-        wide = fishers[0].dtype
-        weights, gradients = [param.to(wide) for param in params], [param.grad.to(wide) for param in params]
+        weights, gradients = params, [param.grad for param in params]
+        narrow = params[0].dtype != fishers[0].dtype
+        if narrow:
+            weights, gradients = ([some.to(fishers[0].dtype) for some in values] for values in (weights, gradients))
         _update(weights, gradients, fishers, momenta, [step.item() for step in steps], group)
-        if params[0].dtype != wide:
+        if narrow:
             torch._foreach_copy_(params, weights)
 
     def _state_of(self, param: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -219,42 +221,47 @@ def _update(
 ) -> None:
     """One step, in place, of weights, fishers and momenta."""
     beta1, beta2 = group["betas"]
+    # √N of each tensor, since RMS(x) = |x| / √N. This copy does not wait for the GPU, nor does anything below.
+    roots = torch.tensor([math.sqrt(max(1, weight.numel())) for weight in weights], dtype=fishers[0].dtype)
+    roots = roots.to(weights[0].device, non_blocking=True)
     keep = [beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step) for step in steps]
     torch._foreach_mul_(fishers, keep)
     torch._foreach_addcmul_(fishers, gradients, gradients, [1 - kept for kept in keep])
     scales = torch._foreach_sqrt(fishers) if group["p"] == 0.5 else torch._foreach_pow(fishers, group["p"])
-    torch._foreach_add_(scales, _epsilons(gradients, group))  # f^p + ε̂
-    natural = torch._foreach_div(gradients, scales)
+    for scale in scales:
+        torch.threshold_(scale, 0.0, math.inf)  # where f = 0: n = 0 and u = 0 follow
+    torch._foreach_add_(scales, _epsilons(gradients, roots, group))  # f^p + ε̂
+    torch._foreach_reciprocal_(scales)
     torch._foreach_mul_(momenta, beta1)
     # The gradient's sign goes into n alone, and m is linear in n.
-    _add_clipped(momenta, natural, (beta1 - 1) if group["maximize"] else (1 - beta1), group["clip"])
+    _add_clipped(momenta, torch._foreach_mul(gradients, scales), (1 - beta1) * (-1) ** group["maximize"], roots, group)
     if group["weight_decay"]:
-        decay = torch._foreach_sign(fishers)
-        torch._foreach_mul_(decay, weights)
-        torch._foreach_div_(decay, scales)
-        _add_clipped(weights, decay, -group["lr"] * group["weight_decay"], group["clip"])
+        torch._foreach_mul_(scales, weights)  # u
+        _add_clipped(weights, scales, -group["lr"] * group["weight_decay"], roots, group)
     torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
 
-def _epsilons(gradients: list[torch.Tensor], group: dict) -> list[torch.Tensor] | float:
-    """ε̂ of each gradient, or of all: slope · min(limit, RMS(g)), where RMS(g) = |g| / √N."""
+def _epsilons(gradients: list[torch.Tensor], roots: torch.Tensor, group: dict) -> tuple[torch.Tensor, ...] | float:
+    """ε̂ of each gradient, or of all."""
+    highest = max(EPS_FLOOR, group["eps"])
     if group["eps_mode"] == "fixed":
-        return max(EPS_FLOOR, group["eps"])
-    slope, limit = (group["eps"], 1.0) if group["eps_mode"] == "rms1" else (group["eps2"], group["eps"] / group["eps2"])
-    roots = [math.sqrt(max(1, gradient.numel())) for gradient in gradients]
-    epsilons = torch._foreach_norm(gradients)
-    torch._foreach_mul_(epsilons, [slope / root for root in roots])
-    torch._foreach_clamp_max_(epsilons, slope * limit)
-    torch._foreach_clamp_min_(epsilons, EPS_FLOOR)
-    return epsilons
+        return highest
+    slope = group["eps"] if group["eps_mode"] == "rms1" else group["eps2"]
+    return (slope * _norms(gradients) / roots).clamp(EPS_FLOOR, highest).unbind()
 
 
-def _add_clipped(sums: Iterable[torch.Tensor], terms: list[torch.Tensor], factor: float, clip: float) -> None:
-    """Adds factor · x / max(1, RMS(x) / c) = factor · c√N · x / max(c√N, |x|) for each term x of N elements."""
-    limits = [clip * math.sqrt(term.numel()) for term in terms]
-    norms = torch._foreach_norm(terms)
-    torch._foreach_clamp_min_(norms, limits)
-    torch._foreach_addcdiv_(sums, terms, norms, [factor * limit for limit in limits])
+def _add_clipped(
+    sums: Iterable[torch.Tensor], terms: list[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
+) -> None:
+    """Adds factor · x / max(1, RMS(x) / c) = factor · x · c√N / max(c√N, |x|) for each term x of N elements."""
+    limits = group["clip"] * roots
+    factors = limits / torch.maximum(limits, _norms(terms))
+    torch._foreach_addcmul_(sums, terms, factors.unbind(), value=factor)
+
+
+def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """|x| of each tensor x."""
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def _blocks(params: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
