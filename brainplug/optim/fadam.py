@@ -23,7 +23,7 @@ EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
 STATE = ("step", "fisher", "momentum")
 # Elements that are updated together, as far as whole tensors allow: what is made on the way stays in the cache.
-BLOCK = 2**20
+BLOCK = 2**18
 RANGES = (  # settings, what they must fulfil, and how to say it
     (("lr", "eps", "weight_decay"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
     (("clip", "p", "eps2"), lambda value: 0 < value < math.inf, "a number above 0"),
@@ -232,12 +232,14 @@ def _update(
         torch.threshold_(scale, 0.0, math.inf)  # where f = 0: n = 0 and u = 0 follow
     torch._foreach_add_(scales, _epsilons(gradients, roots, group))  # f^p + ε̂
     torch._foreach_reciprocal_(scales)
-    torch._foreach_mul_(momenta, beta1)
-    # The gradient's sign goes into n alone, and m is linear in n.
-    _add_clipped(momenta, torch._foreach_mul(gradients, scales), (1 - beta1) * (-1) ** group["maximize"], roots, group)
+    natural = torch._foreach_mul(gradients, scales)
+    # f and ε̂ do not depend on the gradient's sign, so it is turned here.
+    torch._foreach_mul_(natural, _clip_factors(natural, -1.0 if group["maximize"] else 1.0, roots, group))
+    torch._foreach_lerp_(momenta, natural, 1 - beta1)
     if group["weight_decay"]:
         torch._foreach_mul_(scales, weights)  # u
-        _add_clipped(weights, scales, -group["lr"] * group["weight_decay"], roots, group)
+        factors = _clip_factors(scales, group["weight_decay"], roots, group)
+        torch._foreach_addcmul_(weights, scales, factors, value=-group["lr"])
     torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
 
@@ -250,13 +252,12 @@ def _epsilons(gradients: list[torch.Tensor], roots: torch.Tensor, group: dict) -
     return (slope * _norms(gradients) / roots).clamp(EPS_FLOOR, highest).unbind()
 
 
-def _add_clipped(
-    sums: Iterable[torch.Tensor], terms: list[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
-) -> None:
-    """Adds factor · x / max(1, RMS(x) / c) = factor · x · c√N / max(c√N, |x|) for each term x of N elements."""
+def _clip_factors(
+    tensors: list[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
+) -> tuple[torch.Tensor, ...]:
+    """For each tensor x of N elements: factor / max(1, RMS(x) / c) = factor · c√N / max(c√N, |x|)."""
     limits = group["clip"] * roots
-    factors = limits / torch.maximum(limits, _norms(terms))
-    torch._foreach_addcmul_(sums, terms, factors.unbind(), value=factor)
+    return (factor * limits / torch.maximum(limits, _norms(tensors))).unbind()
 
 
 def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
