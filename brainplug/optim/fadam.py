@@ -14,7 +14,8 @@ f is Adam's second moment after its correction: b is 0 in the first step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -184,22 +185,9 @@ class FAdam(torch.optim.Optimizer):
         for param in (param for params in found for param in params):
             _check_gradient(param.grad)
         for group, params in zip(self.param_groups, found, strict=True):
-            for block in _blocks(params):
-                self._step_block(block, group)
+            for block in _blocks([(param, *self._state_of(param)) for param in params]):
+                _step_block(block, group)
         return loss
-
-    def _step_block(self, params: list[torch.Tensor], group: dict) -> None:
-        """Updates parameters of one device and type."""
-        steps, fishers, momenta = zip(*(self._state_of(param) for param in params), strict=True)
-        # With a tensor for the 1: torch would make one for every step count.
-        torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
-        weights, gradients = params, [param.grad for param in params]
-        narrow = params[0].dtype != fishers[0].dtype
-        if narrow:
-            weights, gradients = ([some.to(fishers[0].dtype) for some in values] for values in (weights, gradients))
-        _update(weights, gradients, fishers, momenta, [step.item() for step in steps], group)
-        if narrow:
-            torch._foreach_copy_(params, weights)
 
     def _state_of(self, param: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
@@ -208,15 +196,29 @@ class FAdam(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32)
             for name in STATE[1:]:
                 state[name] = torch.zeros_like(param, dtype=_wide(param), memory_format=torch.preserve_format)
-        return tuple(state[name] for name in STATE)
+        return state["step"], state["fisher"], state["momentum"]
+
+
+def _step_block(block: list[tuple[torch.Tensor, ...]], group: dict) -> None:
+    """Updates parameters of one device, type and step count, which come with their state."""
+    params, steps, fishers, momenta = zip(*block, strict=True)
+    # With a tensor for the 1: torch would make one for every step count.
+    torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
+    weights, gradients = params, [param.grad for param in params]
+    narrow = params[0].dtype != fishers[0].dtype
+    if narrow:
+        weights, gradients = ([some.to(fishers[0].dtype) for some in values] for values in (weights, gradients))
+    _update(weights, gradients, fishers, momenta, steps[0].item(), group)
+    if narrow:
+        torch._foreach_copy_(params, weights)
 
 
 def _update(
-    weights: list[torch.Tensor],
-    gradients: list[torch.Tensor],
-    fishers: Iterable[torch.Tensor],
-    momenta: Iterable[torch.Tensor],
-    steps: list[float],
+    weights: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    fishers: Sequence[torch.Tensor],
+    momenta: Sequence[torch.Tensor],
+    step: float,
     group: dict,
 ) -> None:
     """One step, in place, of weights, fishers and momenta."""
@@ -224,9 +226,9 @@ def _update(
     # √N of each tensor, since RMS(x) = |x| / √N. This copy does not wait for the GPU, nor does anything below.
     roots = torch.tensor([math.sqrt(max(1, weight.numel())) for weight in weights], dtype=fishers[0].dtype)
     roots = roots.to(weights[0].device, non_blocking=True)
-    keep = [beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step) for step in steps]
-    torch._foreach_mul_(fishers, keep)
-    torch._foreach_addcmul_(fishers, gradients, gradients, [1 - kept for kept in keep])
+    keep = beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step)
+    torch._foreach_mul_(fishers, torch.tensor(keep, dtype=torch.float64))  # as for the step counts
+    torch._foreach_addcmul_(fishers, gradients, gradients, value=1 - keep)
     scales = torch._foreach_sqrt(fishers) if group["p"] == 0.5 else torch._foreach_pow(fishers, group["p"])
     for scale in scales:
         torch.threshold_(scale, 0.0, math.inf)  # where f = 0: n = 0 and u = 0 follow
@@ -243,7 +245,7 @@ def _update(
     torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
 
-def _epsilons(gradients: list[torch.Tensor], roots: torch.Tensor, group: dict) -> tuple[torch.Tensor, ...] | float:
+def _epsilons(gradients: Sequence[torch.Tensor], roots: torch.Tensor, group: dict) -> tuple[torch.Tensor, ...] | float:
     """ε̂ of each gradient, or of all."""
     highest = max(EPS_FLOOR, group["eps"])
     if group["eps_mode"] == "fixed":
@@ -253,31 +255,32 @@ def _epsilons(gradients: list[torch.Tensor], roots: torch.Tensor, group: dict) -
 
 
 def _clip_factors(
-    tensors: list[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
+    tensors: Sequence[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
 ) -> tuple[torch.Tensor, ...]:
     """For each tensor x of N elements: factor / max(1, RMS(x) / c) = factor · c√N / max(c√N, |x|)."""
     limits = group["clip"] * roots
     return (factor * limits / torch.maximum(limits, _norms(tensors))).unbind()
 
 
-def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
+def _norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """|x| of each tensor x."""
     return torch.stack(torch._foreach_norm(tensors))
 
 
-def _blocks(params: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Splits parameters into lists of one device and type, of `BLOCK` elements at most or of one parameter."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    for param in params:
-        kinds.setdefault((param.device, param.dtype), []).append(param)
+def _blocks(entries: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[list[tuple[torch.Tensor, ...]]]:
+    """Splits parameters with their state into lists of one kind, of `BLOCK` elements at most or of one parameter."""
+    kinds = defaultdict(list)
+    for entry in entries:
+        param, step, *_ = entry
+        kinds[param.device, param.dtype, step.item()].append(entry)
     for kind in kinds.values():
         block, size = [], 0
-        for param in kind:
-            if block and size + param.numel() > BLOCK:
+        for entry in kind:
+            if block and size + entry[0].numel() > BLOCK:
                 yield block
                 block, size = [], 0
-            block.append(param)
-            size += param.numel()
+            block.append(entry)
+            size += entry[0].numel()
         yield block
 
 
