@@ -23,8 +23,9 @@ from torch.optim.optimizer import ParamsT
 EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
 STATE = ("step", "fisher", "momentum")
-# Elements that are updated together, as far as whole tensors allow: what is made on the way stays in the cache.
-BLOCK = 2**18
+# Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way, and
+# they stay near the processor.
+BLOCK = 2**20
 RANGES = (  # settings, what they must fulfil, and how to say it
     (("lr", "eps", "weight_decay"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
     (("clip", "p", "eps2"), lambda value: 0 < value < math.inf, "a number above 0"),
@@ -54,7 +55,7 @@ class FAdam(torch.optim.Optimizer):
     eps : float
         ε.
     weight_decay : float
-        λ. The decay has RMS c at most however small θ is, so it is not to be compared with that of AdamW.
+        λ. Once it is clipped, the decay does not shrink with θ, so λ is not to be compared with that of AdamW.
     clip : float
         c, the largest RMS of the natural gradient and of the decay.
     p : float
@@ -224,7 +225,7 @@ def _update(
     """One step, in place, of weights, fishers and momenta."""
     beta1, beta2 = group["betas"]
     # √N of each tensor, since RMS(x) = |x| / √N. This copy does not wait for the GPU, nor does anything below.
-    roots = torch.tensor([math.sqrt(max(1, weight.numel())) for weight in weights], dtype=fishers[0].dtype)
+    roots = torch.tensor([math.sqrt(weight.numel() or 1) for weight in weights], dtype=fishers[0].dtype)
     roots = roots.to(weights[0].device, non_blocking=True)
     keep = beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step)
     torch._foreach_mul_(fishers, torch.tensor(keep, dtype=torch.float64))  # as for the step counts
@@ -276,11 +277,12 @@ def _blocks(entries: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[list[tuple[
     for kind in kinds.values():
         block, size = [], 0
         for entry in kind:
-            if block and size + entry[0].numel() > BLOCK:
+            elements = entry[0].numel()
+            if block and size + elements > BLOCK:
                 yield block
                 block, size = [], 0
             block.append(entry)
-            size += entry[0].numel()
+            size += elements
         yield block
 
 
