@@ -327,10 +327,26 @@ def describe_machine(setting: Setting, backbone: str) -> str:
     str
         One line.
     """
-    machine = _processor() if setting.device == "cpu" else torch.cuda.get_device_name(setting.device)
-    threads = f", {torch.get_num_threads()} threads" if setting.device == "cpu" else ""
     size = f"{setting.batch} clips of {setting.frames} frames, {setting.precision}"
-    return f"{backbone}, {size}, {machine}{threads}, torch {torch.__version__}, {datetime.date.today():%Y-%m-%d}."
+    return f"{backbone}, {size}, {describe_device(setting.device)}."
+
+
+def describe_device(device: str) -> str:
+    """What any measurement depends on.
+
+    Arguments
+    ---------
+    device : str
+        ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    str
+        The machine, on a CPU its threads, torch's version and the date.
+    """
+    machine = _processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    return f"{machine}{threads}, torch {torch.__version__}, {datetime.date.today():%Y-%m-%d}"
 
 
 def _processor() -> str:
@@ -341,7 +357,24 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _from_1_on(text: str) -> int:
+def from_1_on(text: str) -> int:
+    """Reads a size of the command line.
+
+    Arguments
+    ---------
+    text : str
+        What was written.
+
+    Returns
+    -------
+    int
+        A whole number from 1 on.
+
+    Raises
+    ------
+    ArgumentTypeError
+        It is none.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
@@ -357,11 +390,11 @@ def main(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ast")
-    parser.add_argument("--frames", type=_from_1_on, default=500, help="length of a clip, in frames of 10 ms")
-    parser.add_argument("--batch", type=_from_1_on, default=4, help="clips of a batch")
-    parser.add_argument("--repeats", type=_from_1_on, default=5, help="rounds that count")
+    parser.add_argument("--frames", type=from_1_on, default=500, help="length of a clip, in frames of 10 ms")
+    parser.add_argument("--batch", type=from_1_on, default=4, help="clips of a batch")
+    parser.add_argument("--repeats", type=from_1_on, default=5, help="rounds that count")
     parser.add_argument("--methods", default="", help="names separated by commas; all without")
-    parser.add_argument("--threads", type=_from_1_on, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=from_1_on, default=torch.get_num_threads())
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -61,7 +61,7 @@ BAD_OPTIONS = {
     "--backbone=.": ["'.'", "config.json"],
     "--backbone=someone/something": ["'someone/something'", "is not in the cache", "--backbone=nano-ast"],
     "--dataset=esc5": ["'esc5'", "--dataset= one of: esc50"],
-    "--optimizer=adamm": ["'adamm'", "--optimizer= one of: adamw"],
+    "--optimizer=adamm": ["'adamm'", "--optimizer= one of: fadam, adamw"],
     "--bach_size=4": ["--bach_size", "no such key", "batch_size"],
     "--fold=9": ["fold 9", "1 to 5", "--fold=1"],
     "--fold=one": ["fold 'one'", "1 to 5"],

@@ -33,6 +33,7 @@ SETUPS = {
     "lora": ["--method=lora", "--ckpt_interval_steps=4", "--num_workers=2"],
     "adalora": ["--method=adalora", "--ckpt_interval_steps=2"],
     "fam": ["--method=conformer", "--optimizer=fam", f"--optimizers=!include:{FAM}", "--ckpt_interval_steps=2"],
+    "fadam": ["--method=conformer", "--optimizer=fadam", "--ckpt_interval_steps=2"],
     "published": ["--method=conformer", "--paper_code=True", "--few_shot=10", "--ckpt_interval_steps=2"],
 }
 BRAIN, CHECKPOINTS = "brainplug.brain:AudioBrain", "brainplug.checkpoints"
@@ -65,6 +66,7 @@ KILL_POINTS = {
     "before the results are written": ("accumulation", [partial(kill, "train:write_json")]),
     "while ranks are spread over the layers": ("adalora", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
     "while FAM analyses": ("fam", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
+    "between two steps of FAdam": ("fadam", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
     "in the second epoch, with the published code": ("published", [partial(kill, f"{BRAIN}.fit_batch", 8, "after")]),
     "during the test of the last epoch, with the published code": (
         "published",
