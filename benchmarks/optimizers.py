@@ -23,7 +23,7 @@ from brainplug.experiment import run_command
 from brainplug.listing import read_methods
 from brainplug.methods import Method, choose_method
 from brainplug.model import AudioClassifier
-from brainplug.optim import FAdam
+from brainplug.optim import FAM, FAdam
 from brainplug.report import markdown_table, table_marks, write_table
 
 MARKS = table_marks("speed", "python -m benchmarks.optimizers")
@@ -32,6 +32,8 @@ COLUMNS = ("optimizer", "ms", "time (AdamW)", "memory (AdamW)", "tensors", "elem
 # Each is called with the parameters; the first one is what the others are compared with. All of them decay.
 OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, foreach=True),
+    # From the first step on it looks at the spectrum of all that is large enough.
+    "fam": partial(FAM, lr=0.1, weight_decay=0.0025, min_size=128, fam_start_step=0),
     "fadam": FAdam,
 }
 
