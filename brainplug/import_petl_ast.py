@@ -13,6 +13,7 @@ from transformers import ASTConfig
 
 from brainplug.adapter_io import save_adapter
 from brainplug.backbones import known_config
+from brainplug.backbones.audio_spectrogram import SPECIAL_TOKENS
 from brainplug.compat.petl_ast import Flags, load_reference, without_prefix
 from brainplug.compat.petl_ast_command_line import entry_of, new_command, read_command
 from brainplug.errors import UsageError
@@ -21,7 +22,6 @@ from brainplug.model import AudioClassifier
 from brainplug.report import describe_adapter
 
 HEAD, POSITIONS = "classification_head.weight", "embeddings.position_embeddings"
-SPECIAL_TOKENS = 2  # of AST, before the patches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
