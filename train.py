@@ -22,11 +22,17 @@ from brainplug.data.few_shot import keep_examples
 from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.data.prepare import prepare_manifest
-from brainplug.experiment import choose, claim_output_folder, load_experiment, parse_arguments, run_command
+from brainplug.experiment import (
+    choose,
+    choose_optimizer,
+    claim_output_folder,
+    load_experiment,
+    parse_arguments,
+    run_command,
+)
 from brainplug.files import write_json
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier, classifier_without_weights
-from brainplug.optim.entry import as_entry
 from brainplug.report import collect_results, describe_adapter, summary
 
 
@@ -46,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
-    optimizer = as_entry(choose("optimizer", hparams))
+    optimizer = choose_optimizer(hparams)
     of_backbone = hparams["backbones"].get(hparams["backbone"])
     method, method_lr = choose_method(
         hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=paper_code

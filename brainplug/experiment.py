@@ -19,6 +19,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.errors import UsageError, nearest
 from brainplug.files import write_json
+from brainplug.optim.entry import OptimizerEntry, as_entry
 
 CONFIGURATION_NAME = "configuration.json"
 # Run options that change the numbers of a run; the others (device, progress bars) do not make it another one.
@@ -134,7 +135,7 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         _check_keys(recipe_file, recipe, changes)
         resolved = _resolve(recipe_file, overrides)
         values = _checked_values(_nodes(resolved))
-        kind = _kind_of_run(values)
+        kind = _other_optimizer(recipe, changes) + _kind_of_run(values)
         if kind and "experiment" in recipe and "experiment" not in changes:
             overrides += f"\nexperiment: {_nodes(resolved)['experiment'].value}{kind}"
             resolved = _resolve(recipe_file, overrides)
@@ -186,6 +187,12 @@ def _kind_of_run(values: dict[str, object]) -> str:
     """What keeps a run's folder apart from that of the run on all examples, with the repaired code."""
     shots = f"-{values['few_shot']}shot" if values.get("few_shot") else ""
     return shots + ("-published" if values.get("paper_code") else "")
+
+
+def _other_optimizer(recipe: dict[str, yaml.Node], changes: dict[str, yaml.Node]) -> str:
+    """As `_kind_of_run`, of a run with another optimiser than the recipe's."""
+    usual, asked = (nodes["optimizer"].value if "optimizer" in nodes else "" for nodes in (recipe, changes))
+    return f"-{asked}" if asked not in ("", usual) else ""
 
 
 def _nodes(text: str) -> dict[str, yaml.Node]:
@@ -271,6 +278,45 @@ def choose(kind: str, hparams: dict) -> Callable:
             f"Write --{kind}= one of: {nearest(name, block)}",
         )
     return block[name]
+
+
+def choose_optimizer(hparams: dict) -> OptimizerEntry:
+    """Picks the optimiser, with what ``optimizer_settings`` changes in its entry.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe.
+
+    Returns
+    -------
+    OptimizerEntry
+        The entry of the block ``optimizers``.
+
+    Raises
+    ------
+    UsageError
+        The block has no such entry, or the optimiser does not take its settings.
+
+    Example
+    -------
+    >>> hparams = {"optimizer": "sgd", "optimizers": {"sgd": torch.optim.SGD}}
+    >>> hparams["optimizer_settings"] = {"sgd": {"momentum": 0.5}}
+    >>> choose_optimizer(hparams).create.keywords
+    {'momentum': 0.5}
+    """
+    entry = as_entry(choose("optimizer", hparams))
+    name, settings = hparams["optimizer"], hparams["optimizer_settings"].get(hparams["optimizer"]) or {}
+    entry = entry.with_settings(settings)
+    try:
+        entry.build(torch.nn.Linear(1, 1), lr=1.0)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The optimizer {name!r} was asked for, with {settings} beside what its entry sets.",
+            f"It does not take them: {error}.",
+            "Write settings that hparams/optimizers.yaml shows for it",
+        ) from error
+    return entry
 
 
 def configuration(experiment: Experiment) -> dict[str, list[str] | dict]:

@@ -344,7 +344,7 @@ def results_table(results: list[dict]) -> str:
 
 
 def method_name(results: dict) -> str:
-    """A method with the place of its adapters, without which its number says little.
+    """A method with the place of its adapters, without which its number says little, and the optimiser.
 
     Arguments
     ---------
@@ -354,15 +354,17 @@ def method_name(results: dict) -> str:
     Returns
     -------
     str
-        The name, and the location where the method has one.
+        The name, the location where the method has one, and the optimiser where it is not AdamW.
 
     Example
     -------
-    >>> method_name({"method": "conformer", "method_settings": {"location": "ffn"}})
-    'conformer (ffn)'
+    >>> method_name({"method": "conformer", "method_settings": {"location": "ffn"}, "optimizer": "fam"})
+    'conformer (ffn), fam'
     """
     location = results.get("method_settings", {}).get("location")
-    return f"{results['method']} ({location})" if location else results["method"]
+    optimizer = results.get("optimizer", "adamw")
+    placed = f"{results['method']} ({location})" if location else results["method"]
+    return placed if optimizer == "adamw" else f"{placed}, {optimizer}"
 
 
 def _spread(accuracies: Iterable[float]) -> str:

@@ -1,7 +1,9 @@
 """Entries of ``hparams/optimizers.yaml`` that are more than an optimiser with its settings."""
 
+import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -53,6 +55,32 @@ class OptimizerEntry:
             return self.create(self.groups(model, lr=lr), lr=lr)
         found = model.parameters() if parameters is None else parameters
         return self.create([some for some in found if isinstance(some, dict) or some.requires_grad], lr=lr)
+
+    def with_settings(self, settings: dict) -> "OptimizerEntry":
+        """Changes settings of the optimiser.
+
+        Arguments
+        ---------
+        settings : dict
+            ``lr_scale``, what `groups` takes, and what the optimiser takes.
+
+        Returns
+        -------
+        OptimizerEntry
+            The same optimiser with these settings. What it does not take shows when it is made.
+
+        Example
+        -------
+        >>> entry = OptimizerEntry(torch.optim.SGD).with_settings({"momentum": 0.5, "lr_scale": 10.0})
+        >>> entry.lr_scale, entry.build(torch.nn.Linear(2, 3), lr=0.1).param_groups[0]["momentum"]
+        (10.0, 0.5)
+        """
+        lr_scale, rest = settings.get("lr_scale", self.lr_scale), {**settings}
+        rest.pop("lr_scale", None)
+        of_groups = inspect.signature(self.groups).parameters if self.groups else ()
+        for_groups = {name: rest.pop(name) for name in settings if name in of_groups}
+        groups = partial(self.groups, **for_groups) if self.groups else None
+        return replace(self, create=partial(self.create, **rest), lr_scale=lr_scale, groups=groups)
 
 
 def as_entry(optimizer: Callable) -> OptimizerEntry:

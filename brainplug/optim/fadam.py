@@ -20,25 +20,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch.optim.optimizer import ParamsT
 
+from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, wide
+
 EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
-STATE = ("step", "fisher", "momentum")
 # Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way, and
 # they stay near the processor.
 BLOCK = 2**20
-RANGES = (  # settings, what they must fulfil, and how to say it
-    (("lr", "eps", "weight_decay"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
-    (("clip", "p", "eps2"), lambda value: 0 < value < math.inf, "a number above 0"),
-    (
-        ("betas",),
-        lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        "two numbers from 0 to below 1, such as (0.9, 0.999)",
-    ),
-    (("eps_mode",), EPS_MODES.__contains__, f"one of {', '.join(EPS_MODES)}"),
-)
 
 
-class FAdam(torch.optim.Optimizer):
+class FAdam(CheckedOptimizer):
     """Steps along the natural gradient, and decays in the same metric.
 
     All but the step counts is computed and kept in float32, or in float64 for parameters of float64; parameters of 16
@@ -88,6 +79,18 @@ class FAdam(torch.optim.Optimizer):
     True
     """
 
+    STATE = ("step", "fisher", "momentum")
+    RANGES = (  # settings, what they must fulfil, and how to say it
+        (("lr", "eps", "weight_decay"), from_0_on, "a number from 0 on"),
+        (("clip", "p", "eps2"), lambda value: 0 < value < math.inf, "a number above 0"),
+        (
+            ("betas",),
+            lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            "two numbers from 0 to below 1, such as (0.9, 0.999)",
+        ),
+        (("eps_mode",), EPS_MODES.__contains__, f"one of {', '.join(EPS_MODES)}"),
+    )
+
     def __init__(
         self,
         params: ParamsT,
@@ -115,50 +118,6 @@ class FAdam(torch.optim.Optimizer):
         }
         super().__init__(params, settings)
 
-    def add_param_group(self, param_group: dict) -> None:
-        """Adds a group of parameters.
-
-        Arguments
-        ---------
-        param_group : dict
-            ``params``, and settings that differ.
-
-        Raises
-        ------
-        ValueError
-            A setting is out of its range, or a parameter is complex. No group is added then.
-        """
-        super().add_param_group(param_group)
-        try:
-            _check_group(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Goes on from a saved state, bit for bit.
-
-        Arguments
-        ---------
-        state_dict : dict
-            What `state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            It is the state of another optimiser.
-        """
-        states = state_dict["state"]
-        for state in states.values():
-            _check_state(state)
-        super().load_state_dict(state_dict)
-        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(indices, params, strict=True):
-            # torch has rounded it to the parameter's type, which may be of 16 bits.
-            for name in STATE[1:] if index in states else ():
-                self.state[param][name] = states[index][name].to(param.device, _wide(param))
-
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Updates the parameters that have a gradient.
@@ -178,14 +137,8 @@ class FAdam(torch.optim.Optimizer):
         ValueError
             A gradient is sparse. Nothing is updated then.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        found = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
-        for param in (param for params in found for param in params):
-            _check_gradient(param.grad)
-        for group, params in zip(self.param_groups, found, strict=True):
+        loss = closure_loss(closure)
+        for group, params in zip(self.param_groups, self.parameters_with_gradients(), strict=True):
             for block in _blocks([(param, *self._state_of(param)) for param in params]):
                 _step_block(block, group)
         return loss
@@ -195,8 +148,8 @@ class FAdam(torch.optim.Optimizer):
         state = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            for name in STATE[1:]:
-                state[name] = torch.zeros_like(param, dtype=_wide(param), memory_format=torch.preserve_format)
+            for name in self.STATE[1:]:
+                state[name] = torch.zeros_like(param, dtype=wide(param), memory_format=torch.preserve_format)
         return state["step"], state["fisher"], state["momentum"]
 
 
@@ -284,39 +237,3 @@ def _blocks(entries: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[list[tuple[
             block.append(entry)
             size += elements
         yield block
-
-
-def _wide(param: torch.Tensor) -> torch.dtype:
-    """The type that a parameter's update is computed in."""
-    return torch.promote_types(param.dtype, torch.float32)
-
-
-def _check_group(group: dict) -> None:
-    """Refuses settings out of their range, and complex parameters."""
-    for names, fits, write in RANGES:
-        for name in names:
-            if not fits(group[name]):
-                raise ValueError(
-                    f"FAdam was asked for with {name}={group[name]!r}. That is out of range. Write {name} as {write}"
-                )
-    if any(param.is_complex() for param in group["params"]):
-        raise ValueError(
-            "FAdam was asked to update complex parameters. It has no rule for them. "
-            "Write torch.view_as_real(values) in the parameter's place"
-        )
-
-
-def _check_gradient(gradient: torch.Tensor) -> None:
-    if gradient.layout != torch.strided:
-        raise ValueError(
-            f"FAdam was asked to update a parameter of shape {tuple(gradient.shape)}. Its gradient is sparse. "
-            "Write sparse=False where its layer is made"
-        )
-
-
-def _check_state(state: dict) -> None:
-    if not set(STATE) <= set(state):
-        raise ValueError(
-            f"FAdam was asked to go on from a state of {', '.join(STATE)}. It holds {', '.join(state)}. "
-            "Write the optimiser that saved it, or start a new run"
-        )

@@ -15,7 +15,6 @@ There is no second moment: learning rates that fit are those of gradient descent
 """
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch.optim.optimizer import ParamsT
 
+from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, whole_from, wide
 from brainplug.optim.spectrum import (
     HANDLERS,
     Handler,
@@ -38,14 +38,6 @@ State = dict[str, torch.Tensor]
 Part = tuple[dict, list[torch.Tensor]]  # a group, and some of its parameters
 Sampler = Callable[[torch.Size, torch.device], torch.Tensor | None]
 RECORD_NAME = "fam.jsonl"
-RANGES = (  # settings, what they must fulfil, and how to say it
-    (("lr", "eps", "weight_decay"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
-    (("alpha", "beta"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    (("n_bands",), lambda value: isinstance(value, int) and value >= 2, "a whole number from 2 on"),
-    (("fam_start_step", "min_size"), lambda value: isinstance(value, int) and value >= 0, "a whole number from 0 on"),
-    (("analyse_every",), lambda value: isinstance(value, int) and value >= 1, "a whole number from 1 on"),
-    (("spectrum",), ("amplitude", "power").__contains__, "amplitude or power"),
-)
 
 
 class Batch(NamedTuple):
@@ -56,7 +48,7 @@ class Batch(NamedTuple):
     momenta: torch.Tensor
 
 
-class FAM(torch.optim.Optimizer):
+class FAM(CheckedOptimizer):
     """Steps along an average of the gradients, the longer the more noise their spectrum shows.
 
     All state is in tensors, in float32 (float64 for such parameters) whatever the parameters' type. Nothing is random
@@ -132,6 +124,16 @@ class FAM(torch.optim.Optimizer):
     [-0.5, -2.0]
     """
 
+    STATE = ("step", "average", "product")  # and, once they were analysed, "bands"
+    RANGES = (
+        (("lr", "eps", "weight_decay"), from_0_on, "a number from 0 on"),
+        (("alpha", "beta"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+        (("n_bands",), whole_from(2), "a whole number from 2 on"),
+        (("fam_start_step", "min_size"), whole_from(0), "a whole number from 0 on"),
+        (("analyse_every",), whole_from(1), "a whole number from 1 on"),
+        (("spectrum",), ("amplitude", "power").__contains__, "amplitude or power"),
+    )
+
     def __init__(
         self,
         params: ParamsT,
@@ -159,7 +161,7 @@ class FAM(torch.optim.Optimizer):
     ):
         if layer_boost is not None:
             warnings.warn("layer_boost does nothing: the published code never reads it.", stacklevel=2)
-        _check_interval(debug_interval)
+        self.check_setting("debug_interval", debug_interval, whole_from(1), "a whole number from 1 on")
         self.bias_correction = not parity if bias_correction is None else bias_correction
         self.handlers, self.sampler = handlers, sampler or (random_sample if parity else strided_sample)
         self.record_file = Path(debug_dir, RECORD_NAME) if debug else None
@@ -184,52 +186,12 @@ class FAM(torch.optim.Optimizer):
         own = ("bias_correction", "handlers", "sampler", "record_file", "debug_interval")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
-    def add_param_group(self, param_group: dict) -> None:
-        """Adds a group of parameters.
-
-        Arguments
-        ---------
-        param_group : dict
-            ``params``, and settings that differ.
-
-        Raises
-        ------
-        ValueError
-            A setting is out of its range, or a parameter is complex. No group is added then.
-        """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
+    def check_group(self, group: dict) -> None:
+        """Refuses what every optimiser here does, and unknown handlers; a group without one gets its own."""
+        super().check_group(group)
         group.setdefault("handler", handler_for(group.get("name", "")))
-        try:
-            _check_group(group, self.handlers)
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Goes on from a saved state, bit for bit.
-
-        Arguments
-        ---------
-        state_dict : dict
-            What `state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            It is the state of another optimiser.
-        """
-        states = state_dict["state"]
-        for state in states.values():
-            _check_state(state)
-        super().load_state_dict(state_dict)
-        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, parameter in zip(indices, parameters, strict=True):
-            # torch has rounded them to the parameter's type, which may be of 16 bits, and moved the count of steps.
-            for name, value in states.get(index, {}).items():
-                device = "cpu" if name == "step" else parameter.device
-                self.state[parameter][name] = value.to(device, copy=True)
+        handlers = f"one of: {', '.join(self.handlers)}"
+        self.check_setting("handler", group["handler"], self.handlers.__contains__, handlers)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
@@ -250,14 +212,11 @@ class FAM(torch.optim.Optimizer):
         ValueError
             A gradient is sparse. Nothing is updated then.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         kinds: dict[tuple[torch.device, torch.dtype], list[Part]] = {}
-        for group in self.param_groups:
-            for kind, parameters in _with_gradients(group).items():
-                kinds.setdefault(kind, []).append((group, parameters))
+        for group, parameters in zip(self.param_groups, self.parameters_with_gradients(), strict=True):
+            for kind, alike in _by_kind(parameters).items():
+                kinds.setdefault(kind, []).append((group, alike))
         for parts in kinds.values():
             self._step_alike(parts)
         if self.record_file is not None and _is_first_process():
@@ -303,10 +262,10 @@ class FAM(torch.optim.Optimizer):
         """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
         state = self.state[parameter]
         if not state:
-            wide = _wide(parameter)
+            kept = wide(parameter)
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["average"] = torch.zeros_like(parameter, dtype=wide, memory_format=torch.preserve_format)  # m
-            state["product"] = torch.ones((), dtype=wide, device=parameter.device)  # P
+            state["average"] = torch.zeros_like(parameter, dtype=kept, memory_format=torch.preserve_format)  # m
+            state["product"] = torch.ones((), dtype=kept, device=parameter.device)  # P
         return state
 
     def _analyse(self, group: dict, parameters: list[torch.Tensor]) -> Iterator[Batch]:
@@ -434,25 +393,23 @@ def _raise_in_proportion(energies: torch.Tensor, alpha: float) -> torch.Tensor:
     return (alpha + 0.05 * energies[:, 1]).clamp(max=0.98)
 
 
-def _with_gradients(group: dict) -> dict[tuple[torch.device, torch.dtype], list[torch.Tensor]]:
-    """The parameters of a group that have a gradient, by device and type."""
+def _by_kind(parameters: list[torch.Tensor]) -> dict[tuple[torch.device, torch.dtype], list[torch.Tensor]]:
+    """Parameters by device and type."""
     kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    for parameter in group["params"]:
-        if parameter.grad is not None:
-            _check_gradient(parameter.grad)
-            kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+    for parameter in parameters:
+        kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
     return kinds
 
 
 def _gradients(group: dict, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients in the type of the update; with the decay, where it is a part of them."""
-    wide = _wide(parameters[0])
+    kept = wide(parameters[0])
     gradients = [parameter.grad for parameter in parameters]
-    if any(gradient.dtype != wide for gradient in gradients):
-        gradients = [gradient.to(wide) for gradient in gradients]
+    if any(gradient.dtype != kept for gradient in gradients):
+        gradients = [gradient.to(kept) for gradient in gradients]
     if not group["weight_decay"] or group["decoupled_wd"]:
         return gradients
-    return torch._foreach_add(gradients, [parameter.to(wide) for parameter in parameters], alpha=group["weight_decay"])
+    return torch._foreach_add(gradients, [parameter.to(kept) for parameter in parameters], alpha=group["weight_decay"])
 
 
 def _is_time(group: dict, step: float) -> bool:
@@ -461,58 +418,9 @@ def _is_time(group: dict, step: float) -> bool:
     return analysed > 0 and (analysed - 1) % group["analyse_every"] == 0
 
 
-def _wide(parameter: torch.Tensor) -> torch.dtype:
-    """The type that a parameter's update is computed in."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
 def _is_first_process() -> bool:
     return (
         not torch.distributed.is_available()
         or not torch.distributed.is_initialized()
         or torch.distributed.get_rank() == 0
     )
-
-
-def _check_interval(interval: int) -> None:
-    if not (isinstance(interval, int) and interval >= 1):
-        raise ValueError(
-            f"FAM was asked for with debug_interval={interval!r}. That is out of range. "
-            "Write debug_interval as a whole number from 1 on"
-        )
-
-
-def _check_group(group: dict, handlers: Mapping[str, Handler]) -> None:
-    """Refuses settings out of their range, unknown handlers, and complex parameters."""
-    for names, fits, write in RANGES:
-        for name in names:
-            if not fits(group[name]):
-                raise ValueError(
-                    f"FAM was asked for with {name}={group[name]!r}. That is out of range. Write {name} as {write}"
-                )
-    if group["handler"] not in handlers:
-        raise ValueError(
-            f"FAM was asked for with handler={group['handler']!r}. It does not exist. "
-            f"Write one of: {', '.join(handlers)}"
-        )
-    if any(parameter.is_complex() for parameter in group["params"]):
-        raise ValueError(
-            "FAM was asked to update complex parameters. Their spectrum has no half. "
-            "Write torch.view_as_real(values) in the parameter's place"
-        )
-
-
-def _check_gradient(gradient: torch.Tensor) -> None:
-    if gradient.layout != torch.strided:
-        raise ValueError(
-            f"FAM was asked to update a parameter of shape {tuple(gradient.shape)}. Its gradient is sparse. "
-            "Write sparse=False where its layer is made"
-        )
-
-
-def _check_state(state: dict) -> None:
-    if state and not {"step", "average", "product"} <= set(state):
-        raise ValueError(
-            f"FAM was asked to go on from a state with step, average and product. It has {', '.join(state)}. "
-            "Write the optimiser that saved it, or start a new run"
-        )

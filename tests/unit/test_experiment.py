@@ -4,10 +4,12 @@ import os
 import tempfile
 
 import pytest
+import torch
 
 from brainplug.errors import UsageError
 from brainplug.experiment import (
     choose,
+    choose_optimizer,
     claim_output_folder,
     configuration,
     load_experiment,
@@ -31,8 +33,10 @@ data_folder: !PLACEHOLDER
 ckpt_interval_minutes: 5
 optimizer: adamw
 optimizers:
-    adamw: !name:collections.Counter
-        decay: 1e-2
+    adamw: !name:torch.optim.AdamW
+        eps: 1e-2
+optimizer_settings:
+    adamw: {weight_decay: 0.1}
 epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
     limit: !ref <number_of_epochs>
 """
@@ -74,7 +78,7 @@ class TestLoading:
     def test_numbers_with_an_exponent_are_numbers(self, text, value):
         hparams = load(f"--lr={text}").hparams
         assert hparams["lr"] == value
-        assert hparams["optimizers"]["adamw"]()["decay"] == 1e-2
+        assert hparams["optimizers"]["adamw"].keywords["eps"] == 1e-2
 
     def test_checkpoints_by_steps_replace_those_by_minutes(self):
         assert load("--ckpt_interval_steps=2").hparams["ckpt_interval_minutes"] == 0
@@ -110,6 +114,9 @@ class TestPublishedCode:
             (["--paper_code=True"], "nano-ast-published"),
             (["--few_shot=8"], "nano-ast-8shot"),
             (["--few_shot=8", "--paper_code=True"], "nano-ast-8shot-published"),
+            (["--optimizer=fam"], "nano-ast-fam"),
+            (["--optimizer=adamw"], "nano-ast"),
+            (["--optimizer=fam", "--few_shot=8"], "nano-ast-fam-8shot"),
             (["--few_shot=8", "--experiment=mine"], "mine"),
         ],
     )
@@ -181,6 +188,26 @@ class TestWhatIsRefused:
     def test_an_entry_that_a_block_lacks(self):
         with pytest.raises(UsageError, match="'adamm' .*Write --optimizer= one of: adamw"):
             choose("optimizer", load("--optimizer=adamm").hparams)
+
+
+class TestOptimizer:
+    def group(self, *options):
+        """The one group of parameters of the optimiser that a command line asks for."""
+        entry = choose_optimizer(load(*options).hparams)
+        [group] = entry.build(torch.nn.Linear(1, 1), lr=0.1).param_groups
+        return group
+
+    def test_settings_come_from_the_entry_the_recipe_and_the_command_line(self):
+        group = self.group("--optimizer_settings={adamw: {betas: [0.5, 0.6]}}")
+        assert (group["eps"], group["weight_decay"], tuple(group["betas"])) == (0.01, 0.1, (0.5, 0.6))
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [("{eps: -1}", "Invalid epsilon"), ("{epsilon: 1}", "unexpected keyword argument 'epsilon'")],
+    )
+    def test_what_it_does_not_take_is_refused_before_the_work(self, settings, message):
+        with pytest.raises(UsageError, match=f"optimizer 'adamw' .*{message}.*optimizers.yaml"):
+            self.group(f"--optimizer_settings={{adamw: {settings}}}")
 
 
 def trained(experiment):

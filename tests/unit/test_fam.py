@@ -21,7 +21,7 @@ from brainplug.fam_records import draw_records, read_records
 from brainplug.listing import list_optimizer_groups, read_methods
 from brainplug.methods import choose_method
 from brainplug.model import classifier_without_weights
-from brainplug.optim import FAM, FAMScheduler, SimpleFAM, fam_parameter_groups
+from brainplug.optim import FAM, FAdam, FAMScheduler, SimpleFAM, fam_parameter_groups
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.optim.fam_groups import SETTINGS
 from brainplug.optim.spectrum import HANDLERS, growing_bands, halved_bands, random_sample, strided_sample
@@ -438,11 +438,21 @@ class TestState:
             group["params"][0].data.copy_(values)
         assert same(train(second, range(7, 12)), wanted)
 
+    @pytest.mark.parametrize("optimizer", [FAM, FAdam])
+    def test_nothing_of_a_saved_state_is_shared(self, optimizer):
+        first, second = (optimizer([parameter(400)], lr=0.1) for _ in range(2))
+        train(first, range(3))
+        saved = first.state_dict()
+        kept = {name: value.clone() for name, value in saved["state"][0].items()}
+        second.load_state_dict(saved)
+        train(second, range(3))
+        assert all(torch.equal(first.state_dict()["state"][0][name], value) for name, value in kept.items())
+
     def test_the_state_of_another_optimiser_is_refused(self):
         weight = parameter(3)
         adam = torch.optim.AdamW([weight])
         train(adam, range(1))
-        with pytest.raises(ValueError, match=r"step, average and product\. It has step, exp_avg.* Write the optimiser"):
+        with pytest.raises(ValueError, match=r"step, average, product\. It holds step, exp_avg.* Write the optimiser"):
             FAM([weight]).load_state_dict(adam.state_dict())
 
 
@@ -555,7 +565,9 @@ class TestBadInput:
 
     def test_a_group_that_is_refused_is_not_added(self):
         optimizer = FAM([parameter(3)])
-        with pytest.raises(ValueError, match="handler='cnov'.* Write one of: default, conv, attention, embedding"):
+        with pytest.raises(
+            ValueError, match="handler='cnov'.* Write handler as one of: default, conv, attention, embedding"
+        ):
             optimizer.add_param_group({"params": [parameter(3)], "handler": "cnov"})
         assert len(optimizer.param_groups) == 1
 
@@ -808,6 +820,14 @@ class TestEntry:
         layer = torch.nn.Linear(2, 3)
         entry = OptimizerEntry(FAM, groups=fam_parameter_groups)
         assert [group["name"] for group in entry.build(layer, lr=0.1).param_groups] == ["other"]
+
+    def test_settings_go_where_they_are_taken(self):
+        entry = OptimizerEntry(FAM, groups=fam_parameter_groups)
+        changed = entry.with_settings({"weight_decay": 0.5, "min_size": 7, "lr_scale": 3})
+        [group] = changed.build(torch.nn.Linear(2, 3), lr=0.1).param_groups
+        assert (group["weight_decay"], group["min_size"], changed.lr_scale) == (0.5, 7, 3)
+        [untouched] = entry.build(torch.nn.Linear(2, 3), lr=0.1).param_groups
+        assert (untouched["weight_decay"], untouched["min_size"], entry.lr_scale) == (0.0, 256, 1)
 
 
 class TestRecords:

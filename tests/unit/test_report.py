@@ -76,6 +76,14 @@ def test_runs_of_another_kind_have_rows_of_their_own():
     ]
 
 
+def test_runs_with_another_optimiser_have_a_row_of_their_own():
+    table = results_table([{**RUN, "optimizer": "adamw"}, {**RUN, "optimizer": "fam"}, {**RUN, "optimizer": "fam"}])
+    assert [(row.split(" | ")[5], row.split(" | ")[8]) for row in table.splitlines()[2:]] == [
+        ("linear", "1"),
+        ("linear, fam", "2"),
+    ]
+
+
 @pytest.mark.parametrize("paper_code", [False, True])
 def test_the_summary_says_which_code_and_which_epoch(paper_code):
     lines = summary({**RUN, "paper_code": paper_code, "few_shot": 8}, "results").splitlines()
