@@ -14,36 +14,28 @@ it. What libraries below torch allocate for themselves is not in it.
 Checkpoint: size of the file that holds what was trained.
 """
 
-import argparse
-import datetime
-import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler writes to the terminal
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
+from benchmarks.measure import Measured, describe_device, from_1_on, measure, measuring_parser, show
 from brainplug.adapter_io import save_delta
 from brainplug.backbones import Backbone, known_config, random_backbone
 from brainplug.experiment import run_command
 from brainplug.listing import count_on_meta, read_methods
 from brainplug.methods import Method, choose_method
 from brainplug.model import AudioClassifier
-from brainplug.report import markdown_table, table_marks, write_table
+from brainplug.report import markdown_table, table_marks
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
-MARKS = table_marks("speed", "python benchmarks/methods.py")
+MARKS = table_marks("speed", "python -m benchmarks.methods")
 N_CLASSES = 50
 SAMPLES_PER_FRAME = 160  # 10 ms at 16 kHz
 # Dense-MoA is compared with a single adapter of the same kind: how much do experts cost?
@@ -87,18 +79,6 @@ class Setting:
     def cast(self) -> torch.autocast:
         """The context of a forward pass."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
-
-
-class Measured(ABC):
-    """Something that is run again and again."""
-
-    @abstractmethod
-    def __call__(self) -> None:
-        """Runs it once."""
-
-    @abstractmethod
-    def tensors(self) -> Iterable[torch.Tensor]:
-        """What it keeps from one run to the next."""
 
 
 class FrozenPass(Measured):
@@ -164,94 +144,6 @@ class TrainingStep(Measured):
             path = Path(folder, "delta.safetensors")
             save_delta(self.model, path, {})
             return path.stat().st_size
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What something costs.
-
-    Arguments
-    ---------
-    seconds : list[float]
-        Of each run.
-    peak_bytes : int
-        The most memory of its tensors.
-    """
-
-    seconds: list[float]
-    peak_bytes: int
-
-    def relative_to(self, other: "Cost") -> tuple[float, float]:
-        """Compares it with what took turns with it.
-
-        Arguments
-        ---------
-        other : Cost
-            Measured at the same time.
-
-        Returns
-        -------
-        tuple[float, float]
-            How many times its time, and its memory.
-
-        Example
-        -------
-        >>> Cost([2.0, 4.0, 9.0], 30).relative_to(Cost([1.0, 2.0, 3.0], 10))
-        (2.0, 3.0)
-        """
-        quotients = [own / others for own, others in zip(self.seconds, other.seconds, strict=True)]
-        return statistics.median(quotients), self.peak_bytes / other.peak_bytes
-
-
-def measure(actions: Sequence[Measured], repeats: int, device: str) -> list[Cost]:
-    """Measures actions that take turns.
-
-    Arguments
-    ---------
-    actions : Sequence[Measured]
-        What is compared.
-    repeats : int
-        Rounds that count.
-    device : str
-        Where they run.
-
-    Returns
-    -------
-    list[Cost]
-        One an action.
-    """
-    rounds = [[_seconds(action, device) for action in actions] for _ in range(1 + repeats)]
-    peaks = [_bytes_of(action.tensors()) + _most_allocated(action, device) for action in actions]
-    return [Cost(list(seconds), peak) for seconds, peak in zip(zip(*rounds[1:], strict=True), peaks, strict=True)]
-
-
-def _seconds(action: Callable[[], None], device: str) -> float:
-    start = time.perf_counter()
-    action()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Memory of tensors, what several of them share counted once."""
-    storages = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-def _most_allocated(action: Callable[[], None], device: str) -> int:
-    """The most memory that an action has allocated at any time, beside what was there before it."""
-    if device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        action()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        action()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes, initial=0))
 
 
 def compare_methods(setting: Setting, backbone: str, names: Sequence[str], repeats: int) -> str:
@@ -331,55 +223,6 @@ def describe_machine(setting: Setting, backbone: str) -> str:
     return f"{backbone}, {size}, {describe_device(setting.device)}."
 
 
-def describe_device(device: str) -> str:
-    """What any measurement depends on.
-
-    Arguments
-    ---------
-    device : str
-        ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    str
-        The machine, on a CPU its threads, torch's version and the date.
-    """
-    machine = _processor() if device == "cpu" else torch.cuda.get_device_name(device)
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    return f"{machine}{threads}, torch {torch.__version__}, {datetime.date.today():%Y-%m-%d}"
-
-
-def _processor() -> str:
-    """The processor's name; Linux alone tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def from_1_on(text: str) -> int:
-    """Reads a size of the command line.
-
-    Arguments
-    ---------
-    text : str
-        What was written.
-
-    Returns
-    -------
-    int
-        A whole number from 1 on.
-
-    Raises
-    ------
-    ArgumentTypeError
-        It is none.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def main(arguments: list[str]) -> None:
     """Reads the command line, measures and prints.
 
@@ -388,26 +231,15 @@ def main(arguments: list[str]) -> None:
     arguments : list[str]
         The command line, without the program's name.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="ast")
-    parser.add_argument("--frames", type=from_1_on, default=500, help="length of a clip, in frames of 10 ms")
+    parser = measuring_parser(__doc__, repeats=5, methods="")
     parser.add_argument("--batch", type=from_1_on, default=4, help="clips of a batch")
-    parser.add_argument("--repeats", type=from_1_on, default=5, help="rounds that count")
-    parser.add_argument("--methods", default="", help="names separated by commas; all without")
-    parser.add_argument("--threads", type=from_1_on, default=torch.get_num_threads())
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     setting = Setting(known_config(chosen.backbone), chosen.frames, chosen.batch, chosen.device, chosen.precision)
     names = [name for name in chosen.methods.split(",") if name]
     table = compare_methods(setting, chosen.backbone, names, chosen.repeats)
-    text = f"{describe_machine(setting, chosen.backbone)} {table}"
-    print(text)
-    if chosen.write:
-        write_table(text, chosen.write, MARKS)
+    show(f"{describe_machine(setting, chosen.backbone)} {table}", chosen.write, MARKS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ same command goes on after a stop.
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import re
 import sys
@@ -23,11 +24,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.methods import describe_device, from_1_on
+from benchmarks.measure import describe_device, from_1_on, show
 from brainplug.errors import UsageError
 from brainplug.experiment import run_command
 from brainplug.files import write_json
-from brainplug.report import markdown_table, table_marks, write_table
+from brainplug.report import markdown_table, table_marks
 
 MARKS = table_marks("accuracy", "python -m benchmarks.optimizer_accuracy")
 SMALLEST_RATE, RATIO, RATES = 0.001, 5, range(5)  # 0.001, 0.005, 0.025, 0.125, 0.625
@@ -112,10 +113,8 @@ class Outcome:
     @property
     def merit(self) -> tuple[float, float]:
         """What learning rates are chosen by."""
-        best = max(self.valid, default=0.0)
-        return best, -min(
-            (loss for loss, valid in zip(self.losses, self.valid, strict=True) if valid == best), default=0
-        )
+        pairs = zip(self.valid, (-loss for loss in self.losses), strict=True)
+        return max(pairs, default=(0.0, -math.inf))
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -327,11 +326,10 @@ def main(arguments: list[str]) -> None:
     cells = [(corpus, method, name) for corpus in CORPORA for method in METHODS for name in OPTIMIZERS]
     comparison.run_all([cell for cell in cells if cell[0] in chosen.corpora.split(",")])
     text = f"{describe_device('cpu')}.\n\n{comparison.table(cells)}"
-    print(text)
+    show(text, chosen.write, MARKS)
     if chosen.write:
         draw_curves(comparison, Path(chosen.write).with_name("optimizers-curves.png"))
         draw_rates(comparison, Path(chosen.write).with_name("optimizers-rates.png"))
-        write_table(text, chosen.write, MARKS)
 
 
 if __name__ == "__main__":

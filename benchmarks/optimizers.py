@@ -7,7 +7,6 @@ GPU a step ends when the GPU has done it. Memory is that of weights, gradients a
 allocates beside them; see methods.py.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +16,15 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
-from benchmarks.methods import HPARAMS, N_CLASSES, Measured, describe_device, from_1_on, measure
+from benchmarks.measure import Measured, describe_device, measure, measuring_parser, show
+from benchmarks.methods import HPARAMS, N_CLASSES
 from brainplug.backbones import known_config, random_backbone
 from brainplug.experiment import run_command
 from brainplug.listing import read_methods
 from brainplug.methods import Method, choose_method
 from brainplug.model import AudioClassifier
 from brainplug.optim import FAM, FAdam
-from brainplug.report import markdown_table, table_marks, write_table
+from brainplug.report import markdown_table, table_marks
 
 MARKS = table_marks("speed", "python -m benchmarks.optimizers")
 METHODS = "conformer,lora,full"
@@ -150,24 +150,13 @@ def main(arguments: list[str]) -> None:
     arguments : list[str]
         The command line, without the program's name.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="ast")
-    parser.add_argument("--frames", type=from_1_on, default=500, help="length of a clip, in frames of 10 ms")
-    parser.add_argument("--repeats", type=from_1_on, default=30, help="rounds that count")
-    parser.add_argument("--methods", default=METHODS, help="names separated by commas")
-    parser.add_argument("--threads", type=from_1_on, default=torch.get_num_threads())
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    parser.add_argument("--device", choices=devices, default="cpu")
-    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    parser = measuring_parser(__doc__, repeats=30, methods=METHODS)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     names = [name for name in chosen.methods.split(",") if name]
     config = known_config(chosen.backbone)
     table = compare_optimizers(config, chosen.backbone, names, chosen.frames, chosen.repeats, chosen.device)
-    text = f"{describe_device(chosen.device)}.\n\n{table}"
-    print(text)
-    if chosen.write:
-        write_table(text, chosen.write, MARKS)
+    show(f"{describe_device(chosen.device)}.\n\n{table}", chosen.write, MARKS)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.measure import measure
 from benchmarks.methods import (
     MARKS,
     FrozenPass,
@@ -17,7 +18,6 @@ from benchmarks.methods import (
     compare_methods,
     describe_machine,
     main,
-    measure,
 )
 from brainplug.backbones import known_config
 from brainplug.methods.bottleneck import BottleneckAdapter
@@ -143,7 +143,7 @@ def test_the_frozen_pass_is_frozen(setting):
 
 
 def test_an_unknown_method_is_told_without_a_traceback():
-    command = [sys.executable, "benchmarks/methods.py", "--backbone=nano-ast", "--methods=liner"]
+    command = [sys.executable, "-m", "benchmarks.methods", "--backbone=nano-ast", "--methods=liner"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 2
