@@ -196,7 +196,7 @@ class Comparison:
         """Does what is missing of some runs."""
         missing = [run for run in runs if self.outcome(run) is None]
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (1,), max_tasks_per_child=8) as pool:
+        with ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (1,)) as pool:
             running = [pool.submit(train, run, self.results, self.esc10) for run in missing]
             for done in tqdm(as_completed(running), total=len(running), dynamic_ncols=True):
                 done.result()
