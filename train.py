@@ -3,7 +3,8 @@
 
 python train.py hparams/train.yaml
 python train.py hparams/train.yaml --method=lora --backbone=nano-ast --seed=2
-python train.py recipes/ESC50/hparams/train.yaml --data_folder=ESC-50-master --fold=1
+python train.py recipes/ESC50/hparams/train.yaml --data_folder=ESC-50-master --fold=all
+python train.py hparams/train.yaml --few_shot=8 --few_shot_draws=5
 """
 
 import sys
@@ -18,11 +19,12 @@ from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
 from brainplug.data.augment import suitable
-from brainplug.data.few_shot import keep_examples
+from brainplug.data.few_shot import keep_examples, write_examples
 from brainplug.data.manifest import label_map, read_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import (
+    Experiment,
     choose,
     choose_optimizer,
     claim_output_folder,
@@ -34,10 +36,11 @@ from brainplug.files import write_json
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier, classifier_without_weights
 from brainplug.report import collect_results, describe_adapter, summary
+from brainplug.runs import separate_runs, summary_of_runs
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one experiment.
+    """Does the run that a command line asks for, or the runs: one for each fold and draw.
 
     Arguments
     ---------
@@ -47,6 +50,28 @@ def main(arguments: list[str]) -> None:
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
     experiment = load_experiment(recipe_file, run_opts, overrides)
+    runs = separate_runs(experiment, overrides)
+    if len(runs) == 1:
+        run(experiment)
+        return
+    results = [run(load_experiment(recipe_file, run_opts, changes)) for changes in runs]
+    if if_main_process():
+        print(summary_of_runs(results))
+
+
+def run(experiment: Experiment) -> dict | None:
+    """Does one run.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        The recipe.
+
+    Returns
+    -------
+    dict | None
+        What results.json says of it; None in all processes but the first.
+    """
     hparams, run_opts = experiment.hparams, experiment.run_opts
     paper_code = hparams["paper_code"]
 
@@ -63,11 +88,14 @@ def main(arguments: list[str]) -> None:
     classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
 
     claim_output_folder(experiment)
-    sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
+    sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
     clips = read_manifest(hparams["manifest"])
     if hparams["few_shot"]:
-        clips = keep_examples(clips, hparams["few_shot"], hparams["seed"], first=paper_code)
+        clips = keep_examples(
+            clips, hparams["few_shot"], hparams["seed"], first=paper_code, short=hparams["few_shot_short"]
+        )
+        run_on_main(write_examples, args=[clips, hparams["output_folder"], hparams["few_shot"], hparams["seed"]])
     labels = label_map(clips)
     reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
     datasets = make_datasets(clips, labels, reader)
@@ -91,12 +119,14 @@ def main(arguments: list[str]) -> None:
     )
     tested = brain.test_epochs(datasets["test"], "last" if paper_code else "best", loaders)
 
+    results = None
     if if_main_process():
         results = collect_results(brain, hparams, clips, labels, tested)
         save_adapter(model, hparams["output_folder"], description)
         write_json(results, f"{hparams['output_folder']}/results.json")
         print(summary(results, hparams["output_folder"]))
     ddp_barrier()  # until all have read the checkpoints, which --debug removes
+    return results
 
 
 if __name__ == "__main__":

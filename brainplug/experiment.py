@@ -34,8 +34,10 @@ WHOLE_NUMBERS = {
     "num_workers": range(10**3),
     "frames": range(1, 10**6),
     "few_shot": range(1, 10**6),
+    "few_shot_draws": range(1, 10**4),
+    "folds": range(2, 10**4),
 }
-MAY_BE_NULL = ("lr", "few_shot")
+MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing")
 
 

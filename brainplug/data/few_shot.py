@@ -1,19 +1,25 @@
 """Few-shot training: a few examples of each class, and all of validation and test."""
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from brainplug.data.manifest import Clip
+from brainplug.data.manifest import Clip, write_manifest
 from brainplug.errors import UsageError
 
+SHORT = ("error", "keep")
 
-def keep_examples(clips: Sequence[Clip], examples: int, seed: int, *, first: bool = False) -> list[Clip]:
+
+def keep_examples(
+    clips: Sequence[Clip], examples: int, seed: int, *, first: bool = False, short: str = "error"
+) -> list[Clip]:
     """Keeps a few training clips of each class; validation and test stay whole.
 
-    The draw depends on the seed and on the training clips' ids and labels alone: not on the order of the clips, and on
-    no random number that was drawn before.
+    The draw depends on the seed and on the training clips' ids, labels and groups alone: not on the order of the clips,
+    and on no random number that was drawn before. The fewer examples of a seed are among its more. Groups, such as
+    speakers or source recordings, take turns: a second clip of one comes only after one clip of each other.
 
     Arguments
     ---------
@@ -25,6 +31,8 @@ def keep_examples(clips: Sequence[Clip], examples: int, seed: int, *, first: boo
         Of the draw.
     first : bool
         Keeps the first ones in the order of the clips instead, as the published code of Cappellazzo et al. does.
+    short : str
+        What happens to a class with fewer clips: ``error``, or ``keep``, which keeps all that it has.
 
     Returns
     -------
@@ -34,7 +42,7 @@ def keep_examples(clips: Sequence[Clip], examples: int, seed: int, *, first: boo
     Raises
     ------
     UsageError
-        A class has fewer training clips.
+        A class has fewer training clips, or `short` is neither.
 
     Example
     -------
@@ -43,18 +51,56 @@ def keep_examples(clips: Sequence[Clip], examples: int, seed: int, *, first: boo
     >>> [sum(clip.split == split for clip in kept) for split in ("train", "test")]
     [2, 9]
     """
-    ids_of_class = defaultdict(list)
+    of_class = defaultdict(list)
     for clip in clips:
         if clip.split == "train":
-            ids_of_class[clip.label].append(clip.id)
+            of_class[clip.label].append(clip)
+    _check(of_class, examples, short)
     generator = np.random.default_rng(seed)
     kept = set()
-    for label, ids in sorted(ids_of_class.items()):
-        if len(ids) < examples:
-            raise UsageError(
-                f"{examples} training clips of each class were asked for.",
-                f"The class {label!r} has {len(ids)}.",
-                f"Write --few_shot={min(map(len, ids_of_class.values()))} or less",
-            )
-        kept.update(ids[:examples] if first else generator.choice(sorted(ids), examples, replace=False).tolist())
+    for _, found in sorted(of_class.items()):
+        kept.update(clip.id for clip in (found if first else _drawn(found, generator))[:examples])
     return [clip for clip in clips if clip.split != "train" or clip.id in kept]
+
+
+def write_examples(clips: Sequence[Clip], folder: str, examples: int, seed: int) -> None:
+    """Writes down which training clips were kept.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        What `keep_examples` returned.
+    folder : str
+        Where ``few_shot_<examples>_<seed>.csv``, a manifest, goes.
+    examples, seed : int, int
+        As in `keep_examples`.
+    """
+    kept = [clip for clip in clips if clip.split == "train"]
+    write_manifest(kept, os.path.join(folder, f"few_shot_{examples}_{seed}.csv"))
+
+
+def _drawn(clips: list[Clip], generator: np.random.Generator) -> list[Clip]:
+    """Clips of one class in random order, in which groups take turns. A clip without a group is one of its own."""
+    clips = sorted(clips, key=lambda clip: clip.id)
+    shuffled = [clips[index] for index in generator.permutation(len(clips))]
+    seen, turns = Counter(), {}
+    for clip in shuffled:
+        group = clip.group or clip.id
+        turns[clip.id] = seen[group]
+        seen[group] += 1
+    return sorted(shuffled, key=lambda clip: turns[clip.id])
+
+
+def _check(of_class: dict[str, list[Clip]], examples: int, short: str) -> None:
+    if short not in SHORT:
+        raise UsageError(
+            f"few_shot_short {short!r} was asked for.", "There is no such way.", "Write --few_shot_short=error or keep"
+        )
+    lacking = {label: len(found) for label, found in sorted(of_class.items()) if len(found) < examples}
+    if lacking and short == "error":
+        label, count = next(iter(lacking.items()))
+        raise UsageError(
+            f"{examples} training clips of each class were asked for.",
+            f"The class {label!r} has {count}; classes with too few: {len(lacking)}.",
+            f"Write --few_shot={min(lacking.values())} or less, or --few_shot_short=keep to keep all that there are",
+        )

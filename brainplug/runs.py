@@ -1,0 +1,132 @@
+"""One command, several runs: all folds, several draws of few-shot examples, and what they say together."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from scipy import stats
+
+from brainplug.errors import UsageError
+from brainplug.experiment import Experiment
+from brainplug.report import markdown_table
+
+ALL = "all"
+
+
+def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
+    """Says which runs a command stands for: one for each fold and each draw.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        The recipe. ``fold: all`` stands for the folds 1 to ``folds``; ``few_shot_draws`` seeds follow ``seed``.
+    overrides : str
+        What the command line changes in it, as YAML.
+
+    Returns
+    -------
+    list[str]
+        What each run changes in the recipe, as YAML.
+
+    Raises
+    ------
+    UsageError
+        The corpus has no folds, there is nothing to draw, or all runs would have one folder.
+    """
+    hparams = experiment.hparams
+    draws = hparams["few_shot_draws"]
+    if hparams["fold"] != ALL and draws == 1:
+        return [overrides]
+    folds = _folds(hparams) if hparams["fold"] == ALL else [hparams["fold"]]
+    if draws > 1 and not hparams["few_shot"]:
+        raise UsageError(
+            f"{draws} draws were asked for.", "All training clips are used: there is nothing to draw.",
+            "Write --few_shot=8, for one",
+        )  # fmt: skip
+    replaced = ("fold:", "seed:", "few_shot_draws:")
+    kept = [line for line in overrides.splitlines() if not line.startswith(replaced)]
+    if not experiment.run_opts.debug and any(line.startswith("output_folder:") for line in kept):
+        raise UsageError(
+            f"{len(folds) * draws} runs were asked for.", "They would all have one output folder.",
+            "Leave --output_folder out; each run has a folder of its own then",
+        )  # fmt: skip
+    seeds = range(hparams["seed"], hparams["seed"] + draws)
+    return ["\n".join([*kept, f"fold: {fold or 'null'}", f"seed: {seed}"]) for seed in seeds for fold in folds]
+
+
+def _folds(hparams: dict) -> range:
+    if not hparams["folds"]:
+        raise UsageError(
+            "All folds were asked for.", f"The data set {hparams['dataset']} has given splits, and no folds.",
+            "Leave --fold out",
+        )  # fmt: skip
+    return range(1, hparams["folds"] + 1)
+
+
+def summary_of_runs(results: Sequence[dict]) -> str:
+    """The table at the end of several runs.
+
+    Arguments
+    ---------
+    results : Sequence[dict]
+        As in results.json.
+
+    Returns
+    -------
+    str
+        Markdown, and a line with mean and deviation over all runs. Of several draws a second line has the mean's 95 %
+        interval (Student's t), after the mean over the folds of each draw was taken: folds of one draw are not
+        independent.
+
+    Example
+    -------
+    >>> runs = [{"fold": None, "seed": seed, "best_epoch": 1, "test_accuracy": seed / 4} for seed in (1, 2)]
+    >>> print(summary_of_runs(runs).splitlines()[-2])
+    test accuracy: 37.5 ± 17.7 % (mean and standard deviation over 2 runs)
+    """
+    rows = [
+        (
+            "-" if run["fold"] is None else str(run["fold"]),
+            str(run["seed"]),
+            f"{run['test_accuracy']:.2%}",
+            str(run["best_epoch"]),
+        )
+        for run in results
+    ]
+    accuracies = [100 * run["test_accuracy"] for run in results]
+    lines = [
+        markdown_table(("fold", "seed", "test accuracy", "best epoch"), rows),
+        "",
+        f"test accuracy: {mean(accuracies):.1f} ± {stdev(accuracies):.1f} % "
+        f"(mean and standard deviation over {len(results)} runs)",
+    ]
+    draws = defaultdict(list)
+    for run, accuracy in zip(results, accuracies, strict=True):
+        draws[run["seed"]].append(accuracy)
+    if len(draws) > 1:
+        low, high = interval_of_mean([mean(values) for values in draws.values()])
+        lines.append(f"95 % interval of the mean: {low:.1f} to {high:.1f} % ({len(draws)} draws)")
+    return "\n".join(lines)
+
+
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean, after Student's t.
+
+    Arguments
+    ---------
+    values : Sequence[float]
+        Two or more.
+
+    Returns
+    -------
+    tuple[float, float]
+        Its ends.
+
+    Example
+    -------
+    >>> low, high = interval_of_mean([1.0, 2.0, 3.0])
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return mean(values) - half, mean(values) + half

@@ -1,0 +1,86 @@
+"""Which runs a command stands for, and what is said of them together."""
+
+import statistics
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from brainplug.errors import UsageError
+from brainplug.runs import interval_of_mean, separate_runs, summary_of_runs
+
+
+@dataclass
+class Recipe:
+    """What `separate_runs` looks at of an experiment."""
+
+    hparams: dict
+    run_opts: object = field(default_factory=lambda: type("Options", (), {"debug": False}))
+
+
+def separated(overrides: str = "method: lora", **hparams: object) -> list[str]:
+    usual = {"dataset": "esc50", "fold": 1, "folds": 5, "seed": 7, "few_shot": None, "few_shot_draws": 1}
+    return separate_runs(Recipe({**usual, **hparams}), overrides)
+
+
+def changes(overrides: str, **hparams: object) -> list[dict]:
+    return [yaml.safe_load(run) for run in separated(overrides, **hparams)]
+
+
+def test_one_run_stays_as_it_is():
+    assert separated("fold: 3\nseed: 9", fold=3) == ["fold: 3\nseed: 9"]
+
+
+def test_all_folds():
+    found = changes("method: lora\nfold: all", fold="all")
+    assert found == [{"method": "lora", "fold": fold, "seed": 7} for fold in (1, 2, 3, 4, 5)]
+
+
+def test_draws_have_seeds_of_their_own():
+    overrides = "few_shot: 4\nfew_shot_draws: 3\nseed: 20"
+    found = changes(overrides, fold=None, seed=20, few_shot=4, few_shot_draws=3)
+    assert found == [{"few_shot": 4, "fold": None, "seed": seed} for seed in (20, 21, 22)]
+
+
+def test_every_draw_goes_over_all_folds():
+    found = changes("few_shot: 4", fold="all", folds=2, few_shot=4, few_shot_draws=2)
+    assert [(run["seed"], run["fold"]) for run in found] == [(7, 1), (7, 2), (8, 1), (8, 2)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"fold": "all", "folds": None}, "All folds were asked for.* no folds.*Leave --fold out"),
+        ({"few_shot_draws": 3}, "3 draws.*nothing to draw.*--few_shot=8"),
+        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*one output folder.*Leave --output_folder out"),
+    ],
+)
+def test_what_cannot_be(asked, message):
+    with pytest.raises(UsageError, match=message):
+        separated(**asked)
+
+
+def results(*accuracies: tuple[int, int | None, float]) -> list[dict]:
+    return [
+        {"seed": seed, "fold": fold, "test_accuracy": accuracy, "best_epoch": 2} for seed, fold, accuracy in accuracies
+    ]
+
+
+def test_folds_have_no_interval():
+    lines = summary_of_runs(results((1, 1, 0.5), (1, 2, 0.7))).splitlines()
+    assert lines[-1] == "test accuracy: 60.0 ± 14.1 % (mean and standard deviation over 2 runs)"
+    assert lines[2].split() == "| 1 | 1 | 50.00% | 2 |".split()
+
+
+def test_the_interval_is_over_draws():
+    runs = results((1, 1, 0.5), (1, 2, 0.7), (2, 1, 0.6), (2, 2, 0.7), (3, 1, 0.4), (3, 2, 0.6))
+    low, high = interval_of_mean([60.0, 65.0, 50.0])
+    assert summary_of_runs(runs).splitlines()[-1] == f"95 % interval of the mean: {low:.1f} to {high:.1f} % (3 draws)"
+
+
+def test_the_interval_covers_a_mean_95_times_in_100():
+    """Against the table of Student's t: 2.776 for 5 values."""
+    values = [3.0, 5.0, 4.0, 8.0, 1.0]
+    low, high = interval_of_mean(values)
+    assert (low + high) / 2 == pytest.approx(statistics.mean(values))
+    assert (high - low) / 2 == pytest.approx(2.776 * statistics.stdev(values) / 5**0.5, rel=1e-3)
