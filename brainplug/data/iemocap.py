@@ -17,7 +17,9 @@ FOLDS = range(1, 11)
 LABELS = {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"}
 OTHER_LABELS = ("dis", "exc", "fea", "fru", "oth", "sur", "xxx")
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
-TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\t(?P<name>(?P<dialogue>Ses\d\d[FM]_\w+)_(?P<speaker>[FM])\w+)\t(?P<emotion>\w+)\t")
+TURN = re.compile(
+    r"\[[\d.]+ - [\d.]+\]\t(?P<name>(?P<dialogue>Ses\d\d[FM]_\w+)_(?P<speaker>[FM])\w+)\t(?P<emotion>\w+)\t"
+)
 
 
 def list_clips(data_folder: str, fold: int, include_excited: bool = False, **_: object) -> list[Clip]:

@@ -78,7 +78,9 @@ def check_fold(corpus: str, fold: int, folds: Collection[int]) -> None:
     """
     if fold not in folds:
         found = f"{corpus} has folds {min(folds)} to {max(folds)}."
-        raise UsageError(f"The fold {fold!r} was asked for.", found, f"Write --fold={min(folds)}, or up to {max(folds)}")
+        raise UsageError(
+            f"The fold {fold!r} was asked for.", found, f"Write --fold={min(folds)}, or up to {max(folds)}"
+        )
 
 
 def without_divided_groups(corpus: str, clips: Sequence[Clip]) -> list[Clip]:

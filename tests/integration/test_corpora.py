@@ -1,0 +1,34 @@
+"""Every official layout prepares and trains through the real train.py, on small made trees."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import make_esc50
+from tests.integration.running import REPOSITORY, run_train
+from tests.made_corpora import make_fsc, make_gsc, make_iemocap, make_us8k
+
+# A new corpus joins with one row: its recipe, how its tree is made, how many classes that has, and flags.
+CORPORA = {
+    "ESC-50": ("ESC50", make_esc50, 2, []),
+    "ESC-10": ("ESC50", make_esc50, 2, ["--subset=esc10"]),
+    "FSC": ("FSC", make_fsc, 2, []),
+    "GSC": ("GSC", make_gsc, 4, []),
+    "GSC, 12 classes": ("GSC", make_gsc, 4, ["--task=12"]),
+    "US8K": ("US8K", make_us8k, 2, ["--fold=10"]),
+    "US8K, published": ("US8K", make_us8k, 2, ["--paper_code=True"]),
+    "IEMOCAP": ("IEMOCAP", make_iemocap, 4, ["--fold=4"]),
+}
+SMALL = ["--frames=64", "--batch_size=4", "--number_of_epochs=1", "--device=cpu", "--noprogressbar", "--debug"]
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_made_tree_prepares_and_trains(corpus: str, tmp_path: Path):
+    recipe, make, classes, flags = CORPORA[corpus]
+    folder = make(tmp_path / "data")
+    file = str(REPOSITORY / "recipes" / recipe / "hparams" / "train.yaml")
+    run = run_train([file, f"--data_folder={folder}", *SMALL, *flags], tmp_path)
+    assert run.code == 0, run.output
+    assert "test accuracy" in run.output
+    assert f" test clips, {classes} classes" in run.output
+    assert "smallest and largest class" in run.output
