@@ -1,4 +1,4 @@
-"""Small corpora that follow the official layouts file by file: names, columns and folders as released; noise is heard."""
+"""Small corpora that follow the official layouts file by file: names, columns and folders as released."""
 
 import csv
 import zlib
