@@ -38,7 +38,7 @@ WHOLE_NUMBERS = {
     "folds": range(2, 10**4),
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
-SWITCHES = ("paper_code", "gradient_checkpointing")
+SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited")
 
 
 class RecipeLoader(yaml.Loader):
@@ -186,9 +186,11 @@ def _resolve(recipe_file: str, overrides: str) -> str:
 
 
 def _kind_of_run(values: dict[str, object]) -> str:
-    """What keeps a run's folder apart from that of the run on all examples, with the repaired code."""
+    """What keeps a run's folder apart from that of the run on all examples and classes, with the repaired code."""
+    subset = f"-{values['subset']}" if values.get("subset") else ""
+    excited = "-excited" if values.get("include_excited") else ""
     shots = f"-{values['few_shot']}shot" if values.get("few_shot") else ""
-    return shots + ("-published" if values.get("paper_code") else "")
+    return subset + excited + shots + ("-published" if values.get("paper_code") else "")
 
 
 def _other_optimizer(recipe: dict[str, yaml.Node], changes: dict[str, yaml.Node]) -> str:
@@ -224,7 +226,7 @@ def _check_keys(recipe_file: str, recipe: dict[str, yaml.Node], changes: Iterabl
 
 
 def _checked_values(nodes: dict[str, yaml.Node]) -> dict[str, object]:
-    checked = (*WHOLE_NUMBERS, "lr", *SWITCHES)
+    checked = (*WHOLE_NUMBERS, "lr", "subset", *SWITCHES)
     values = {name: yaml.load(str(nodes[name].value), RecipeLoader) for name in checked if name in nodes}
     for name, value in values.items():
         allowed = WHOLE_NUMBERS.get(name)

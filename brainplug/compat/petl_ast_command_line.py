@@ -108,7 +108,7 @@ class Protocol:
 PROTOCOLS = {
     "FSC": Protocol("FSC", 400, 75, 50),
     "ESC-50": Protocol("ESC50", 500, 50, 50, folds=5, augments=True),
-    "urbansound8k": Protocol("UrbanSound8K", 400, 30, 30, folds=10, augments=True),
+    "urbansound8k": Protocol("US8K", 400, 30, 30, folds=10, augments=True),
     "GSC": Protocol("GSC", 100, 75, 50, batch_size=128),
     "IEMOCAP": Protocol("IEMOCAP", 800, 20, 20, folds=10),
 }

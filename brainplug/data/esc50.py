@@ -5,12 +5,15 @@ cut from one recording together.
 """
 
 import os
+from pathlib import Path
 
+from brainplug.data.layout import check_fold, check_layout
 from brainplug.data.manifest import Clip, read_table
 from brainplug.errors import UsageError, nearest
 
-FOLDS = (1, 2, 3, 4, 5)
+FOLDS = range(1, 6)
 SUBSETS = ("esc10",)
+TABLE = "meta/esc50.csv"
 COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
 
 
@@ -42,40 +45,23 @@ def list_clips(data_folder: str, fold: int, subset: str | None = None, **_: obje
     >>> split_of(4, test_fold=5), split_of(5, test_fold=1), split_of(5, test_fold=5)
     ('valid', 'valid', 'test')
     """
-    if fold not in FOLDS:
-        raise UsageError(f"The fold {fold!r} was asked for.", "ESC-50 has folds 1 to 5.", "Write --fold=1")
+    check_fold("ESC-50", fold, FOLDS)
     if subset not in (None, *SUBSETS):
         found = "ESC-50 has no such part."
         raise UsageError(f"The subset {subset!r} was asked for.", found, f"Write --subset={nearest(subset, SUBSETS)}")
-    audio_folder = os.path.join(os.path.abspath(data_folder), "audio")
-    table = os.path.join(os.path.abspath(data_folder), "meta", "esc50.csv")
-    _check_layout(data_folder, audio_folder, table)
-    rows = read_table(table, COLUMNS)
-    return [_clip_from(row, audio_folder, fold) for row in rows if subset is None or row["esc10"].lower() == "true"]
+    folder = check_layout("ESC-50", data_folder, ["audio/", TABLE])
+    rows = read_table(str(folder / TABLE), COLUMNS)
+    return [_clip_from(row, folder, fold) for row in rows if subset is None or row["esc10"].lower() == "true"]
 
 
-def _check_layout(data_folder: str, audio_folder: str, table: str) -> None:
-    for path, exists in (
-        (data_folder, os.path.isdir(data_folder)),
-        (audio_folder, os.path.isdir(audio_folder)),
-        (table, os.path.isfile(table)),
-    ):
-        if not exists:
-            raise UsageError(
-                f"ESC-50 was asked for in {data_folder}.",
-                f"{path} does not exist.",
-                "Write --data_folder=DIR, a folder that holds audio/ and meta/esc50.csv",
-            )
-
-
-def _clip_from(row: dict[str, str], audio_folder: str, test_fold: int) -> Clip:
+def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
     if row["fold"] not in map(str, FOLDS):
         found = f"{row['filename']} is in fold {row['fold']!r}."
         raise UsageError("The official folds 1 to 5 were asked for.", found, "Take the official meta/esc50.csv.")
     fold = int(row["fold"])
     return Clip(
         id=os.path.splitext(row["filename"])[0],
-        path=os.path.join(audio_folder, row["filename"]),
+        path=str(folder / "audio" / row["filename"]),
         label=row["category"],
         split=split_of(fold, test_fold),
         fold=fold,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from brainplug.data.checks import check_clips
-from brainplug.data.manifest import Clip, label_map, read_manifest, write_manifest
+from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.splits import SPLITS, check_splits
 from brainplug.files import atomic_file
 
@@ -102,8 +102,13 @@ def _read_record(path: str) -> dict | None:
 
 
 def _log_summary(clips: Sequence[Clip], quarantined: int, path: str) -> None:
-    counts = Counter(clip.split for clip in clips)
-    hours = sum(clip.duration for clip in clips) / 3600
-    sizes = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-    classes = len(label_map(clips))
-    logger.info("%s: %s clips, %d classes, %.2f hours, %d quarantined", path, sizes, classes, hours, quarantined)
+    """A small table: what each split holds."""
+    lines = [f"{'split':<6} {'clips':>7} {'classes':>8} {'hours':>7}  smallest and largest class"]
+    for split in SPLITS:
+        here = [clip for clip in clips if clip.split == split]
+        sizes = Counter(clip.label for clip in here).most_common()
+        (largest, most), (smallest, fewest) = sizes[0], sizes[-1]
+        hours = sum(clip.duration for clip in here) / 3600
+        extremes = f"{smallest} ({fewest}), {largest} ({most})"
+        lines.append(f"{split:<6} {len(here):>7} {len(sizes):>8} {hours:>7.2f}  {extremes}")
+    logger.info("%s: %d quarantined\n%s", path, quarantined, "\n".join(lines))

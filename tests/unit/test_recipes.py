@@ -1,0 +1,99 @@
+"""The recipes have the published protocol; what a run chooses of its data is seen in its folder's name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from brainplug.compat.petl_ast_command_line import PROTOCOLS
+from brainplug.data.augment import SpecAugment
+from brainplug.errors import UsageError
+from brainplug.experiment import Experiment, RecipeLoader, load_experiment, parse_arguments
+
+REPOSITORY = Path(__file__).parents[2]
+# Frames, batch, epochs with AST, kernel of the conformer adapter, masks of SpecAugment (frequency, time).
+PAPER = {
+    "FSC": (400, 32, 75, 31, None),
+    "GSC": (100, 128, 75, 31, None),
+    "US8K": (400, 32, 30, 8, (24, 80)),
+    "IEMOCAP": (800, 32, 20, 31, None),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRAINPLUG_CACHE", str(tmp_path))
+
+
+def load(recipe: str, *options: str) -> Experiment:
+    """Loads a recipe, for data that nobody reads."""
+    file = str(REPOSITORY / "recipes" / recipe / "hparams" / "train.yaml")
+    return load_experiment(*parse_arguments([file, "--data_folder=x", "--device=cpu", *options]))
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_recipes_have_the_papers_values(recipe):
+    hparams = load(recipe).hparams
+    masks = [(mask.frequency_width, mask.time_width) for mask in hparams["augment"] if isinstance(mask, SpecAugment)]
+    assert len(masks) == len(hparams["augment"])
+    found = [hparams[name] for name in ("frames", "batch_size", "number_of_epochs")]
+    kernel = hparams["method_settings"]["conformer"]["kernel_size"]
+    assert (*found, kernel, masks[0] if masks else None) == PAPER[recipe]
+    assert hparams["method_settings"].keys() == {"conformer"}
+    assert hparams["lr"] is None  # the method's own
+
+
+def test_esc50_has_the_papers_frames_and_kernel():
+    """Its epochs, batches and augmentation were chosen for the small backbone."""
+    hparams = load("ESC50").hparams
+    assert (hparams["frames"], hparams["method_settings"]["conformer"]["kernel_size"]) == (500, 8)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
+def test_translated_commands_find_their_recipe(protocol):
+    hparams = load(protocol.folder).hparams
+    assert hparams["frames"] == protocol.frames
+    assert (hparams["fold"] is not None) == (protocol.folds > 1)
+
+
+@pytest.mark.parametrize("recipe", [*PAPER, "ESC50"])
+def test_recipes_have_the_keys_of_the_template(recipe):
+    template, found = (
+        yaml.compose((REPOSITORY / path).read_text(), Loader=RecipeLoader)
+        for path in ("hparams/train.yaml", f"recipes/{recipe}/hparams/train.yaml")
+    )
+    keys = [key.value for key, _ in found.value]
+    own = ["subset", "task", "include_excited"]
+    assert [key for key in keys if key not in own] == [key.value for key, _ in template.value]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "name"),
+    [
+        ("ESC50", "--fold=1", "ESC50/nano-ast-conformer-fold1"),
+        ("ESC50", "--subset=null", "ESC50/nano-ast-conformer-fold1"),
+        ("ESC50", "--subset=esc10", "ESC50/nano-ast-conformer-fold1-esc10"),
+        ("GSC", "--task=35", "GSC/nano-ast-conformer-35classes"),
+        ("GSC", "--task=12", "GSC/nano-ast-conformer-12classes"),
+        ("IEMOCAP", "--fold=2", "IEMOCAP/nano-ast-conformer-fold2"),
+        ("IEMOCAP", "--include_excited=True", "IEMOCAP/nano-ast-conformer-fold1-excited"),
+        ("IEMOCAP", "--paper_code=True", "IEMOCAP/nano-ast-conformer-fold1-excited-published"),
+        ("US8K", "--paper_code=True", "US8K/nano-ast-conformer-fold1-published"),
+    ],
+)
+def test_other_data_goes_into_another_folder(recipe, option, name):
+    assert load(recipe, option).hparams["output_folder"] == f"results/{name}/1234"
+
+
+def test_what_prepare_takes_follows_the_flags():
+    assert load("ESC50", "--subset=esc10").hparams["prepare"]["subset"] == "esc10"
+    assert load("GSC", "--task=12", "--seed=3").hparams["prepare"].items() >= {"task": 12, "seed": 3}.items()
+    assert load("US8K", "--paper_code=True").hparams["prepare"]["paper_code"] is True
+    assert load("IEMOCAP", "--paper_code=True").hparams["prepare"]["include_excited"] is True
+    assert load("IEMOCAP").hparams["prepare"]["include_excited"] is False
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused():
+    with pytest.raises(UsageError, match="include_excited: 'maybe'.*--include_excited=True"):
+        load("IEMOCAP", "--include_excited=maybe")
