@@ -4,6 +4,7 @@
 python train.py hparams/train.yaml
 python train.py hparams/train.yaml --method=lora --backbone=nano-ast --seed=2
 python train.py recipes/ESC50/hparams/train.yaml --data_folder=ESC-50-master --fold=1
+python train.py hparams/train.yaml --dataset=own --data_folder=DIR
 """
 
 import sys
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
-    clips = read_manifest(hparams["manifest"])
+    clips = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
     if hparams["few_shot"]:
         clips = keep_examples(clips, hparams["few_shot"], hparams["seed"], first=paper_code)
     labels = label_map(clips)
