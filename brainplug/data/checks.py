@@ -22,7 +22,7 @@ STREAM_BYTES = 0x7FFFF000  # a header that announces this much was written to a 
 DAMAGE = re.compile(r"File ended unexpectedly|Corrupted bitstream")
 ANNOUNCED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
 TRUNCATED_BELOW = 0.99  # share of the announced audio; sloppy writers miscount by a header or a frame
-SAMPLE_RATES = range(1000, 1_000_001)  # Hz; others are damaged headers
+SAMPLE_RATES = range(1000, 400_001)  # Hz; others are damaged headers
 LOUDEST = 2.0**32  # full scale is 1; float files may hold 32-bit numbers as they were
 
 
@@ -135,7 +135,7 @@ def check_clips(
     """Decodes every clip once, fills in its duration, and sets aside those that cannot be used.
 
     Those are files that are missing, unreadable, truncated, empty or too short, or that hold NaN, infinite or absurdly
-    large samples, or a sample rate below 1 kHz or above 1 MHz. (A flipped bit inside uncompressed audio is audio, and
+    large samples, or a sample rate below 1 kHz or above 400 kHz. (A flipped bit inside uncompressed audio is audio, and
     passes.)
 
     Arguments
