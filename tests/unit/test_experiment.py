@@ -133,7 +133,7 @@ class TestPublishedCode:
             (["--dataset=own"], "nano-ast-here"),
             (["--manifest=lists/clips.csv"], "nano-ast-clips"),
             (["--manifest=clips.csv", "--dataset=own", "--fold=2", "--few_shot=8"], "nano-ast-clips-fold2-8shot"),
-            (["--manifest=my Größe's #1, clips.csv"], "nano-ast-my_Größe_s_1_clips"),
+            (["--manifest=my Größe's (1), clips.csv"], "nano-ast-my_Größe_s_1_clips"),
             (["--manifest=null"], "nano-ast"),
         ],
     )
