@@ -5,6 +5,7 @@ python train.py hparams/train.yaml
 python train.py hparams/train.yaml --method=lora --backbone=nano-ast --seed=2
 python train.py recipes/ESC50/hparams/train.yaml --data_folder=ESC-50-master --fold=all
 python train.py hparams/train.yaml --few_shot=8 --few_shot_draws=5
+python train.py hparams/train.yaml --dataset=own --data_folder=DIR
 """
 
 import sys
@@ -90,7 +91,7 @@ def run(experiment: Experiment) -> dict | None:
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
-    clips = read_manifest(hparams["manifest"])
+    clips = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
     if hparams["few_shot"]:
         clips = keep_examples(
             clips, hparams["few_shot"], hparams["seed"], first=paper_code, short=hparams["few_shot_short"]

@@ -35,10 +35,11 @@ WHOLE_NUMBERS = {
     "frames": range(1, 10**6),
     "few_shot": range(1, 10**6),
     "few_shot_draws": range(1, 10**4),
-    "folds": range(2, 10**4),
+    "folds": range(3, 10**3),
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited")
+NO_NAME = r"[^\w.-]+"  # what is left out of a folder's name, and would mean something in YAML
 
 
 class RecipeLoader(yaml.Loader):
@@ -135,9 +136,10 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
     try:
         recipe, changes = _nodes(Path(recipe_file).read_text()), _nodes(overrides)
         _check_keys(recipe_file, recipe, changes)
+        overrides = _of_own_data(overrides, changes)
         resolved = _resolve(recipe_file, overrides)
         values = _checked_values(_nodes(resolved))
-        kind = _other_optimizer(recipe, changes) + _kind_of_run(values)
+        kind = _own_data(_nodes(resolved)) + _other_optimizer(recipe, changes) + _kind_of_run(values)
         if kind and "experiment" in recipe and "experiment" not in changes:
             overrides += f"\nexperiment: {_nodes(resolved)['experiment'].value}{kind}"
             resolved = _resolve(recipe_file, overrides)
@@ -183,6 +185,31 @@ def _in_temporary_folder(overrides: str) -> str:
 def _resolve(recipe_file: str, overrides: str) -> str:
     with open(recipe_file) as file:
         return resolve_references(file, overrides).getvalue()
+
+
+def _of_own_data(overrides: str, changes: dict[str, yaml.Node]) -> str:
+    """A list of clips is data of one's own, without saying so."""
+    if not _is_given("manifest", changes):
+        return overrides
+    dataset = changes["dataset"].value if "dataset" in changes else None
+    if dataset not in (None, "own"):
+        found = f"It lists clips of your own; --dataset={dataset} was given too."
+        raise UsageError(f"The manifest {changes['manifest'].value!r} was asked for.", found, "Leave one of them out")
+    return overrides if dataset else f"{overrides}\ndataset: own"
+
+
+def _is_given(key: str, nodes: dict[str, yaml.Node]) -> bool:
+    return key in nodes and not nodes[key].tag.endswith(":null")
+
+
+def _own_data(nodes: dict[str, yaml.Node]) -> str:
+    """What keeps the runs on one's own data apart: the name of the list or folder, and the fold."""
+    if "dataset" not in nodes or nodes["dataset"].value != "own":
+        return ""
+    name = next((nodes[key].value for key in ("manifest", "data_folder") if _is_given(key, nodes)), "")
+    fold = f"-fold{nodes['fold'].value}" if _is_given("fold", nodes) else ""
+    data = Path(name).absolute().name.removesuffix(".csv")
+    return f"-{re.sub(NO_NAME, '_', data)}{fold}"
 
 
 def _kind_of_run(values: dict[str, object]) -> str:

@@ -1,5 +1,6 @@
 """One command, several runs: all folds, several draws of few-shot examples, and what they say together."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -7,7 +8,7 @@ from statistics import mean, stdev
 from scipy import stats
 
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment
+from brainplug.experiment import Experiment, choose
 from brainplug.report import markdown_table
 
 ALL = "all"
@@ -31,13 +32,14 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
     Raises
     ------
     UsageError
-        The corpus has no folds, there is nothing to draw, or all runs would have one folder.
+        The data have no folds, there is nothing to draw, or all runs would have one folder.
     """
     hparams = experiment.hparams
+    _check_fold(hparams)
     draws = hparams["few_shot_draws"]
     if hparams["fold"] != ALL and draws == 1:
         return [overrides]
-    folds = _folds(hparams) if hparams["fold"] == ALL else [hparams["fold"]]
+    folds = range(1, hparams["folds"] + 1) if hparams["fold"] == ALL else [hparams["fold"]]
     if draws > 1 and not hparams["few_shot"]:
         raise UsageError(
             f"{draws} draws were asked for.", "All training clips are used: there is nothing to draw.",
@@ -54,13 +56,12 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
     return ["\n".join([*kept, f"fold: {fold or 'null'}", f"seed: {seed}"]) for seed in seeds for fold in folds]
 
 
-def _folds(hparams: dict) -> range:
-    if not hparams["folds"]:
+def _check_fold(hparams: dict) -> None:
+    if hparams["fold"] is not None and "fold" not in inspect.signature(choose("dataset", hparams)).parameters:
         raise UsageError(
-            "All folds were asked for.", f"The data set {hparams['dataset']} has given splits, and no folds.",
+            f"The fold {hparams['fold']!r} was asked for.", f"{hparams['dataset']} has given splits, and no folds.",
             "Leave --fold out",
         )  # fmt: skip
-    return range(1, hparams["folds"] + 1)
 
 
 def summary_of_runs(results: Sequence[dict]) -> str:

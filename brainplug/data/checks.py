@@ -15,12 +15,15 @@ from brainplug.data.manifest import Clip, write_table
 from brainplug.errors import UsageError
 
 BLOCK_FRAMES = 2**18  # decoded at a time: hours of audio are checked in a few megabytes
-READ_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)  # TypeError: soundfile's for *.raw
+# TypeError: soundfile's for *.raw. OverflowError: a clip that starts or stops at infinity.
+READ_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError, OverflowError)
 STREAM_BYTES = 0x7FFFF000  # a header that announces this much was written to a pipe, before the length was known
 # libsndfile decodes what is left of a damaged file and tells of the damage in its log only.
 DAMAGE = re.compile(r"File ended unexpectedly|Corrupted bitstream")
 ANNOUNCED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
 TRUNCATED_BELOW = 0.99  # share of the announced audio; sloppy writers miscount by a header or a frame
+SAMPLE_RATES = range(1000, 400_001)  # Hz; others are damaged headers
+LOUDEST = 2.0**32  # full scale is 1; float files may hold 32-bit numbers as they were
 
 
 @contextlib.contextmanager
@@ -41,12 +44,18 @@ def open_clip(clip: Clip) -> Iterator[tuple[soundfile.SoundFile, int]]:
     ------
     FileNotFoundError
         No such file; soundfile would call it a system error.
+    PermissionError
+        The file may not be read.
     ValueError
-        The clip holds no samples.
+        The clip holds no samples, or the sample rate is none that sound has.
     """
     if not os.path.isfile(clip.path):
         raise FileNotFoundError("the file does not exist")
+    with open(clip.path, "rb"):  # it says what is wrong where soundfile says "System error"
+        pass
     with soundfile.SoundFile(clip.path) as file:
+        if file.samplerate not in SAMPLE_RATES:
+            raise ValueError(f"a sample rate of {file.samplerate} Hz")
         first = round((clip.start or 0.0) * file.samplerate)
         last = file.frames if clip.stop is None else min(round(clip.stop * file.samplerate), file.frames)
         if not 0 <= first < last:
@@ -74,7 +83,8 @@ def why_unreadable(fault: Exception) -> str:
     >>> why_unreadable(soundfile.LibsndfileError(1, "Error opening 'a.wav': "))
     'Format not recognised'
     """
-    return getattr(fault, "error_string", str(fault)).removeprefix("Error : ").rstrip(".")
+    words = getattr(fault, "error_string", None) or getattr(fault, "strerror", None) or str(fault)
+    return words.removeprefix("Error : ").rstrip(".")
 
 
 def _measure(clip: Clip) -> float:
@@ -87,6 +97,8 @@ def _measure(clip: Clip) -> float:
                 break
             if not np.isfinite(block).all():
                 raise ValueError("NaN or infinite samples")
+            if np.abs(block).max() > LOUDEST:
+                raise ValueError(f"samples up to {np.abs(block).max():.0e}; full scale is 1")
             count += len(block)
         _check_complete(file.extra_info, count, frames)
         return count / file.samplerate
@@ -122,8 +134,9 @@ def check_clips(
 ) -> list[Clip]:
     """Decodes every clip once, fills in its duration, and sets aside those that cannot be used.
 
-    Those are files that are missing, unreadable, truncated, empty or too short, or that hold NaN or infinite samples.
-    (A flipped bit inside uncompressed audio is audio, and passes.)
+    Those are files that are missing, unreadable, truncated, empty or too short, or that hold NaN, infinite or absurdly
+    large samples, or a sample rate below 1 kHz or above 400 kHz. (A flipped bit inside uncompressed audio is audio, and
+    passes.)
 
     Arguments
     ---------

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,7 @@ class Clip:
 COLUMNS = [field.name for field in dataclasses.fields(Clip)]
 REQUIRED_COLUMNS = [field.name for field in dataclasses.fields(Clip) if field.default is dataclasses.MISSING]
 NUMBERS = {"fold": int, "start": float, "stop": float, "duration": float}  # empty where not given
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # instead of commas
 
 
 def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -75,30 +77,40 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     Raises
     ------
     UsageError
-        No such file, a missing column, a row with too few or too many fields, or broken quotes.
+        No such file, one that may not be read, a missing column or one that occurs twice, a row with too few or too
+        many fields, or broken quotes.
     """
+    asked = f"The table {path} was asked for."
     if not os.path.isfile(path):
-        raise UsageError(f"The table {path} was asked for.", "There is no such file.", "Check the folder's name.")
-    # Bytes that are not UTF-8 occur in file names; they are carried through, as Python does for paths.
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
+        raise UsageError(asked, "There is no such file.", "Check the folder's name.")
+    try:
+        # Bytes that are not UTF-8 occur in file names; they are carried through, as Python does for paths.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file, strict=True)
             _check_columns(path, columns, reader.fieldnames or [])
             for row in reader:
                 if None in row or None in row.values():
                     raise csv.Error("it has not as many fields as the header; quote fields with commas")
                 yield row
-        except csv.Error as fault:
-            found = f"Line {reader.line_num}: {fault}."
-            raise UsageError(f"The table {path} was asked for.", found, "Mend that line.") from fault
+    except csv.Error as fault:
+        raise UsageError(asked, f"Line {reader.line_num}: {fault}.", "Mend that line.") from fault
+    except OSError as fault:
+        raise UsageError(asked, f"It cannot be read: {fault.strerror}.", "Check the file's permissions.") from fault
 
 
 def _check_columns(path: str, columns: Sequence[str], found: Sequence[str]) -> None:
+    asked = f"The columns {', '.join(columns)} were asked for in {path}."
+    twice = [column for column in dict.fromkeys(found) if column and found.count(column) > 1]
+    if twice:
+        raise UsageError(asked, f"It has {', '.join(twice)} more than once.", "Name each column differently.")
     missing = [column for column in columns if column not in found]
+    if missing and len(found) == 1 and len(columns) > 1 and (separator := re.search(r"[;\t|]", found[0])):
+        found_instead = f"Its columns are separated by {SEPARATORS[separator[0]]}."
+        raise UsageError(asked, found_instead, "Separate them by commas; quote fields that hold one.")
     if missing:
         proposals = [f"{column} (perhaps now: {nearest(column, found) or 'none'})" for column in missing]
         raise UsageError(
-            f"The columns {', '.join(columns)} were asked for in {path}.",
+            asked,
             f"It lacks {', '.join(missing)}; it has {', '.join(found) or 'no columns'}.",
             f"Name the columns {', '.join(proposals)}.",
         )
@@ -162,10 +174,34 @@ def read_manifest(path: str) -> list[Clip]:
     UsageError
         A column is missing, or a field cannot be understood.
     """
-    return [_clip_from(row, path) for row in read_table(path, REQUIRED_COLUMNS)]
+    return [clip_from(row, path) for row in read_table(path, REQUIRED_COLUMNS)]
 
 
-def _clip_from(row: dict[str, str], path: str) -> Clip:
+def clip_from(row: dict[str, str], path: str) -> Clip:
+    """Makes a clip of a row of a manifest.
+
+    Arguments
+    ---------
+    row : dict[str, str]
+        The text of each column; those that a clip has no field for are left out.
+    path : str
+        The manifest, for the error.
+
+    Returns
+    -------
+    Clip
+        The clip.
+
+    Raises
+    ------
+    UsageError
+        A field cannot be understood.
+
+    Example
+    -------
+    >>> clip_from({"id": "a", "path": "a.wav", "label": "dog", "start": "0.5", "stop": ""}, "clips.csv").start
+    0.5
+    """
     given = {name: row[name] for name in COLUMNS if name in row and (row[name] or name not in NUMBERS)}
     try:
         given["label"].encode()  # labels are printed and stored: they must be real text

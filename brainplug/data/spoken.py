@@ -134,7 +134,8 @@ def _make(folder: Path, clips_per_intent: dict[str, int]) -> None:
         raise UsageError(
             f"The spoken corpus was asked for in {folder}.",
             "Something else is there, and no corpus.json.",
-            "Write --data_folder= and a folder that does not exist yet, or leave the flag out",
+            "Write --data_folder= and a folder that does not exist yet, or leave the flag out; for clips of your own "
+            "write --dataset=own",
         )
     if importlib.util.find_spec("espeakng_loader") is None:
         raise UsageError(

@@ -1,5 +1,7 @@
 """Reading clips: the right stretch, in mono, at the right rate."""
 
+import resource
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -28,12 +30,24 @@ def test_samples_at_the_wanted_rate_are_those_of_the_file(tmp_path):
     assert np.array_equal(waveform.numpy(), samples)
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44056, 44100, 48000, 96000])
+@pytest.mark.parametrize("rate", [8000, 11025, 11127, 22050, 44056, 44100, 48000, 96000])
 def test_a_tone_stays_the_tone_at_another_rate(rate, tmp_path):
     waveform = read_audio(clip_of(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT"))
     assert len(waveform) == 16000
     # Away from the ends, where the kernel reaches into silence.
     assert np.abs(waveform.numpy() - tone(16000))[500:-500].max() < 2e-3
+
+
+@pytest.mark.parametrize("rate", [11127, 15999, 16001, 44101, 399989])
+def test_odd_rates_of_damaged_headers_take_little_memory(rate, tmp_path):
+    taken = peak_memory()
+    waveform = read_audio(clip_of(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT"))
+    assert len(waveform) == pytest.approx(16000, rel=1e-3)
+    assert peak_memory() - taken < 1e9
+
+
+def peak_memory():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def test_what_lies_above_half_the_rate_is_removed(tmp_path):

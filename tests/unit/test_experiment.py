@@ -22,6 +22,10 @@ seed: 1234
 number_of_epochs: 3
 batch_size: 4
 lr: null
+dataset: spoken
+manifest: null
+fold: null
+folds: 5
 few_shot: null
 paper_code: False
 positions: crop
@@ -123,6 +127,21 @@ class TestPublishedCode:
     def test_runs_of_another_kind_have_folders_of_their_own(self, options, name):
         assert load(*options).hparams["output_folder"] == f"results/{name}/1234"
 
+    @pytest.mark.parametrize(
+        ("options", "name"),
+        [
+            (["--dataset=own"], "nano-ast-here"),
+            (["--manifest=lists/clips.csv"], "nano-ast-clips"),
+            (["--manifest=clips.csv", "--dataset=own", "--fold=2", "--few_shot=8"], "nano-ast-clips-fold2-8shot"),
+            (["--manifest=my Größe's (1), clips.csv"], "nano-ast-my_Größe_s_1_clips"),
+            (["--manifest=null"], "nano-ast"),
+        ],
+    )
+    def test_a_list_is_ones_own_data_and_names_the_folder(self, options, name):
+        hparams = load(*options).hparams
+        assert hparams["output_folder"] == f"results/{name}/1234"
+        assert hparams["dataset"] == ("spoken" if name == "nano-ast" else "own")
+
     def test_a_folder_that_is_named_is_taken(self):
         assert load("--few_shot=8", "--output_folder=mine").hparams["output_folder"] == "mine"
 
@@ -147,6 +166,8 @@ class TestWhatIsRefused:
             (["--paper_code=published"], "paper_code: 'published' .*neither True nor False.*--paper_code=True"),
             (["--paper_code=null"], "paper_code: None"),
             (["--seed=1", "--seed=2"], "seed occurs twice"),
+            (["--folds=2"], "folds 2.*from 3"),
+            (["--manifest=clips.csv", "--dataset=spoken"], "'clips.csv'.*--dataset=spoken was given too"),
             (["--optimizers={"], "cannot be loaded"),
             (["--optimizers=none"], "cannot be loaded|no such"),
             (["--precision=fp16", "--device=cpu"], "fp16 was asked for, on the CPU.*--precision=bf16"),

@@ -83,6 +83,8 @@ def test_missing_column_is_named_with_those_found_and_the_nearest(tmp_path):
         ("", "lacks id, path, label; it has no columns"),
         ("id,path,label,fold\na,a.wav,dog,one\n", "'a'.*'one'"),
         ("id,path,label,start\na,a.wav,dog,1:30\n", "'a'.*'1:30'"),
+        ("id;path;label\na;a.wav;dog\n", "separated by semicolons.*commas"),
+        ("id,path,label,path\na,a.wav,dog,b.wav\n", "has path more than once"),
         ("id,path,label\na,a.wav,dog, barking\n", "Line 2: it has not as many fields"),
         ("id,path,label\na,a.wav\n", "Line 2: it has not as many fields"),
         ('id,path,label\na,a.wav,"dog\nb,b.wav,cat\n', "unexpected end of data"),
@@ -179,6 +181,14 @@ def with_flipped_bit(folder, name):
     return str(path)
 
 
+def with_flipped_rate(folder):
+    write_noise(folder / "a.wav")
+    content = bytearray((folder / "a.wav").read_bytes())
+    content[26] ^= 64  # the third byte of the rate: 4 MHz more
+    (folder / "a.wav").write_bytes(content)
+    return str(folder / "a.wav")
+
+
 BAD_FILES = {
     "missing": (lambda folder: str(folder / "none.wav"), "does not exist"),
     "a folder": (str, "does not exist"),
@@ -197,6 +207,8 @@ BAD_FILES = {
     "truncated MP3": (lambda folder: truncated(folder, "a.mp3", 0.5), "truncated"),
     "bit flipped in FLAC": (lambda folder: with_flipped_bit(folder, "a.flac"), "flac"),
     "bit flipped in Vorbis": (lambda folder: with_flipped_bit(folder, "a.ogg"), "damaged"),
+    "absurd samples": (lambda folder: with_samples(folder, 0.1, -1e30), r"samples up to 1e\+30; full scale is 1"),
+    "bit flipped in the rate": (lambda folder: with_flipped_rate(folder), "a sample rate of 4202304 Hz"),
     "headerless": (lambda folder: write_noise(folder / "a.raw", format="RAW", subtype="PCM_16"), "samplerate"),
 }
 
@@ -231,6 +243,8 @@ def test_parts_of_a_file_have_their_own_duration(start, stop, duration, tmp_path
 @pytest.mark.parametrize(
     ("start", "stop", "reason"),
     [
+        (float("inf"), None, "infinity"),
+        (0.0, 1e308, "infinity"),
         (2.0, None, "no samples"),
         (9.0, 10.0, "no samples"),
         (1.0, 1.0, "no samples"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
+from brainplug.data import esc50, fsc
 from brainplug.errors import UsageError
 from brainplug.runs import interval_of_mean, separate_runs, summary_of_runs
 
@@ -19,7 +20,16 @@ class Recipe:
 
 
 def separated(overrides: str = "method: lora", **hparams: object) -> list[str]:
-    usual = {"dataset": "esc50", "fold": 1, "folds": 5, "seed": 7, "few_shot": None, "few_shot_draws": 1}
+    datasets = {"esc50": esc50.list_clips, "fsc": fsc.list_clips}
+    usual = {
+        "dataset": "esc50",
+        "datasets": datasets,
+        "fold": 1,
+        "folds": 5,
+        "seed": 7,
+        "few_shot": None,
+        "few_shot_draws": 1,
+    }
     return separate_runs(Recipe({**usual, **hparams}), overrides)
 
 
@@ -50,7 +60,8 @@ def test_every_draw_goes_over_all_folds():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"fold": "all", "folds": None}, "All folds were asked for.* no folds.*Leave --fold out"),
+        ({"fold": "all", "dataset": "fsc"}, "fold 'all'.*fsc has given splits, and no folds.*Leave --fold out"),
+        ({"fold": 3, "dataset": "fsc"}, "fold 3 .*no folds"),
         ({"few_shot_draws": 3}, "3 draws.*nothing to draw.*--few_shot=8"),
         ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*one output folder.*Leave --output_folder out"),
     ],
