@@ -109,7 +109,7 @@ def same_content(clips: Sequence[Clip], decode: bool = False) -> list[list[Clip]
     with ThreadPool() as pool:
         for measure in measures:
             values = pool.imap(measure, suspects, chunksize=16)
-            shown = tqdm(values, total=len(suspects), desc="Comparing content", unit="clip", leave=False)
+            shown = tqdm(values, total=len(suspects), desc="Comparing files", unit="clip", disable=not suspects)
             alike = in_two_splits(suspects, dict(zip(suspects, shown, strict=True)).get)
             suspects = [clip for some in alike.values() for clip in some]
     return [some for some in alike.values() if len({clip.path for clip in some}) > 1]
