@@ -63,6 +63,12 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
         yield from examine_machine()
         yield from examine_folders("results", cache_folder())
         return
+    if arguments[0].startswith("-"):
+        raise UsageError(
+            f"{' '.join(arguments)} was asked for.",
+            "That names no recipe.",
+            "Write: doctor hparams/train.yaml --seed=1",
+        )
     with tempfile.TemporaryDirectory(prefix="brainplug-doctor-") as folder:
         experiment = load_aside(arguments, folder)
         hparams = experiment.hparams
@@ -232,4 +238,7 @@ def _reckon(measured: Rehearsal, hparams: dict, clips: Sequence[Clip]) -> Iterat
 
 
 def _minutes(seconds: float) -> str:
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+    """A time as far as an estimate knows it."""
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"

@@ -95,14 +95,13 @@ def _table(counts: dict[str, Counter]) -> str:
     """Clips of each class and split; of many classes those with the fewest and the most training clips."""
     labels = sorted(counts, key=lambda label: (counts[label]["train"], label))
     rows = [(label, *(f"{counts[label][split]:,}" for split in SPLITS)) for label in labels]
-    if len(rows) > 2 * SHOWN:
+    if len(rows) > 2 * SHOWN + 1:
         between = (f"... {len(rows) - 2 * SHOWN} classes ...", "", "", "")
         rows = [*rows[:SHOWN], between, *rows[-SHOWN:]]
     lines = [("class", *SPLITS), *rows]
     width = max(len(line[0]) for line in lines)
-    return "\n".join(
-        f"         {label:<{width}} {train:>8} {valid:>8} {test:>8}" for label, train, valid, test in lines
-    )
+    texts = [f"         {label:<{width}} {train:>8} {valid:>8} {test:>8}" for label, train, valid, test in lines]
+    return "\n".join(text.rstrip() for text in texts)
 
 
 def _split_faults(splits: Counter) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shutil
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainplug.doctor
+from brainplug.__main__ import main
 from brainplug.data.leaks import draw_sample, same_content
 from brainplug.data.manifest import Clip
 from brainplug.data.splits import SPLITS, check_splits
@@ -24,6 +26,7 @@ from brainplug.doctor.finding import Finding, tried
 from brainplug.doctor.machine import examine_machine
 from brainplug.doctor.rehearsal import Rehearsal
 from brainplug.errors import UsageError
+from brainplug.experiment import run_command
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "recipes" / "ESC50" / "hparams" / "train.yaml")
@@ -247,6 +250,7 @@ def test_a_corpus_that_raises_an_error_of_the_system_is_an_error(run, monkeypatc
         ("nowhere.yaml", "--seed=1", "no such file"),
         (RECIPE, "--sed=1", "seed"),
         (RECIPE, "--seed=1", "data_folder has no value"),
+        ("--full", "--fold=1", "names no recipe"),
         (str(ROOT / "recipes/pretrain_ast/hparams/nano.yaml"), "--seed=1", "train.py does not run it"),
     ],
 )
@@ -392,3 +396,34 @@ def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
 
 def test_a_finding_is_one_aligned_line():
     assert [str(Finding(level, "this")).index("this") for level in ("ok", "warning", "error")] == [9, 9, 9]
+
+
+# The command
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--few_shot=12"], 0), (["--few_shot=13"], 1), (["--fewshot=1"], 2)])
+def test_the_exit_code_tells(options, code, run, corpus, capsys):
+    run()  # sets what is not to be measured
+    arguments = ["doctor", RECIPE, f"--data_folder={corpus}", "--frames=64", *options]
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_command(main, arguments))
+    assert end.value.code == code
+    printed = capsys.readouterr()
+    if code < 2:
+        assert printed.out.splitlines()[-1].startswith(f"{code} error")
+    else:
+        assert "error: " in printed.err
+
+
+def test_without_a_recipe_the_machine_is_examined(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["doctor"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("Machine\nok       Python ")
+
+
+def test_other_commands_refuse_what_they_do_not_know(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["backbones", "--full"])
+    assert end.value.code == 2
+    assert "unrecognized arguments: --full" in capsys.readouterr().err
