@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from brainplug.doctor import examine, summary
 from brainplug.experiment import run_command
 from brainplug.fam_records import draw_records
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
@@ -50,13 +51,32 @@ def main(arguments: list[str]) -> None:
     published = commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines")
     add_arguments(published)
     published.set_defaults(table=import_petl_ast, write=None)
+    doctor = commands.add_parser(
+        "doctor", allow_abbrev=False, help="looks at the machine, and at a recipe and its data, before a run"
+    )
+    doctor.add_argument("recipe", nargs="?", help="and after it, what else train.py would be given")
+    doctor.add_argument("--full", action="store_true", help="decodes all clips, not a sample")
     for command in (methods, report):
         command.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
-    chosen = parser.parse_args(arguments)
+    chosen, others = parser.parse_known_args(arguments)
+    if chosen.command == "doctor":
+        sys.exit(_doctor([chosen.recipe, *others] if chosen.recipe else others, chosen.full))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     table = chosen.table(chosen)
     print(table)
     if chosen.write:
         write_table(table, chosen.write, chosen.marks)
+
+
+def _doctor(arguments: list[str], full: bool) -> int:
+    """Prints findings as they come; 1 where there is an error."""
+    findings = []
+    for finding in examine(arguments, full):
+        print(finding, flush=True)
+        findings.append(finding)
+    print(f"\n{summary(findings)}")
+    return int(any(finding.level == "error" for finding in findings))
 
 
 def _report(chosen: argparse.Namespace) -> str:

@@ -12,7 +12,14 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
-DOORS = ["brainplug.__main__", "brainplug.brain", "brainplug.sweep", "brainplug.report", "brainplug.inference"]
+DOORS = [
+    "brainplug.__main__",
+    "brainplug.brain",
+    "brainplug.sweep",
+    "brainplug.report",
+    "brainplug.inference",
+    "brainplug.doctor",
+]
 TOP_MODULES = [  # all that stands above the rooms: the doors, the model, and what is added beside them
     f"brainplug.{path.stem}"
     for path in sorted(REPOSITORY.glob("brainplug/*.py"))

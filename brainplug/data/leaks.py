@@ -1,0 +1,180 @@
+"""What stands in two splits: files, contents, groups. And a sample that has something of each class and split."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from itertools import combinations
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+from tqdm import tqdm
+
+from brainplug.data.audio import read_audio
+from brainplug.data.manifest import Clip
+from brainplug.errors import UsageError
+
+BEGINNING = 2**16  # bytes: few files that differ have these in common, so few are read to their end
+
+
+def in_two_splits(clips: Sequence[Clip], shared: Callable[[Clip], Hashable]) -> dict[Hashable, list[Clip]]:
+    """Finds what clips of several splits have in common.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits.
+    shared : Callable[[Clip], Hashable]
+        What must not stand in two splits, such as a clip's group; empty or None where there is none.
+
+    Returns
+    -------
+    dict[Hashable, list[Clip]]
+        The clips of each value that stands in more than one split.
+
+    Example
+    -------
+    >>> clips = [Clip(split, "", "dog", split, group="Rex") for split in ("train", "test")]
+    >>> list(in_two_splits(clips, lambda clip: clip.group))
+    ['Rex']
+    """
+    found = defaultdict(list)
+    for clip in clips:
+        found[shared(clip)].append(clip)
+    return {value: some for value, some in found.items() if value and len({clip.split for clip in some}) > 1}
+
+
+def overlap(clips: Sequence[Clip]) -> bool:
+    """Says whether clips of one file share audio, those of one split left aside.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Parts of one file.
+
+    Returns
+    -------
+    bool
+        Whether a stretch of it stands in two splits.
+
+    Example
+    -------
+    >>> first, second = Clip("a", "", "dog", "train", stop=2.0), Clip("b", "", "dog", "test", start=2.0)
+    >>> overlap([first, second]), overlap([first, Clip("c", "", "dog", "valid")])
+    (False, True)
+    """
+    return any(
+        one.split != other.split and _start(one) < _stop(other) and _start(other) < _stop(one)
+        for one, other in combinations(clips, 2)
+    )
+
+
+def _start(clip: Clip) -> float:
+    return clip.start or 0.0
+
+
+def _stop(clip: Clip) -> float:
+    return float("inf") if clip.stop is None else clip.stop
+
+
+def same_content(clips: Sequence[Clip], decode: bool = False) -> list[list[Clip]]:
+    """Finds clips of several splits whose files differ in name alone.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits.
+    decode : bool
+        Compares the decoded samples of clips whose durations are known and equal, instead of the bytes of files: it
+        sees the same audio in another format too, and takes longer.
+
+    Returns
+    -------
+    list[list[Clip]]
+        Clips with the same content, from two files or more. Files that cannot be read are left out.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("a", "b"):
+    ...     _ = (folder / name).write_bytes(b"the same")
+    >>> [same] = same_content([Clip(name, str(folder / name), "dog", split=name) for name in ("a", "b")])
+    >>> [clip.id for clip in same]
+    ['a', 'b']
+    """
+    # Each measure takes longer than the one before it and looks at what that one could not tell apart.
+    measures = (_duration, _hash_of_samples) if decode else (_size, _hash_of_beginning, _hash_of_bytes)
+    suspects = clips if decode else list({(clip.path, clip.split): clip for clip in clips}.values())
+    alike = {}
+    with ThreadPool() as pool:
+        for measure in measures:
+            values = pool.imap(measure, suspects, chunksize=16)
+            shown = tqdm(values, total=len(suspects), desc="Comparing files", unit="clip", disable=not suspects)
+            alike = in_two_splits(suspects, dict(zip(suspects, shown, strict=True)).get)
+            suspects = [clip for some in alike.values() for clip in some]
+    return [some for some in alike.values() if len({clip.path for clip in some}) > 1]
+
+
+def _duration(clip: Clip) -> float | None:
+    return clip.duration
+
+
+def _size(clip: Clip) -> int | None:
+    try:
+        return os.path.getsize(clip.path)
+    except (OSError, ValueError):
+        return None
+
+
+def _hash_of_beginning(clip: Clip) -> str | None:
+    try:
+        with open(clip.path, "rb") as file:
+            return hashlib.sha256(file.read(BEGINNING)).hexdigest()
+    except OSError:
+        return None
+
+
+def _hash_of_bytes(clip: Clip) -> str | None:
+    try:
+        with open(clip.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _hash_of_samples(clip: Clip) -> str | None:
+    try:
+        return hashlib.sha256(read_audio(clip).numpy().tobytes()).hexdigest()
+    except UsageError:
+        return None
+
+
+def draw_sample(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:
+    """Draws clips from all classes and splits in turn, so that a small sample has something of each.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits.
+    count : int
+        How many are wanted; all where there are fewer.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    list[Clip]
+        The sample.
+
+    Example
+    -------
+    >>> clips = [Clip(str(n), "", "rare" if n == 500 else "common", "train") for n in range(1000)]
+    >>> sorted(clip.label for clip in draw_sample(clips, 2, seed=1))
+    ['common', 'rare']
+    """
+    shuffled = [clips[index] for index in np.random.default_rng(seed).permutation(len(clips))]
+    taken, turns = Counter(), []
+    for clip in shuffled:
+        turns.append(taken[clip.label, clip.split])
+        taken[clip.label, clip.split] += 1
+    return [shuffled[index] for index in np.argsort(turns, kind="stable")[:count]]

@@ -1,0 +1,269 @@
+"""Looks at a corpus: counts, splits, leaks, files that cannot be used, durations."""
+
+import inspect
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brainplug.backbones import Backbone
+from brainplug.data.checks import check_clips
+from brainplug.data.features import SHIFT, WINDOW
+from brainplug.data.leaks import draw_sample, in_two_splits, overlap, same_content
+from brainplug.data.manifest import Clip, read_table
+from brainplug.data.prepare import prepare_manifest
+from brainplug.data.splits import SPLITS, check_splits
+from brainplug.doctor.finding import SHOWN, Finding, counted, listed, tried
+from brainplug.doctor.rehearsal import STEPS
+from brainplug.experiment import choose
+
+SAMPLE = 100  # clips that are decoded, unless all are
+MOSTLY_PADDING = 0.5  # share of the frames
+
+
+def list_corpus(hparams: dict) -> Generator[Finding, None, list[Clip] | None]:
+    """Lists the clips of a recipe's corpus.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe.
+
+    Yields
+    ------
+    Finding
+        Why it cannot be listed.
+
+    Returns
+    -------
+    list[Clip] | None
+        The clips; None where they cannot be listed.
+
+    Example
+    -------
+    >>> [finding.level for finding in list_corpus({"dataset": "esc5", "datasets": {"esc50": list}})]
+    ['error']
+    """
+    list_clips = yield from tried(choose, "dataset", hparams)
+    if list_clips is None:
+        return None
+    own = inspect.signature(prepare_manifest).parameters  # what is meant for it, and not for the corpus
+    given = {name: value for name, value in hparams["prepare"].items() if name not in own}
+    clips = yield from tried(list_clips, **given)
+    if clips == []:
+        yield Finding("error", f"{hparams['dataset']} lists no clip; look at --data_folder")
+    return clips
+
+
+def examine_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Counts, and names what `check_splits` refuses: all of it, not the first alone.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits.
+
+    Yields
+    ------
+    Finding
+        The counts, then the faults.
+
+    Example
+    -------
+    >>> clips = [Clip(split, f"{split}.wav", "dog", split, group="Rex") for split in SPLITS]
+    >>> [finding.text for finding in examine_splits(clips) if finding.level == "error"]
+    ['Groups in two splits: Rex (test, train, valid); put all clips of a group into one']
+    """
+    counts = defaultdict(Counter)  # class -> split -> clips
+    for clip in clips:
+        counts[clip.label][clip.split] += 1
+    splits = Counter(clip.split for clip in clips)
+    numbers = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
+    yield Finding("ok", f"{counted(len(clips), 'clip')} ({numbers}), {counted(len(counts), 'label')}")
+    yield Finding("", _table(counts))
+    faults = [*_split_faults(splits), *_id_faults(clips), *_class_faults(counts), *_leaks(clips)]
+    yield from faults
+    if not any(fault.level == "error" for fault in faults):
+        refused = list(tried(check_splits, clips))  # it has the last word
+        yield from refused or [Finding("ok", "No file and no group stands in two splits")]
+
+
+def _table(counts: dict[str, Counter]) -> str:
+    """Clips of each class and split; of many classes those with the fewest and the most training clips."""
+    labels = sorted(counts, key=lambda label: (counts[label]["train"], label))
+    rows = [(label, *(f"{counts[label][split]:,}" for split in SPLITS)) for label in labels]
+    if len(rows) > 2 * SHOWN + 1:
+        between = (f"... {len(rows) - 2 * SHOWN} classes ...", "", "", "")
+        rows = [*rows[:SHOWN], between, *rows[-SHOWN:]]
+    lines = [("class", *SPLITS), *rows]
+    width = max(len(line[0]) for line in lines)
+    texts = [f"         {label:<{width}} {train:>8} {valid:>8} {test:>8}" for label, train, valid, test in lines]
+    return "\n".join(text.rstrip() for text in texts)
+
+
+def _split_faults(splits: Counter) -> Iterator[Finding]:
+    unknown = [repr(split) for split in splits if split not in SPLITS]
+    if unknown:
+        yield Finding("error", f"Unknown splits: {listed(unknown)}; write {', '.join(SPLITS)}")
+    for split in SPLITS:
+        if not splits[split]:
+            yield Finding("error", f"The split {split} is empty; put clips into it")
+
+
+def _id_faults(clips: Sequence[Clip]) -> Iterator[Finding]:
+    twice = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
+    if twice:
+        yield Finding("error", f"{counted(len(twice), 'id')} of several clips: {listed(twice)}; give each its own")
+
+
+def _class_faults(counts: dict[str, Counter]) -> Iterator[Finding]:
+    lacking = [label for label, of_split in counts.items() if not of_split["train"]]
+    untested = [label for label, of_split in counts.items() if not of_split["valid"] + of_split["test"]]
+    single = [label for label, of_split in counts.items() if of_split["train"] == 1]
+    for level, found, labels, advice in (
+        ("error", "not in train", lacking, "put clips of them into train, or leave them out"),
+        ("error", "in train alone", untested, "put clips of them into valid or test, or leave them out"),
+        ("warning", "with one training clip", single, "record more, or leave them out"),
+    ):
+        if labels:
+            yield Finding(level, f"Classes {found}: {listed(sorted(labels))}; {advice}")
+
+
+def _leaks(clips: Sequence[Clip]) -> Iterator[Finding]:
+    groups = in_two_splits(clips, lambda clip: clip.group)
+    if groups:
+        found = [f"{group} ({_splits_of(some)})" for group, some in groups.items()]
+        yield Finding("error", f"Groups in two splits: {listed(found)}; put all clips of a group into one")
+    files = in_two_splits(clips, lambda clip: os.path.realpath(clip.path))
+    leaking = {path: some for path, some in files.items() if overlap(some)}
+    divided = {path: some for path, some in files.items() if path not in leaking}
+    for level, found, of_path, advice in (
+        ("error", "Files in two splits", leaking, "put each into one"),
+        ("warning", "Files with other parts in other splits", divided, "a room or a voice may tell them; group them"),
+    ):
+        if of_path:
+            names = [f"{path} ({_splits_of(some)})" for path, some in of_path.items()]
+            yield Finding(level, f"{found}: {listed(names)}; {advice}")
+
+
+def _splits_of(clips: Sequence[Clip]) -> str:
+    return ", ".join(sorted({clip.split for clip in clips}))
+
+
+def examine_audio(
+    clips: Sequence[Clip], hparams: dict, folder: str, full: bool
+) -> Generator[Finding, None, list[Clip]]:
+    """Decodes clips as a run would.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits.
+    hparams : dict
+        The loaded recipe.
+    folder : str
+        A temporary one.
+    full : bool
+        Decodes all of them, not a sample.
+
+    Yields
+    ------
+    Finding
+        Which cannot be used, and why.
+
+    Returns
+    -------
+    list[Clip]
+        Those that were decoded and can be used, with their durations.
+    """
+    parameters, prepare = inspect.signature(prepare_manifest).parameters, hparams["prepare"]
+    minimum_seconds, largest_share = (
+        prepare.get(name, parameters[name].default) for name in ("minimum_seconds", "largest_share")
+    )
+    there = [clip for clip in clips if os.path.isfile(clip.path)]
+    chosen = there if full else _sample(there, hparams)
+    quarantine = Path(folder, "quarantine.csv")
+    checked = check_clips(chosen, str(quarantine), minimum_seconds, largest_share=1.0)
+    bad = [f"{row['path']}: {row['reason']}" for row in read_table(quarantine, [])] if quarantine.exists() else []
+    missing = [f"{clip.path}: the file does not exist" for clip in clips if not os.path.isfile(clip.path)]
+    for text in [*missing[:SHOWN], *bad]:
+        yield Finding("warning", f"{text}; mend or remove it, else the run sets it aside")
+    share = (len(missing) + len(bad) / max(1, len(chosen)) * len(there)) / len(clips)
+    text = f"{len(bad):,} of {counted(len(chosen), 'decoded clip')} unusable, {counted(len(missing), 'file')} missing"
+    if share > largest_share:
+        yield Finding("error", f"{text}; train.py refuses more than {largest_share:.0%}: mend or remove the files")
+    else:
+        advice = "" if len(chosen) == len(there) else f"; --full decodes all {len(there):,}"
+        yield Finding("ok", text + advice)
+    return checked
+
+
+def _sample(clips: Sequence[Clip], hparams: dict) -> list[Clip]:
+    """A sample that has enough of train and valid to be rehearsed with."""
+    drawn = draw_sample(clips, len(clips), hparams["seed"])
+    parts = [[clip for clip in drawn if clip.split == split] for split in ("train", "valid")]
+    batches = [part[: STEPS * hparams["batch_size"]] for part in parts]
+    return list(dict.fromkeys([*drawn[:SAMPLE], *batches[0], *batches[1]]))
+
+
+def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) -> Iterator[Finding]:
+    """Looks for the same content in two splits.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        Clips of all splits, whose files are compared.
+    checked : Sequence[Clip]
+        Those with durations, whose samples are compared instead with `full`.
+    full : bool
+        Whether all were decoded.
+
+    Yields
+    ------
+    Finding
+        Which clips hold the same.
+    """
+    alike = same_content(checked, decode=True) if full else same_content(clips)
+    for same in alike[:SHOWN]:
+        names = listed([f"{clip.path} ({clip.split})" for clip in same])
+        yield Finding("error", f"The same content: {names}; keep it in one split")
+    if len(alike) > SHOWN:
+        yield Finding("error", f"{len(alike) - SHOWN} more contents in two splits; keep each in one")
+    if not alike:
+        yield Finding("ok", f"No two splits share {'decoded audio' if full else 'a content of files'}")
+
+
+def examine_durations(clips: Sequence[Clip], backbone: Backbone) -> Iterator[Finding]:
+    """Compares the clips' durations with the length that the backbone takes.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        With durations.
+    backbone : Backbone
+        Of the recipe.
+
+    Yields
+    ------
+    Finding
+        Durations, and how much is cut or padded.
+    """
+    seconds = np.array([clip.duration for clip in clips])
+    low, middle, high, longest = np.percentile(seconds, [0, 50, 95, 100])
+    text = f"Seconds: least {low:.2f}, median {middle:.2f}, 95 % up to {high:.2f}, most {longest:.2f}"
+    frames = backbone.signal_settings.get("frames")
+    if frames is None:
+        yield Finding("ok", f"{text}; the backbone takes clips of any length")
+        return
+    yield Finding("ok", text)
+    limit = (frames * SHIFT + WINDOW - SHIFT) / 1000  # seconds: the last window ends there
+    cut, padding = np.mean(seconds > limit), 1 - np.mean(np.minimum(seconds / limit, 1))
+    wanted = math.ceil(1000 * high / SHIFT)
+    if cut:
+        yield Finding("warning", f"{cut:.1%} of the clips are cut after {limit:.2f} s; --frames={wanted} holds 95 %, "
+                      f"--frames={math.ceil(1000 * longest / SHIFT)} all of them")  # fmt: skip
+    level, advice = ("warning", f"; --frames={wanted} holds 95 %") if padding > MOSTLY_PADDING else ("ok", "")
+    yield Finding(level, f"{padding:.0%} of the {frames} frames are padding{advice}")

@@ -1,0 +1,201 @@
+"""What a machine has: packages, processors, memory, backbones that load offline, room for files."""
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+import huggingface_hub
+import soundfile
+import torch
+from huggingface_hub.errors import CacheNotFound
+from speechbrain.utils.distributed import infer_device
+
+from brainplug.backbones import FAMILIES
+from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.doctor.finding import Finding, counted, size
+from brainplug.doctor.rehearsal import loads_offline
+from brainplug.report import REPORTED_PACKAGES
+
+EXTRAS = {"matplotlib": "plot", "espeakng_loader": "demo", "sklearn": "recipes"}  # module -> extra of brainplug
+LITTLE_ROOM = 10**9  # bytes
+
+
+def examine_machine() -> Iterator[Finding]:
+    """Says what is installed, what computes, and which backbones load offline.
+
+    Yields
+    ------
+    Finding
+        One line each.
+
+    Example
+    -------
+    >>> any("nano-ast" in finding.text for finding in examine_machine())
+    True
+    """
+    yield from _packages()
+    yield from _devices()
+    yield from _backbones()
+    for module, extra in EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            yield Finding("ok", f"{module} is not installed; if it is wanted: pip install 'brainplug[{extra}]'")
+
+
+def _packages() -> Iterator[Finding]:
+    versions = {"Python": platform.python_version()}
+    for name in REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding("error", f"The package {name} is not installed, and results.json names its version: "
+                          f"pip install {'-e .' if name == 'brainplug' else name}")  # fmt: skip
+    versions["libsndfile"] = soundfile.__libsndfile_version__
+    yield Finding("ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _devices() -> Iterator[Finding]:
+    memory = memory_bytes("cpu")
+    cores, threads = counted(os.cpu_count(), "CPU core"), counted(torch.get_num_threads(), "thread")
+    yield Finding("ok", f"{cores}, {threads} of torch, {size(memory)} memory")
+    for index in range(torch.cuda.device_count()):
+        name = torch.cuda.get_device_name(index)
+        yield Finding("ok", f"GPU cuda:{index}: {name}, {size(memory_bytes(f'cuda:{index}'))}")
+    device = infer_device()
+    full, half = (_product_seconds(device, kind) for kind in (torch.float32, torch.bfloat16))
+    advice = "--precision=bf16 may pay" if half < full else "keep --precision=fp32"
+    yield Finding("ok", f"A run takes the device {device}; a matrix product in bf16 takes {half / full:.2g} times "
+                  f"the time of one in fp32: {advice}")  # fmt: skip
+
+
+def _product_seconds(device: str, kind: torch.dtype) -> float:
+    """Times a product of matrices as large as those of a transformer's layer."""
+    factor, seconds = torch.ones(768, 768, dtype=kind, device=device), []
+    for _ in range(4):
+        start = time.perf_counter()
+        (factor @ factor).sum().item()  # waits until a GPU has finished
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def memory_bytes(device: str) -> int:
+    """The memory that there is.
+
+    Arguments
+    ---------
+    device : str
+        ``cpu`` or ``cuda...``.
+
+    Returns
+    -------
+    int
+        Bytes; on the CPU no more than a container may take.
+
+    Example
+    -------
+    >>> memory_bytes("cpu") > 10**8
+    True
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return machine if text == "max" else min(machine, int(text))
+
+
+def _backbones() -> Iterator[Finding]:
+    here = [name for name, source in HUB_NAMES.items() if loads_offline(source)]
+    away = [name for name in HUB_NAMES if name not in here]
+    yield Finding("ok", f"Backbones that load offline: {', '.join([*bundled_names(), *here, *_other_backbones()])}")
+    if away:
+        yield Finding("ok", f"Backbones that would be downloaded: {', '.join(away)}")
+
+
+def _other_backbones() -> list[str]:
+    """Hub ids in the local cache that have no short name, but are of a supported family."""
+    try:
+        repositories = huggingface_hub.scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    names = sorted(found.repo_id for found in repositories if found.repo_type == "model")
+    supported = {model_type for family in FAMILIES for model_type in family.spec.model_types}
+    return [
+        name
+        for name in names
+        if name not in HUB_NAMES.values() and loads_offline(name) and _model_type(name) in supported
+    ]
+
+
+def _model_type(hub_id: str) -> str | None:
+    path = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
+    return json.loads(Path(path).read_text()).get("model_type")
+
+
+def room(path: str) -> tuple[Path, int]:
+    """Tells how much can be written.
+
+    Arguments
+    ---------
+    path : str
+        A file or folder that need not exist.
+
+    Returns
+    -------
+    tuple[Path, int]
+        The part of its path that exists, and the free bytes there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> room(folder / "not" / "yet")[0] == folder
+    True
+    """
+    whole = Path(path).absolute()
+    there = next(part for part in [whole, *whole.parents] if part.exists())
+    return there, shutil.disk_usage(there).free
+
+
+def examine_folders(results: str, features: str | None) -> Iterator[Finding]:
+    """Looks at the folders that runs write to.
+
+    Arguments
+    ---------
+    results : str
+        Of a run, or of all of them; it need not exist.
+    features : str, optional
+        The feature cache.
+
+    Yields
+    ------
+    Finding
+        What they hold, and how much room there is.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> [finding.level for finding in examine_folders(folder / "results", None)]
+    ['ok', 'ok']
+    >>> (folder / "results").touch()
+    >>> [finding.level for finding in examine_folders(folder / "results", None)]
+    ['error', 'ok']
+    """
+    folder, free = room(results)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        text = f"The results folder {results}: {folder} cannot be written to; write --output_folder=FOLDER"
+        yield Finding("error", text)
+    elif free < LITTLE_ROOM:
+        yield Finding("warning", f"The results folder {results}: {size(free)} free; make room for checkpoints")
+    else:
+        yield Finding("ok", f"The results folder {results}: {size(free)} free")
+    if features is None:
+        yield Finding("ok", "The feature cache is off: every epoch decodes again")
+    else:
+        sizes = [path.stat().st_size for path in Path(features).rglob("*.npy")]
+        yield Finding("ok", f"The feature cache {features}: {len(sizes):,} files, {size(sum(sizes))}")
