@@ -12,15 +12,16 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 
 # isort: split
 import speechbrain as sb
+import torch
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
 from brainplug.adapter_io import keep_delta, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
-from brainplug.data.augment import suitable
+from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.few_shot import keep_examples
 from brainplug.data.manifest import label_map, read_manifest
-from brainplug.data.pipeline import make_datasets, make_reader
+from brainplug.data.pipeline import check_batching, make_datasets, make_reader, training_batches
 from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import (
     choose,
@@ -53,6 +54,8 @@ def main(arguments: list[str]) -> None:
     # What can fail at once fails here, before anything is written or read.
     list_clips = choose("dataset", hparams)
     optimizer = choose_optimizer(hparams)
+    augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
+    check_batching(hparams["sorting"], hparams["batch_seconds"])
     of_backbone = hparams["backbones"].get(hparams["backbone"])
     method, method_lr = choose_method(
         hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=paper_code
@@ -62,6 +65,11 @@ def main(arguments: list[str]) -> None:
     )
     classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
 
+    extract, signal_settings, signals = backbone.extract, backbone.signal_settings, [backbone.spec.signal]
+    if hparams["features_on_device"]:
+        backbone.extract_batch(torch.zeros(1, 1), torch.ones(1))  # it can
+        extract, signal_settings, signals = torch.nn.Identity(), {"signal": "waveform"}, ["waveform", *signals]
+
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
     run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
@@ -69,10 +77,11 @@ def main(arguments: list[str]) -> None:
     if hparams["few_shot"]:
         clips = keep_examples(clips, hparams["few_shot"], hparams["seed"], first=paper_code)
     labels = label_map(clips)
-    reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
+    cache_folder = hparams["cache_folder"] if hparams["cache_features"] else None
+    reader = make_reader(extract, signal_settings, backbone.sample_rate, cache_folder)
     datasets = make_datasets(clips, labels, reader)
 
-    hparams["augment"] = suitable(hparams["augment"], backbone.spec.signal)
+    hparams["augment"] = suitable(augment, signals)
     model = AudioClassifier(
         backbone, method, len(labels), hparams["pooling"], gradient_checkpointing=hparams["gradient_checkpointing"]
     )
@@ -81,12 +90,16 @@ def main(arguments: list[str]) -> None:
     lr = hparams["lr"] or method_lr * optimizer.lr_scale
     brain = AudioBrain(model, method, optimizer, lr, hparams, run_opts, hparams["checkpointer"])
 
-    loaders = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
+    train_set, train_loader = training_batches(
+        datasets["train"], hparams["batch_size"], hparams["batch_seconds"], hparams["sorting"], hparams["seed"]
+    )
+    workers = {"num_workers": hparams["num_workers"]}
+    loaders = {"batch_size": hparams["batch_size"], **workers}
     brain.fit(
         hparams["epoch_counter"],
-        datasets["train"],
+        train_set,
         datasets["valid"],
-        train_loader_kwargs={**loaders, "shuffle": True},
+        train_loader_kwargs={**train_loader, **workers},
         valid_loader_kwargs=loaders,
     )
     tested = brain.test_epochs(datasets["test"], "last" if paper_code else "best", loaders)

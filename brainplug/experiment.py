@@ -36,7 +36,7 @@ WHOLE_NUMBERS = {
     "few_shot": range(1, 10**6),
 }
 MAY_BE_NULL = ("lr", "few_shot")
-SWITCHES = ("paper_code", "gradient_checkpointing")
+SWITCHES = ("paper_code", "gradient_checkpointing", "cache_features", "features_on_device")
 
 
 class RecipeLoader(yaml.Loader):

@@ -1,7 +1,7 @@
 """Keeps padding out of what transformers computes of clips in a batch, so that a clip's tokens are those it has alone.
 
-An attention mask does not reach two places of the wav2vec 2.0 family: the group norm behind the first convolution, which
-takes its mean and variance over the padding too, and the convolutions of the positions, where there are several.
+An attention mask does not reach two places of the wav2vec 2.0 family: the group norm behind the first convolution,
+which takes its mean and variance over the padding too, and the convolutions of the positions, where there are several.
 """
 
 import torch

@@ -277,7 +277,7 @@ def test_test_only_repeats_the_test(train_esc50, tmp_path):
         ["--num_workers=2"],
         ["--pooling=CLS"],
         ["--positions=interpolate", "--frames=100"],
-        ["--feature_cache=null"],
+        ["--cache_features=False"],
         ["--gradient_checkpointing=True"],
     ],
     ids=" ".join,
@@ -287,7 +287,7 @@ def test_options_of_a_run(options, train_esc50, tmp_path):
     succeeded(train_esc50("--output_folder=results", "--seed=1", *options))
     assert 0 <= results(tmp_path / "results")["test_accuracy"] <= 1
     same = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("plain", "results")]
-    changes_no_number = options[0].startswith(("--num_workers", "--feature_cache", "--gradient_checkpointing"))
+    changes_no_number = options[0].startswith(("--num_workers", "--cache_features", "--gradient_checkpointing"))
     assert (same[0] == same[1]) == changes_no_number
 
 

@@ -59,6 +59,7 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
             "train_logger": SimpleNamespace(log_stats=lambda *stats: None),
             "lr_schedule": cosine,
             "augment": [],
+            "features_on_device": False,
         }
         run_opts = {"device": "cpu", "noprogressbar": True, **options}
         if checkpointer is not None:
