@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -228,7 +229,7 @@ def _load(path: str) -> torch.Tensor | None:
     """Reads an entry; None where it is missing or torn."""
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError):  # the last two: of a broken header
         return None
 
 

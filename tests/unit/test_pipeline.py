@@ -1,10 +1,6 @@
 """From clips to padded batches."""
 
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +10,14 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from benchmarks.data import FEW, memory_of_an_epoch
 from brainplug.data.audio import read_audio
 from brainplug.data.features import FeatureCache, LogMel
-from brainplug.data.manifest import Clip, write_manifest
+from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import SORTINGS, check_batching, make_datasets, training_batches
 from brainplug.errors import UsageError
 
 LABELS = {"cat": 0, "dog": 1}
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -118,48 +114,10 @@ def test_a_label_that_training_lacks_is_named(split):
         make_datasets([Clip("x", "x.wav", "dgo", split)], LABELS, read_audio)
 
 
-# The memory of a run's processes: of the main one, and what two workers, forked from it, do not share.
-MEMORY_OF_A_RUN = """
-import sys
-import brainplug
-import psutil
-import torch
-from speechbrain.dataio.dataloader import make_dataloader
-from speechbrain.dataio.dataset import DynamicItemDataset
-from brainplug.data.manifest import label_map, read_manifest
-from brainplug.data.pipeline import make_datasets
-
-def read(clip):
-    return torch.zeros(400)
-
-clips = read_manifest(sys.argv[1])
-train = make_datasets(clips, label_map(clips), read)["train"]
-loader = iter(make_dataloader(train, batch_size=10, num_workers=2, shuffle=True))
-for _ in range(int(sys.argv[2])):
-    next(loader)
-me = psutil.Process()
-print(me.memory_info().rss + sum(worker.memory_full_info().uss for worker in me.children()))
-"""
-
-
-def memory_of_a_run(manifest: str, n_batches: int) -> int:
-    command = [sys.executable, "-c", MEMORY_OF_A_RUN, manifest, str(n_batches)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
-
-
-def test_100000_clips_take_less_than_300_megabytes_more_than_ten(tmp_path):
-    n_clips = 10**5
-    clips = [
-        Clip(f"speaker-{n % 97}-{n:06d}", f"/data/corpus/audio/speaker-{n % 97}/{n:06d}.wav", f"label-{n % 35}", "train",
-             n % 10, f"speaker-{n % 97}", 0.0, 1.0, 1.0)
-        for n in range(n_clips)
-    ]  # fmt: skip
-    write_manifest(clips, str(tmp_path / "many.csv"))
-    write_manifest(clips[:10], str(tmp_path / "few.csv"))
-    few = memory_of_a_run(str(tmp_path / "few.csv"), n_batches=1)
-    assert few > 50e6  # torch alone
-    assert memory_of_a_run(str(tmp_path / "many.csv"), n_batches=n_clips // 10 - 10) - few < 300e6
+def test_100000_clips_take_less_than_300_megabytes_more_than_none():
+    empty = memory_of_an_epoch(FEW)
+    assert empty > 50e6  # torch alone
+    assert memory_of_an_epoch(10**5) - empty < 300e6
 
 
 def dataset_of(durations) -> DynamicItemDataset:
