@@ -3,9 +3,9 @@
 Memory is that of a run's process, and what two workers do not share with it, near the end of an epoch through the
 manifest; the same with ten rows is the empty run. No audio is decoded for it.
 
-Time is the processor's, for an epoch over made WAV files of 44.1 kHz and stereo, read in one process with nothing behind
-the loader that would train. Each round has a cache of its own; the median of the rounds is shown. The files have just
-been written, so they come from memory: a disk would make the first epoch slower still.
+Time is the processor's, for an epoch over made WAV files of 44.1 kHz and stereo, read in one process with nothing
+behind the loader that would train. Each round has a cache of its own; the median of the rounds is shown. The files have
+just been written, so they come from memory: a disk would make the first epoch slower still.
 """
 
 import argparse

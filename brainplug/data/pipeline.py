@@ -14,7 +14,7 @@ from brainplug.data.features import FeatureCache
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError, nearest
 
-SORTINGS = ("random", "ascending", "descending")
+ORDERS = ("random", "ascending", "descending")
 BUCKETS = 10  # of similar lengths: tenths of the clips
 
 
@@ -137,11 +137,11 @@ def check_batching(sorting: str, batch_seconds: float | None) -> None:
     -------
     >>> check_batching("random", None)
     """
-    if sorting not in SORTINGS:
+    if sorting not in ORDERS:
         raise UsageError(
             f"The sorting {sorting!r} was asked for.",
             "It does not exist.",
-            f"Write one of: {nearest(sorting, SORTINGS)}",
+            f"Write one of: {nearest(sorting, ORDERS)}",
         )
     if batch_seconds is not None and (type(batch_seconds) not in (int, float) or not 0 < batch_seconds < math.inf):
         raise UsageError(

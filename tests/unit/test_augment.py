@@ -246,8 +246,8 @@ class TestChoice:
             choose_augmentations(["gain"], ENTRIES, {"mixpu": {"alpha": 1}})
 
     def test_settings_that_it_does_not_take_are_refused(self):
-        with pytest.raises(UsageError, match="'mixup' was asked for, with {'alhpa': 1}.*augmentations.yaml"):
-            choose_augmentations(["mixup"], ENTRIES, {"mixup": {"alhpa": 1}})
+        with pytest.raises(UsageError, match="'mixup' was asked for, with {'beta': 1}.*augmentations.yaml"):
+            choose_augmentations(["mixup"], ENTRIES, {"mixup": {"beta": 1}})
 
     @pytest.mark.parametrize(
         ("signals", "kept"),

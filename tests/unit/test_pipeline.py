@@ -14,7 +14,7 @@ from benchmarks.data import FEW, memory_of_an_epoch
 from brainplug.data.audio import read_audio
 from brainplug.data.features import FeatureCache, LogMel
 from brainplug.data.manifest import Clip
-from brainplug.data.pipeline import SORTINGS, check_batching, make_datasets, training_batches
+from brainplug.data.pipeline import ORDERS, check_batching, make_datasets, training_batches
 from brainplug.errors import UsageError
 
 LABELS = {"cat": 0, "dog": 1}
@@ -144,7 +144,7 @@ def epochs_of(dataset, number: int = 3, **options) -> list[list[list[str]]]:
     return epochs
 
 
-@pytest.mark.parametrize("sorting", SORTINGS)
+@pytest.mark.parametrize("sorting", ORDERS)
 @pytest.mark.parametrize("batch_seconds", [None, 1.0, 7, 30.0, 10_000.0])
 class TestTrainingBatches:
     def test_every_epoch_has_every_clip_once_in_as_many_batches(self, sorting, batch_seconds):
