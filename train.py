@@ -9,6 +9,7 @@ python train.py hparams/train.yaml --dataset=own --data_folder=DIR
 """
 
 import sys
+import tempfile
 
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
 
@@ -17,25 +18,22 @@ import speechbrain as sb
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
 from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
-from brainplug.data.augment import suitable
 from brainplug.data.few_shot import keep_examples, write_examples
 from brainplug.data.manifest import label_map, read_manifest
-from brainplug.data.pipeline import make_datasets, make_reader
+from brainplug.data.pipeline import make_datasets, make_reader, training_batches
 from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import (
     Experiment,
-    choose,
-    choose_optimizer,
     claim_output_folder,
+    load_aside,
     load_experiment,
     parse_arguments,
     run_command,
 )
 from brainplug.files import write_json
-from brainplug.methods import choose_method
-from brainplug.model import AudioClassifier, classifier_without_weights
+from brainplug.model import AudioClassifier
+from brainplug.parts import choose_parts
 from brainplug.report import collect_results, describe_adapter, summary
 from brainplug.runs import separate_runs, summary_of_runs
 
@@ -50,13 +48,10 @@ def main(arguments: list[str]) -> None:
     """
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
-    experiment = load_experiment(recipe_file, run_opts, overrides)
-    runs = separate_runs(experiment, overrides)
-    if len(runs) == 1:
-        run(experiment)
-        return
+    with tempfile.TemporaryDirectory() as folder:
+        runs = separate_runs(load_aside(recipe_file, run_opts, overrides, folder), overrides)
     results = [run(load_experiment(recipe_file, run_opts, changes)) for changes in runs]
-    if if_main_process():
+    if len(results) > 1 and if_main_process():
         print(summary_of_runs(results))
 
 
@@ -74,48 +69,44 @@ def run(experiment: Experiment) -> dict | None:
         What results.json says of it; None in all processes but the first.
     """
     hparams, run_opts = experiment.hparams, experiment.run_opts
-    paper_code = hparams["paper_code"]
-
-    # What can fail at once fails here, before anything is written or read.
-    list_clips = choose("dataset", hparams)
-    optimizer = choose_optimizer(hparams)
-    of_backbone = hparams["backbones"].get(hparams["backbone"])
-    method, method_lr = choose_method(
-        hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=paper_code
-    )
-    backbone = load_backbone(
-        hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
-    )
-    classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    paper_code, seed = hparams["paper_code"], hparams["seed"]
+    parts = choose_parts(hparams)
 
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
-    run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, **hparams["prepare"]})
+    run_on_main(prepare_manifest, kwargs={"list_clips": parts.list_clips, **hparams["prepare"]})
     clips = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
     if hparams["few_shot"]:
-        clips = keep_examples(
-            clips, hparams["few_shot"], hparams["seed"], first=paper_code, short=hparams["few_shot_short"]
-        )
-        run_on_main(write_examples, args=[clips, hparams["output_folder"], hparams["few_shot"], hparams["seed"]])
+        examples = hparams["few_shot"]
+        clips = keep_examples(clips, examples, seed, first=paper_code, short=hparams["few_shot_short"])
+        run_on_main(write_examples, args=[clips, hparams["output_folder"], examples, seed])
     labels = label_map(clips)
-    reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, hparams["feature_cache"])
+    cache_folder = hparams["cache_folder"] if hparams["cache_features"] else None
+    reader = make_reader(parts.extract, parts.signal_settings, parts.backbone.sample_rate, cache_folder)
     datasets = make_datasets(clips, labels, reader)
 
-    hparams["augment"] = suitable(hparams["augment"], backbone.spec.signal)
+    hparams["augment"] = parts.augment
     model = AudioClassifier(
-        backbone, method, len(labels), hparams["pooling"], gradient_checkpointing=hparams["gradient_checkpointing"]
+        parts.backbone,
+        parts.method,
+        len(labels),
+        hparams["pooling"],
+        gradient_checkpointing=hparams["gradient_checkpointing"],
     )
-    description = describe_adapter(model, method, hparams, labels)
+    description = describe_adapter(model, parts.method, hparams, labels)
     keep_delta(hparams["checkpointer"], model, description)
-    lr = hparams["lr"] or method_lr * optimizer.lr_scale
-    brain = AudioBrain(model, method, optimizer, lr, hparams, run_opts, hparams["checkpointer"])
+    brain = AudioBrain(model, parts.method, parts.optimizer, parts.lr, hparams, run_opts, hparams["checkpointer"])
 
-    loaders = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
+    train_set, train_loader = training_batches(
+        datasets["train"], hparams["batch_size"], hparams["batch_seconds"], hparams["sorting"], seed
+    )
+    workers = {"num_workers": hparams["num_workers"]}
+    loaders = {"batch_size": hparams["batch_size"], **workers}
     brain.fit(
         hparams["epoch_counter"],
-        datasets["train"],
+        train_set,
         datasets["valid"],
-        train_loader_kwargs={**loaders, "shuffle": True},
+        train_loader_kwargs={**train_loader, **workers},
         valid_loader_kwargs=loaders,
     )
     tested = brain.test_epochs(datasets["test"], "last" if paper_code else "best", loaders)

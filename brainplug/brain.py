@@ -72,7 +72,7 @@ class AudioBrain(sb.Brain):
     lr : float
         Highest learning rate.
     hparams : dict
-        Needs ``seed``, ``epoch_counter``, ``train_logger``, ``lr_schedule`` and ``augment``.
+        Needs ``seed``, ``epoch_counter``, ``train_logger``, ``lr_schedule``, ``augment`` and ``features_on_device``.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
@@ -131,6 +131,9 @@ class AudioBrain(sb.Brain):
                 f"An epoch has {len(loader)}.",
                 f"Write --grad_accumulation_factor=1, or up to {len(loader)}",
             )
+        # SpeechBrain tells the epoch to samplers that it has made; one of batches has to know it too.
+        if self.train_sampler is None:
+            self.train_sampler = train_loader_kwargs.get("batch_sampler")
         self.total_steps = epoch_counter.limit * (len(loader) // self.grad_accumulation_factor)
         super().fit(epoch_counter, loader, valid_set, valid_loader_kwargs=valid_loader_kwargs, **named)
 
@@ -149,11 +152,21 @@ class AudioBrain(sb.Brain):
         self.batch_ids = batch.id
         signal, lengths = batch.signal
         self.targets = batch.target.data[:, 0]  # [batch]
+        augment = []
         if stage == sb.Stage.TRAIN:
             self.targets = torch.nn.functional.one_hot(self.targets, self.model.head.out_features).float()
-            for augment in self.hparams.augment:
-                signal, self.targets = augment(signal, self.targets)
-        return self.modules.model(signal, lengths)
+            augment = self.hparams.augment
+        if self.hparams.features_on_device:
+            of_waveforms = [each for each in augment if getattr(each, "signal", "") == "waveform"]
+            signal = self._augment(of_waveforms, signal, lengths)
+            signal, lengths = self.model.backbone.extract_batch(signal, lengths), torch.ones_like(lengths)
+            augment = [each for each in augment if each not in of_waveforms]
+        return self.modules.model(self._augment(augment, signal, lengths), lengths)
+
+    def _augment(self, augment: Iterable[Callable], signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        for each in augment:
+            signal, self.targets = each(signal, lengths, self.targets)
+        return signal
 
     def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Cross-entropy; counts the right answers where they are measured."""

@@ -38,7 +38,7 @@ WHOLE_NUMBERS = {
     "folds": range(3, 10**3),
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
-SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited")
+SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited", "cache_features", "features_on_device")
 NO_NAME = r"[^\w.-]+"  # what is left out of a folder's name, and would mean something in YAML
 
 
@@ -160,6 +160,30 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         given = {*run_opts.overridden_args, "max_grad_norm"}
         run_opts = replace(run_opts, max_grad_norm=0.0, overridden_args=given)
     return Experiment(recipe_file, run_opts, overrides, resolved, hparams)
+
+
+def load_aside(recipe_file: str, run_opts: RunOptions, overrides: str, folder: str) -> Experiment:
+    """Loads a recipe to look at it. Recipes make their output folder when they are loaded: this one has another.
+
+    Arguments
+    ---------
+    recipe_file, run_opts, overrides : str, RunOptions, str
+        As in `load_experiment`.
+    folder : str
+        The folder that takes its place.
+
+    Returns
+    -------
+    Experiment
+        The recipe.
+
+    Raises
+    ------
+    UsageError
+        As `load_experiment`.
+    """
+    others = [line for line in overrides.splitlines() if not line.startswith("output_folder:")]
+    return load_experiment(recipe_file, run_opts, "\n".join([*others, f"output_folder: {folder}"]))
 
 
 def _check_device(run_opts: RunOptions) -> None:

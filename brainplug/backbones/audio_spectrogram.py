@@ -107,6 +107,10 @@ class AudioSpectrogram(Backbone):
         """Log-mels ``[frames, mel_bands]``, padded or cut and normalised as AST wants them."""
         return self.log_mel.extract(waveform)
 
+    def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The same of a padded batch ``[batch, samples]``, on its device: ``[batch, frames, mel_bands]``."""
+        return self.log_mel.extract_batch(waveforms, lengths)
+
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Tokens ``[batch, 2 + patches, dim]``. Every clip has the same length, so nothing is masked."""
         return self.model(signal).last_hidden_state, None

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
+from brainplug.errors import UsageError
 
 
 class Backbone(torch.nn.Module, ABC):
@@ -97,6 +98,32 @@ class Backbone(torch.nn.Module, ABC):
         torch.Tensor
             ``[frames, mel_bands]`` or ``[samples]``.
         """
+
+    def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Turns a padded batch of clips into signals of one length, on their device.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            ``[batch, samples]`` at 16 kHz.
+        lengths : torch.Tensor
+            Share of each clip that is not padding, ``[batch]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, frames, mel_bands]``.
+
+        Raises
+        ------
+        UsageError
+            This family's signals are made clip by clip.
+        """
+        raise UsageError(
+            "--features_on_device=True was asked for.",
+            f"The signals of {self.name} are made clip by clip, before the batch.",
+            "Leave it out, or write --backbone=ast",
+        )
 
     @abstractmethod
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2F
 
 from brainplug.backbones.base import Backbone, weights_revision
 from brainplug.backbones.loading import load_pretrained
+from brainplug.backbones.padding import ClipNorm, Silence
 from brainplug.backbones.spec import BackboneSpec, TokenMask
 
 
@@ -60,6 +61,14 @@ class Wav2Vec2(Backbone):
         self.normalize = normalize
         self.spec = describe(self.spec, model)
         model.token_mask = TokenMask()
+        # Set while the model computes, no longer: afterwards it can be used by itself.
+        self._first_frames, self._tokens = TokenMask(), TokenMask()
+        first_norm = getattr(model.feature_extractor.conv_layers[0], "layer_norm", None)
+        if isinstance(first_norm, torch.nn.GroupNorm):
+            first_norm.__class__, first_norm.present = ClipNorm, self._first_frames
+        for module in model.encoder.pos_conv_embed.modules():
+            if isinstance(module, torch.nn.Conv1d):
+                module.register_forward_pre_hook(Silence(self._tokens))
 
     @classmethod
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
@@ -97,7 +106,10 @@ class Wav2Vec2(Backbone):
         present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
         # Counted from the signal, since a method may have put tokens of its own among those of the clip.
         self.model.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
+        self._tokens.tokens = mask
+        self._first_frames.tokens = _shortened(present, samples, self._convolutions[:1])
         tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
+        self._tokens.tokens = self._first_frames.tokens = None
         after = self._convolutions_behind
         return tokens, _shortened(mask, mask.sum(1), after) if after else mask
 

@@ -71,7 +71,7 @@ ENTRIES = {
     PrefixTuning: "prefix",
     SoftMoA: "soft_moa",
 }
-SPEC_AUGMENT = "[!new:brainplug.data.augment.SpecAugment {frequency_width: 24, time_width: 80}]"
+SPEC_AUGMENT = "[!new:brainplug.data.augment.SpecAugment {frequency_width: 24, time_width: 80, value: 0.0}]"
 
 
 @dataclass(frozen=True)

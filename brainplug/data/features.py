@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,10 +65,58 @@ class LogMel:
         torch.Tensor
             Normalised features, ``[frames, mel_bands]``.
         """
-        window, shift = (int(self.sample_rate * milliseconds * 0.001) for milliseconds in (WINDOW, SHIFT))
+        window, shift = self._samples
         waveform = waveform[: window + (self.frames - 1) * shift]  # what is cut off later need not be computed
         waveform = pad(waveform, (0, max(window - len(waveform), 0)))
-        log_mel = kaldi.fbank(
+        return self._normalised(self._log_mel(waveform))
+
+    def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Makes the features of a padded batch of clips, on their device.
+
+        All clips are laid end to end, each a whole number of shifts long, so that one pass has every clip's windows.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            Samples in [-1, 1), padded with zeros, ``[batch, time]``.
+        lengths : torch.Tensor
+            Share of each clip that is not padding, ``[batch]``.
+
+        Returns
+        -------
+        torch.Tensor
+            For each clip what `extract` returns, ``[batch, frames, mel_bands]``.
+
+        Example
+        -------
+        >>> waveforms, lengths = torch.randn(2, 3200), torch.tensor([1.0, 0.5])
+        >>> waveforms[1, 1600:] = 0
+        >>> log_mel = LogMel(frames=50)
+        >>> features = log_mel.extract_batch(waveforms, lengths)
+        >>> torch.allclose(features[1], log_mel.extract(waveforms[1, :1600]), atol=1e-4)
+        True
+        """
+        window, shift = self._samples
+        batch, time = waveforms.shape
+        samples = (lengths * time).round().long()
+        overlap = math.ceil(window / shift)
+        steps = min(max(math.ceil(time / shift), overlap), self.frames + overlap)  # of what is cut off later, no more
+        clips = pad(waveforms, (0, steps * shift - time))
+        with torch.autocast(waveforms.device.type, enabled=False):  # half precision is too coarse for a logarithm
+            log_mel = self._log_mel(pad(clips.float().flatten(), (0, window - shift))).unflatten(0, (batch, steps))
+        whole = ((samples - window).div(shift, rounding_mode="floor") + 1).clamp(min=1)  # windows without padding
+        in_clip = torch.arange(steps, device=waveforms.device) < whole[:, None]
+        return self._normalised(log_mel * in_clip[..., None])
+
+    @property
+    def _samples(self) -> tuple[int, int]:
+        """Of a window and of a shift."""
+        window, shift = (int(self.sample_rate * milliseconds * 0.001) for milliseconds in (WINDOW, SHIFT))
+        return window, shift
+
+    def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Of samples ``[time]``, ``[windows, mel_bands]``."""
+        return kaldi.fbank(
             waveform[None],  # [channel, time]
             sample_frequency=self.sample_rate,
             num_mel_bins=self.mel_bands,
@@ -76,8 +126,11 @@ class LogMel:
             htk_compat=True,
             use_energy=False,
             dither=0.0,
-        )  # [time, mel_bands]
-        log_mel = pad(log_mel, (0, 0, 0, self.frames - len(log_mel)))
+        )
+
+    def _normalised(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Pads or cuts ``[..., windows, mel_bands]``, then normalises."""
+        log_mel = pad(log_mel, (0, 0, 0, self.frames - log_mel.shape[-2]))
         return (log_mel - self.mean) / (2 * self.deviation)
 
 
@@ -176,7 +229,7 @@ def _load(path: str) -> torch.Tensor | None:
     """Reads an entry; None where it is missing or torn."""
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError):  # the last two: of a broken header
         return None
 
 

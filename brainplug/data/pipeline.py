@@ -1,15 +1,21 @@
 """From manifest rows to SpeechBrain datasets, which read their clips one at a time, in worker processes."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
 
 from brainplug.data.audio import read_audio
 from brainplug.data.features import FeatureCache
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError, nearest
+
+ORDERS = ("random", "ascending", "descending")
+BUCKETS = 10  # of similar lengths: tenths of the clips
 
 
 def make_datasets(
@@ -112,3 +118,86 @@ def make_reader(
 
 def _read_signal(extract: Callable[[torch.Tensor], torch.Tensor], sample_rate: int, clip: Clip) -> torch.Tensor:
     return extract(read_audio(clip, sample_rate))
+
+
+def check_batching(sorting: str, batch_seconds: float | None) -> None:
+    """Makes sure that batches can be made in this way.
+
+    Arguments
+    ---------
+    sorting, batch_seconds : str, float
+        As in `training_batches`.
+
+    Raises
+    ------
+    UsageError
+        There is no such order, or the seconds are no number above 0.
+
+    Example
+    -------
+    >>> check_batching("random", None)
+    """
+    if sorting not in ORDERS:
+        raise UsageError(
+            f"The sorting {sorting!r} was asked for.",
+            "It does not exist.",
+            f"Write one of: {nearest(sorting, ORDERS)}",
+        )
+    if batch_seconds is not None and (type(batch_seconds) not in (int, float) or not 0 < batch_seconds < math.inf):
+        raise UsageError(
+            f"Batches of {batch_seconds!r} seconds were asked for.",
+            "It is no number above 0.",
+            "Write --batch_seconds=60, for one, or null for --batch_size clips",
+        )
+
+
+def training_batches(
+    dataset: DynamicItemDataset, batch_size: int, batch_seconds: float | None, sorting: str, seed: int
+) -> tuple[DynamicItemDataset, dict]:
+    """Decides which clips stand together in a batch of training.
+
+    Every epoch has each clip once, and as many batches as every other one.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        As `make_datasets` returns it, of clips whose duration is known.
+    batch_size : int
+        Clips in a batch, where `batch_seconds` is None.
+    batch_seconds : float, optional
+        The most seconds of audio in a batch, padding included; a longer clip has a batch of its own. A batch holds
+        clips of similar length.
+    sorting : str
+        ``random``; or by length, ``ascending`` or ``descending``, the same in all epochs.
+    seed : int
+        Of the order; each epoch has its own.
+
+    Returns
+    -------
+    tuple[DynamicItemDataset, dict]
+        The clips, and the arguments of their loader.
+
+    Example
+    -------
+    >>> clips = [Clip(f"{n}", "", "dog", "train", duration=n) for n in (1.0, 3.0, 2.0)]
+    >>> train = make_datasets(clips, {"dog": 0}, lambda clip: torch.zeros(3))["train"]
+    >>> training_batches(train, 2, None, "descending", seed=1)[0].data_ids
+    ['3.0', '2.0', '1.0']
+    """
+    shuffle = sorting == "random"
+    if not shuffle:
+        dataset = dataset.filtered_sorted(sort_key="duration", reverse=sorting == "descending")
+    if batch_seconds is None:
+        return dataset, {"batch_size": batch_size, "shuffle": shuffle}
+    durations = [dataset.data[clip_id]["duration"] for clip_id in dataset.data_ids]
+    # SpeechBrain's own boundaries follow from the batch's seconds alone: short clips would all be in one bucket.
+    boundaries = np.unique(np.quantile(durations, np.arange(1, BUCKETS + 1) / BUCKETS)).tolist()
+    sampler = DynamicBatchSampler(
+        dataset,
+        batch_seconds,
+        bucket_boundaries=boundaries,
+        shuffle=shuffle,
+        batch_ordering=sorting,
+        seed=seed,
+    )
+    return dataset, {"batch_sampler": sampler}

@@ -23,7 +23,7 @@ from brainplug.data.manifest import Clip, label_map
 from brainplug.doctor.data import examine_audio, examine_content, examine_durations, examine_splits, list_corpus
 from brainplug.doctor.finding import Finding, counted, listed, size, tried
 from brainplug.doctor.machine import examine_folders, examine_machine, memory_bytes, room
-from brainplug.doctor.rehearsal import STEPS, Rehearsal, load_aside, loads_offline, rehearse
+from brainplug.doctor.rehearsal import STEPS, Rehearsal, load_recipe, loads_offline, rehearse
 from brainplug.errors import UsageError
 from brainplug.experiment import Experiment, RecipeLoader, choose_optimizer, parse_arguments
 from brainplug.methods import choose_method
@@ -70,12 +70,12 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
             "Write: doctor hparams/train.yaml --seed=1",
         )
     with tempfile.TemporaryDirectory(prefix="brainplug-doctor-") as folder:
-        experiment = load_aside(arguments, folder)
+        experiment = load_recipe(arguments, folder)
         hparams = experiment.hparams
         _check_is_for_train(experiment.recipe_file, hparams)
         yield Finding("", "Machine")
         yield from examine_machine()
-        yield from examine_folders(_output_folder(arguments), hparams.get("feature_cache"))
+        yield from examine_folders(_output_folder(arguments), _cache_folder(hparams))
         yield Finding("", f"\nRecipe {experiment.recipe_file}")
         backbone = yield from _examine_settings(hparams)
         yield Finding("", "\nData")
@@ -86,8 +86,8 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
         checked = yield from examine_audio(clips, hparams, folder, full)
         yield from examine_content(clips, checked, full)
         if hparams["few_shot"]:
-            first = hparams["paper_code"]
-            clips = yield from tried(keep_examples, clips, hparams["few_shot"], hparams["seed"], first=first)
+            how = {"first": hparams["paper_code"], "short": hparams["few_shot_short"]}
+            clips = yield from tried(keep_examples, clips, hparams["few_shot"], hparams["seed"], **how)
         if clips and checked and backbone:
             yield from examine_durations(checked, backbone)
             yield Finding("", "\nTime and memory, of a few steps that were measured")
@@ -129,6 +129,10 @@ def _check_is_for_train(recipe_file: str, hparams: dict) -> None:
             f"It has no {listed(missing)}, so train.py does not run it.",
             "Write: doctor hparams/train.yaml, or another recipe of train.py",
         )
+
+
+def _cache_folder(hparams: dict) -> str | None:
+    return hparams["cache_folder"] if hparams["cache_features"] else None
 
 
 def _output_folder(arguments: list[str]) -> str:
@@ -221,7 +225,7 @@ def _estimate(
 def _reckon(measured: Rehearsal, hparams: dict, clips: Sequence[Clip]) -> Iterator[Finding]:
     splits = Counter(clip.split for clip in clips)
     batches = [math.ceil(splits[split] / hparams["batch_size"]) for split in ("train", "valid")]
-    cache, epochs = hparams["feature_cache"], hparams["number_of_epochs"]
+    cache, epochs = _cache_folder(hparams), hparams["number_of_epochs"]
     first = measured.seconds(*batches, hparams["num_workers"])
     later = measured.seconds(*batches, hparams["num_workers"], cached=cache is not None)
     if not loads_offline(find_source(hparams["backbone"]), hparams["backbone_revision"]):
@@ -233,7 +237,7 @@ def _reckon(measured: Rehearsal, hparams: dict, clips: Sequence[Clip]) -> Iterat
     if cache:
         filled = measured.signal_bytes * len(clips)
         _, free = room(cache)
-        level, advice = ("warning", "; write --feature_cache=null") if filled > free else ("ok", "")
+        level, advice = ("warning", "; write --cache_features=False") if filled > free else ("ok", "")
         yield Finding(level, f"The feature cache takes {size(filled)} of {size(free)} free{advice}")
 
 

@@ -11,16 +11,15 @@ import huggingface_hub
 import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from brainplug.backbones import known_config, load_backbone, random_backbone
+from brainplug.backbones import Backbone, known_config, load_backbone, random_backbone
 from brainplug.backbones.loading import find_source
 from brainplug.brain import AudioBrain
-from brainplug.data.augment import suitable
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, choose_optimizer, load_experiment, parse_arguments
-from brainplug.methods import choose_method
+from brainplug.experiment import Experiment, load_aside, parse_arguments
 from brainplug.model import AudioClassifier
+from brainplug.parts import choose_parts
 from brainplug.report import peak_memory_bytes
 
 STEPS = 3  # of training, and as many of validation; the first one takes longer and does not count
@@ -76,8 +75,8 @@ class Rehearsal:
         return train_batches * train + valid_batches * valid
 
 
-def load_aside(arguments: list[str], folder: str) -> Experiment:
-    """Loads a recipe as train.py does, with another output folder: recipes make theirs when they are loaded.
+def load_recipe(arguments: list[str], folder: str) -> Experiment:
+    """Loads a recipe as train.py does, but for another output folder; of all folds it takes the first.
 
     Arguments
     ---------
@@ -97,8 +96,8 @@ def load_aside(arguments: list[str], folder: str) -> Experiment:
         As `load_experiment`.
     """
     recipe_file, run_opts, overrides = parse_arguments(arguments)
-    others = [line for line in overrides.splitlines() if not line.startswith("output_folder:")]
-    return load_experiment(recipe_file, run_opts, "\n".join([*others, f"output_folder: {folder}"]))
+    lines = ["fold: 1" if line == "fold: all" else line for line in overrides.splitlines()]
+    return load_aside(recipe_file, run_opts, "\n".join(lines), folder)
 
 
 def loads_offline(source: str, revision: str | None = None) -> bool:
@@ -150,17 +149,21 @@ def rehearse(arguments: list[str], folder: str, clips: Sequence[Clip], labels: d
         What the steps took; the reason, where they fail. (The error itself could not leave its process.)
     """
     try:
-        return _rehearse(load_aside(arguments, folder), clips, labels)
+        return _rehearse(load_recipe(arguments, folder), clips, labels)
     except (UsageError, RuntimeError) as error:  # torch's errors of memory and of shapes are RuntimeErrors
         return " ".join(str(error).split())
 
 
 def _rehearse(experiment: Experiment, clips: Sequence[Clip], labels: dict[str, int]) -> Rehearsal:
     hparams = experiment.hparams
-    brain = _make_brain(experiment, len(labels))
-    backbone = brain.model.backbone
-    reader = make_reader(backbone.extract, backbone.signal_settings, backbone.sample_rate, None)
+    parts = choose_parts(hparams, _load_backbone)
+    reader = make_reader(parts.extract, parts.signal_settings, parts.backbone.sample_rate, None)
     datasets = make_datasets(clips, labels, reader)
+    hparams["augment"] = parts.augment
+    model = AudioClassifier(
+        parts.backbone, parts.method, len(labels), hparams["pooling"], hparams["gradient_checkpointing"]
+    )
+    brain = AudioBrain(model, parts.method, parts.optimizer, parts.lr, hparams, experiment.run_opts)
     brain.total_steps = STEPS * hparams["number_of_epochs"]
     brain.on_fit_start()
     reads, trains = _take_steps(brain, datasets["train"], sb.Stage.TRAIN, brain.fit_batch)
@@ -170,26 +173,11 @@ def _rehearse(experiment: Experiment, clips: Sequence[Clip], labels: dict[str, i
     return Rehearsal(_usual(reads), _usual(trains), _usual(valids), peak_memory_bytes(brain.device), 4 * signal.numel())
 
 
-def _make_brain(experiment: Experiment, n_classes: int) -> AudioBrain:
-    """As train.py does; with random weights where the real ones are not on this machine."""
-    hparams = experiment.hparams
-    of_backbone = hparams["backbones"].get(hparams["backbone"])
-    method, lr = choose_method(
-        hparams["method"],
-        hparams["methods"],
-        of_backbone,
-        hparams["method_settings"],
-        paper_code=hparams["paper_code"],
-    )
-    name, revision = hparams["backbone"], hparams["backbone_revision"]
-    settings = {"frames": hparams["frames"], "positions": hparams["positions"]}
+def _load_backbone(name: str, revision: str | None, **settings: object) -> Backbone:
+    """With random weights where the real ones are not on this machine."""
     if loads_offline(find_source(name), revision):
-        backbone = load_backbone(name, revision, **settings)
-    else:
-        backbone = random_backbone(known_config(name), **settings)
-    hparams["augment"] = suitable(hparams["augment"], backbone.spec.signal)
-    model = AudioClassifier(backbone, method, n_classes, hparams["pooling"], hparams["gradient_checkpointing"])
-    return AudioBrain(model, method, choose_optimizer(hparams), lr, hparams, experiment.run_opts)
+        return load_backbone(name, revision, **settings)
+    return random_backbone(known_config(name), **settings)
 
 
 def _take_steps(

@@ -124,8 +124,8 @@ class TaggingBrain(sb.Brain):
         log_mels = torch.where(mixed[:, None, None], torch.logaddexp(log_mels, other), log_mels)  # sum of powers
         tags = torch.where(mixed[:, None], torch.maximum(tags, tags[partner]), tags)
         log_mels = log_mels.masked_fill(padding, 0)
-        masks = SpecAugment(self.hparams.mask_bands, self.hparams.mask_frames)
-        log_mels = masks(log_mels - self.hparams.mean, tags)[0] + self.hparams.mean
+        masks = SpecAugment(self.hparams.mask_bands, self.hparams.mask_frames, value=0.0)
+        log_mels = masks(log_mels - self.hparams.mean, torch.ones(clips), tags)[0] + self.hparams.mean
         return {**batch, "log_mels": log_mels, "tags": tags}
 
     def compute_forward(self, batch: dict, stage: sb.Stage) -> tuple[torch.Tensor, torch.Tensor]:

@@ -237,6 +237,20 @@ class TestEveryMethod:
         assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in trained)
 
 
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "data2vec", "wavlm"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_clip_s_logits_do_not_depend_on_its_batch(tiny_backbones, method, family):
+    model = build(tiny_backbones[family], method)
+    train(model)
+    signal, lengths = batch(model)
+    signal[1, 2400:] = 0
+    with torch.no_grad():
+        alone = [
+            model(clip[None, : round(4000 * float(n))], torch.ones(1)) for clip, n in zip(signal, lengths, strict=True)
+        ]
+        torch.testing.assert_close(model(signal, lengths), torch.cat(alone), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("method", ["linear", "full", "bitfit", "lora", "dora", "ia3", "vera", "oft", "ln_tuning"])
 def test_merging_leaves_a_plain_backbone_that_computes_the_same(backbone, method):
     name, folder = backbone

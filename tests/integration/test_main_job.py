@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
@@ -15,6 +17,7 @@ from hyperpyyaml import load_hyperpyyaml
 from brainplug.adapter_io import load_delta
 from brainplug.backbones import load_backbone
 from brainplug.brain import AudioBrain
+from brainplug.data import pipeline
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
@@ -287,7 +290,12 @@ def test_test_only_repeats_the_test(train_esc50, tmp_path):
         ["--num_workers=2"],
         ["--pooling=CLS"],
         ["--positions=interpolate", "--frames=100"],
-        ["--feature_cache=null"],
+        ["--cache_features=False"],
+        ["--augment=[noise, spec_augment]", "--features_on_device=True", "--precision=bf16"],
+        ["--augment=gain"],
+        ["--sorting=descending"],
+        ["--batch_seconds=1.6"],
+        ["--batch_seconds=1.6", "--grad_accumulation_factor=3", "--num_workers=2"],
         ["--gradient_checkpointing=True"],
     ],
     ids=" ".join,
@@ -297,14 +305,75 @@ def test_options_of_a_run(options, train_esc50, tmp_path):
     succeeded(train_esc50("--output_folder=results", "--seed=1", *options))
     assert 0 <= results(tmp_path / "results")["test_accuracy"] <= 1
     same = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("plain", "results")]
-    changes_no_number = options[0].startswith(("--num_workers", "--feature_cache", "--gradient_checkpointing"))
+    changes_no_number = options[0].startswith(("--num_workers", "--cache_features", "--gradient_checkpointing"))
     assert (same[0] == same[1]) == changes_no_number
+
+
+def note_calls(path: str) -> None:
+    """Arranges that this process writes a line for each clip that it decodes."""
+    original = pipeline.read_audio
+
+    def noted(clip: Clip, sample_rate: int) -> torch.Tensor:
+        with open(path, "a") as file:
+            file.write(f"{clip.id}\n")
+        return original(clip, sample_rate)
+
+    pipeline.read_audio = noted
+
+
+@pytest.mark.parametrize("options", [[], ["--features_on_device=True"], ["--num_workers=2"]], ids=str)
+def test_with_the_cache_a_clip_is_decoded_once(options, train_esc50, esc50, tmp_path):
+    decoded = tmp_path / "decoded.txt"
+
+    def run(number: int, *more: str) -> list[str]:
+        decoded.write_text("")
+        folders = [f"--data_folder={esc50}", f"--cache_folder={tmp_path / 'kept'}", f"--output_folder=results-{number}"]
+        succeeded(train_esc50(*folders, *options, *more, sabotage=partial(note_calls, str(decoded))))
+        return decoded.read_text().split()
+
+    first = run(1)
+    assert len(first) == len(set(first)) == 40  # of 24 + 8 + 8 clips, in two epochs and two tests
+    assert run(2) == []
+    changed = sorted((esc50 / "audio").iterdir())[3]
+    soundfile.write(changed, 0.5 * soundfile.read(changed)[0], 16000)
+    assert run(3) == [changed.stem]
+    assert len(run(4, "--cache_features=False")) == 2 * (24 + 8 + 8)
+
+
+def test_the_schedule_ends_with_the_last_batch_by_seconds(train_esc50, tmp_path):
+    succeeded(train_esc50("--output_folder=results", "--batch_seconds=1.6"))  # 3 clips of half a second: 8 batches
+    rate = RATE * (1 + math.cos(math.pi * 15 / 16)) / 2
+    assert f"lr: {rate:.2e}" in (tmp_path / "results/train_log.txt").read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--augment=[time_shfit]", "The augmentation 'time_shfit' was asked for.*time_shift"),
+        ("--augment_settings={mixup: {loud: 1}}", "'mixup' was asked for, with {'loud': 1}"),
+        ("--sorting=length", "The sorting 'length' was asked for"),
+        ("--batch_seconds=0", "no number above 0"),
+        ("--cache_features=0", "neither True nor False"),
+        ("--features_on_device=yes please", "neither True nor False"),
+    ],
+)
+def test_what_cannot_be_of_the_reading(option, message, train_esc50, tmp_path):
+    run = train_esc50("--output_folder=results", "--number_of_epochs=1", option)
+    assert run.code == 2, run.output
+    assert re.search(message, run.output)
+    assert not (tmp_path / "results" / "manifest.csv").exists()
+
+
+def test_features_on_the_device_of_a_waveform_backbone_are_refused(train_esc50, tiny_backbones):
+    run = train_esc50(f"--backbone={tiny_backbones['wav2vec2']}", "--features_on_device=True")
+    assert run.code == 2
+    assert "--features_on_device=True was asked for" in run.output
 
 
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [
-        ("wav2vec2", ["--method=soft_moa", "--augment=[]"]),
+        ("wav2vec2", ["--method=soft_moa", "--augment=[noise, gain, mixup]", "--batch_seconds=2"]),
         ("wav2vec2", ["--method=conformer", "--augment=[]", "--paper_code=True"]),
         ("hubert", ["--method=prefix", "--augment=[]"]),
         ("data2vec", ["--method=full", "--augment=[]"]),
@@ -332,7 +401,9 @@ def launch(command_line, environment, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("options", [[], ["--paper_code=True"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--paper_code=True"], ["--batch_seconds=2"], ["--sorting=ascending"]], ids=str
+)
 def test_two_processes(options, launch, tmp_path):
     launch("--output_folder=results", "--ckpt_interval_steps=1", *options)
     found = results(tmp_path / "results")

@@ -31,11 +31,15 @@ SETUPS = {
     "full": ["--method=full", "--lr=0.003", "--ckpt_interval_steps=1"],
     "accumulation": ["--method=conformer", "--grad_accumulation_factor=2", "--ckpt_interval_steps=1"],
     "lora": ["--method=lora", "--ckpt_interval_steps=4", "--num_workers=2"],
+    "by_seconds": [
+        "--method=conformer", "--batch_seconds=1.6", "--features_on_device=True", "--ckpt_interval_steps=2",
+        "--augment=[noise, time_shift, mixup]",
+    ],
     "adalora": ["--method=adalora", "--ckpt_interval_steps=2"],
     "fam": ["--method=conformer", "--optimizer=fam", f"--optimizers=!include:{FAM}", "--ckpt_interval_steps=2"],
     "fadam": ["--method=conformer", "--optimizer=fadam", "--ckpt_interval_steps=2"],
     "published": ["--method=conformer", "--paper_code=True", "--few_shot=10", "--ckpt_interval_steps=2"],
-}
+}  # fmt: skip
 BRAIN, CHECKPOINTS = "brainplug.brain:AudioBrain", "brainplug.checkpoints"
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 
@@ -64,6 +68,7 @@ KILL_POINTS = {
     "during the test of the best epoch": ("full", [partial(kill, f"{BRAIN}.evaluate_batch", 3, "before", "TEST")]),
     "before the adapter is written": ("conformer", [partial(kill, "train:save_adapter")]),
     "before the results are written": ("accumulation", [partial(kill, "train:write_json")]),
+    "in an epoch of batches by seconds": ("by_seconds", [partial(kill, f"{BRAIN}.fit_batch", 12)]),
     "while ranks are spread over the layers": ("adalora", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
     "while FAM analyses": ("fam", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),
     "between two steps of FAdam": ("fadam", [partial(kill, f"{BRAIN}.fit_batch", 10, "after")]),

@@ -3,10 +3,29 @@
 import pytest
 import torch
 
-from brainplug.data.augment import LogMelGain, MelShift, Mixup, SpecAugment, TimeShift
+from brainplug.backbones import load_backbone
+from brainplug.data.augment import (
+    LOG_MEL_DECIBEL,
+    Gain,
+    MelShift,
+    Mixup,
+    Noise,
+    SpecAugment,
+    TimeShift,
+    choose_augmentations,
+    suitable,
+)
+from brainplug.errors import UsageError
 
 BATCH, FRAMES, BANDS = 6, 50, 20
-ALL = [TimeShift(), LogMelGain(0.5), MelShift(2), Mixup(0.5), SpecAugment(8, 16)]
+WAVEFORM = (BATCH, 400)
+ALL = [
+    *(
+        (augment, (BATCH, FRAMES, BANDS))
+        for augment in (TimeShift(), Gain(20.0), MelShift(2), Mixup(0.5), SpecAugment(8, 16))
+    ),
+    *((augment, WAVEFORM) for augment in (TimeShift(), Gain(), Noise(), Mixup(0.5))),
+]
 SEEDS = range(10)
 
 
@@ -17,33 +36,45 @@ def batch(shape: tuple[int, ...] = (BATCH, FRAMES, BANDS)) -> tuple[torch.Tensor
 
 def augmented(augment, seed: int, shape: tuple[int, ...] = (BATCH, FRAMES, BANDS)) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
-    return augment(*batch(shape))
+    signal, targets = batch(shape)
+    return augment(signal, torch.ones(len(signal)), targets)
 
 
-@pytest.mark.parametrize("augment", ALL, ids=lambda augment: type(augment).__name__)
+@pytest.mark.parametrize(("augment", "shape"), ALL, ids=lambda value: type(value).__name__)
 class TestEveryAugmentation:
-    def test_is_decided_by_the_seed_alone(self, augment):
-        first, again, other = (augmented(augment, seed)[0] for seed in (1, 1, 2))
+    def test_is_decided_by_the_seed_alone(self, augment, shape):
+        first, again, other = (augmented(augment, seed, shape)[0] for seed in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
-    def test_leaves_its_input_as_it_was(self, augment):
-        signal, targets = batch()
-        augment(signal, targets)
-        assert torch.equal(signal, batch()[0])
-        assert torch.equal(targets, batch()[1])
+    def test_leaves_its_input_as_it_was(self, augment, shape):
+        signal, targets = batch(shape)
+        augment(signal, torch.ones(BATCH), targets)
+        assert torch.equal(signal, batch(shape)[0])
+        assert torch.equal(targets, batch(shape)[1])
 
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_keeps_shapes_and_the_sum_of_targets(self, augment, seed):
-        signal, targets = augmented(augment, seed)
-        assert signal.shape == (BATCH, FRAMES, BANDS)
+    def test_keeps_shapes_and_the_sum_of_targets(self, augment, shape, seed):
+        signal, targets = augmented(augment, seed, shape)
+        assert signal.shape == shape
         assert torch.allclose(targets.sum(1), torch.ones(BATCH))
 
 
-@pytest.mark.parametrize("augment", [TimeShift(), LogMelGain(0.5), SpecAugment(8, 16)], ids=repr)
+@pytest.mark.parametrize("augment", [TimeShift(), Gain(), Noise(), Mixup(0.5)], ids=lambda value: type(value).__name__)
+def test_padding_stays_silent_and_clips_stay_whole(augment):
+    signal, targets = batch(WAVEFORM)
+    lengths = torch.tensor([1.0, 0.5, 0.25, 1.0, 0.1, 0.75])
+    padding = torch.arange(400) >= 400 * lengths[:, None]
+    torch.manual_seed(1)
+    changed, _ = augment(signal.masked_fill(padding, 0), lengths, targets)
+    assert (changed[padding] == 0).all()
+    assert (changed[~padding] != 0).all()
+
+
+@pytest.mark.parametrize("augment", [TimeShift(), Gain(), SpecAugment(8, 16)], ids=repr)
 def test_each_clip_gets_its_own(augment):
     torch.manual_seed(1)
-    signal, _ = augment(batch()[0][:1].expand(BATCH, -1, -1), torch.eye(BATCH))
+    signal, _ = augment(batch()[0][:1].expand(BATCH, -1, -1), torch.ones(BATCH), torch.eye(BATCH))
     assert len({tuple(clip.flatten().tolist()) for clip in signal}) == BATCH
 
 
@@ -68,24 +99,63 @@ def test_time_shift_stays_below_its_share(seed):
         assert any(torch.equal(clip, original.roll(shift, 0)) for shift in range(FRAMES // 10))
 
 
-def test_gain_adds_one_number_to_each_clip():
-    louder, targets = augmented(LogMelGain(0.5), 1)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_rolled_clip_keeps_its_samples_where_its_padding_begins(seed):
+    signal, targets = batch(WAVEFORM)
+    signal[0, 100:] = 0
+    torch.manual_seed(seed)
+    shifted, _ = TimeShift()(signal, torch.tensor([0.25, *[1.0] * (BATCH - 1)]), targets)
+    assert any(torch.equal(shifted[0, :100], signal[0, :100].roll(shift)) for shift in range(100))
+
+
+def test_gain_adds_one_number_to_each_log_mel():
+    louder, targets = augmented(Gain(20.0), 1)
     offset = louder - batch()[0]
     assert torch.allclose(offset, offset[:, :1, :1].expand_as(offset), atol=1e-6)
     assert torch.equal(targets, batch()[1])
 
 
-def test_gain_has_its_deviation():
+@pytest.mark.parametrize("signal", ["log_mel", "waveform"])
+def test_gain_has_its_deviation(signal):
     torch.manual_seed(1)
-    offset, _ = LogMelGain(0.5)(torch.zeros(20000, 1, 1), torch.ones(20000, 1))
-    assert offset.mean().item() == pytest.approx(0, abs=0.02)
-    assert offset.std().item() == pytest.approx(0.5, abs=0.02)
+    start = torch.zeros(20000, 1, 1) if signal == "log_mel" else torch.ones(20000, 1)
+    louder, _ = Gain(2.0)(start, torch.ones(20000), torch.ones(20000, 1))
+    decibels = louder / LOG_MEL_DECIBEL if signal == "log_mel" else 20 * louder.log10()
+    assert decibels.mean().item() == pytest.approx(0, abs=0.05)
+    assert decibels.std().item() == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("backbone", ["ast", "whisper"])
+def test_a_decibel_of_a_log_mel_is_one_of_the_waveform(backbone, tiny_backbones):
+    extract = load_backbone(tiny_backbones[backbone], frames=64).extract
+    waveform = 0.1 * torch.randn(64 * 160, generator=torch.Generator().manual_seed(1))
+    louder = extract(waveform * 10 ** (6 / 20)) - extract(waveform)
+    assert louder[:60].median().item() == pytest.approx(6 * LOG_MEL_DECIBEL, rel=0.02)
+
+
+@pytest.mark.parametrize("decibels", [0.0, 20.0])
+def test_noise_has_its_ratio_to_the_clip_whatever_its_padding(decibels):
+    torch.manual_seed(1)
+    clips = torch.randn(4, 16000) * torch.tensor([[0.1], [1.0], [10.0], [1.0]])
+    lengths = torch.tensor([1.0, 1.0, 1.0, 0.25])
+    clips[3, 4000:] = 0
+    noisy, _ = Noise(decibels, decibels)(clips, lengths, torch.ones(4, 1))
+    power = clips.square().sum(1) / (noisy - clips).square().sum(1)
+    assert torch.allclose(10 * power.log10(), torch.full((4,), decibels), atol=0.3)
+
+
+def test_noise_draws_its_ratio_from_the_whole_range():
+    torch.manual_seed(1)
+    clips = torch.ones(2000, 500)
+    noisy, _ = Noise(10.0, 30.0)(clips, torch.ones(2000), torch.ones(2000, 1))
+    ratios = -10 * (noisy - clips).square().mean(1).log10()
+    assert torch.allclose(ratios.quantile(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([10.0, 20.0, 30.0]), atol=1.0)
 
 
 def test_mel_shift_moves_whole_clips_by_every_number_of_bands():
     torch.manual_seed(1)
     original = torch.arange(BANDS).expand(200, FRAMES, BANDS)
-    shifted, targets = MelShift(2)(original, torch.eye(200))
+    shifted, targets = MelShift(2)(original, torch.ones(200), torch.eye(200))
     moved = shifted - original  # of each place: by how many bands its content came
     assert set(moved[:, 0, BANDS // 2].tolist()) == {-2, -1, 0, 1, 2}
     wanted = (original + moved[:, :1, BANDS // 2, None]).clamp(0, BANDS - 1)  # the edges are repeated
@@ -108,12 +178,13 @@ def test_mixup_keeps_the_larger_share_of_the_clip_itself(seed):
     assert ((targets > 0).sum(1) <= 2).all()
 
 
+@pytest.mark.parametrize("value", [None, 0.0])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_spec_augment_masks_one_stretch_and_one_band(seed):
-    masked, targets = augmented(SpecAugment(8, 16), seed)
+def test_spec_augment_masks_one_stretch_and_one_band(seed, value):
+    masked, targets = augmented(SpecAugment(8, 16, value), seed)
     original = batch()[0]
     for clip, before in zip(masked, original, strict=True):
-        is_masked = clip == 0
+        is_masked = clip == (before.mean() if value is None else value)
         in_time, in_frequency = is_masked.all(1), is_masked.all(0)
         assert torch.equal(is_masked, in_time[:, None] | in_frequency[None, :])
         assert torch.equal(clip[~is_masked], before[~is_masked])
@@ -126,7 +197,7 @@ def test_spec_augment_masks_one_stretch_and_one_band(seed):
 
 def test_spec_augment_reaches_every_place():
     torch.manual_seed(1)
-    masked, _ = SpecAugment(8, 16)(torch.ones(2000, FRAMES, BANDS), torch.ones(2000, 1))
+    masked, _ = SpecAugment(8, 16, value=0.0)(torch.ones(2000, FRAMES, BANDS), torch.ones(2000), torch.ones(2000, 1))
     assert (masked == 0).all(2).any(0).all()
     assert (masked == 0).all(1).any(0).all()
 
@@ -135,7 +206,7 @@ def test_spec_augment_reaches_every_place():
     ("augment", "shape"),
     [
         (TimeShift(0.0), (2, 9, 3)),
-        (LogMelGain(0.0), (2, 9, 3)),
+        (Gain(0.0), (2, 9, 3)),
         (MelShift(0), (2, 9, 3)),
         (SpecAugment(0, 0), (2, 9, 3)),
     ],
@@ -147,3 +218,45 @@ def test_nothing_changes_where_nothing_is_asked(augment, shape):
 def test_masks_wider_than_the_signal():
     masked, _ = augmented(SpecAugment(100, 100), 1, (BATCH, 5, 3))
     assert masked.shape == (BATCH, 5, 3)
+
+
+ENTRIES = {"time_shift": TimeShift, "gain": Gain, "mixup": Mixup}
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("chosen", "expected"),
+        [
+            (["mixup", "gain"], [Mixup(0.3), Gain(3.0)]),
+            ("gain", [Gain(3.0)]),
+            ([SpecAugment(1, 2), "mixup"], [SpecAugment(1, 2), Mixup(0.3)]),
+            ([], []),
+        ],
+    )
+    def test_by_name_with_settings(self, chosen, expected):
+        assert choose_augmentations(chosen, ENTRIES, {"gain": {"deviation": 3.0}, "mixup": None}) == expected
+
+    @pytest.mark.parametrize("chosen", [["gian"], "gian", ["gain", "gian"], [{"gian": {}}]])
+    def test_an_unknown_name_is_refused_with_the_nearest(self, chosen):
+        with pytest.raises(UsageError, match=r"gian.*no such entry.*gain"):
+            choose_augmentations(chosen, ENTRIES, {})
+
+    def test_settings_of_an_unknown_name_are_refused(self):
+        with pytest.raises(UsageError, match="'mixpu'.*mixup"):
+            choose_augmentations(["gain"], ENTRIES, {"mixpu": {"alpha": 1}})
+
+    def test_settings_that_it_does_not_take_are_refused(self):
+        with pytest.raises(UsageError, match="'mixup' was asked for, with {'beta': 1}.*augmentations.yaml"):
+            choose_augmentations(["mixup"], ENTRIES, {"mixup": {"beta": 1}})
+
+    @pytest.mark.parametrize(
+        ("signals", "kept"),
+        [
+            (["log_mel"], [TimeShift(), SpecAugment()]),
+            (["waveform"], [TimeShift(), Noise()]),
+            (["waveform", "log_mel"], [TimeShift(), Noise(), SpecAugment()]),
+        ],
+    )
+    def test_what_does_not_suit_the_signal_is_left_out_with_a_warning(self, signals, kept, caplog):
+        assert suitable([TimeShift(), Noise(), SpecAugment()], signals) == kept
+        assert len(caplog.records) == 3 - len(kept)

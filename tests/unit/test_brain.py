@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 
 from brainplug.adapter_io import keep_delta
 from brainplug.backbones import load_backbone
@@ -59,6 +60,7 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
             "train_logger": SimpleNamespace(log_stats=lambda *stats: None),
             "lr_schedule": cosine,
             "augment": [],
+            "features_on_device": False,
         }
         run_opts = {"device": "cpu", "noprogressbar": True, **options}
         if checkpointer is not None:
@@ -274,3 +276,46 @@ class TestStopwatch:
         second.load(tmp_path / "stopwatch", end_of_epoch=True)
         clock.now += 2
         assert second.seconds == 7
+
+
+class TestFeaturesOnTheDevice:
+    def forward(
+        self, brain: AudioBrain, read: Callable, augment: Sequence[Callable] = (), stage: object = None
+    ) -> torch.Tensor:
+        """Logits of three clips of half a second and less; a clip's id is its length."""
+        clips = [Clip(f"{samples}", "", "cat", "test", duration=1.0) for samples in (8000, 500, 6001)]
+        items = make_datasets(clips, LABELS, read)["test"]
+        brain.hparams.augment = list(augment)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return brain.compute_forward(PaddedBatch([items[n] for n in range(3)]), stage or sb.Stage.TEST)
+
+    def waveform(self, clip: Clip) -> torch.Tensor:
+        return 0.1 * torch.randn(int(clip.id), generator=torch.Generator().manual_seed(int(clip.id)))
+
+    def test_they_are_those_of_the_workers(self, make_brain):
+        brain = make_brain()
+        brain.modules.eval()
+        of_workers = self.forward(brain, lambda clip: brain.model.backbone.extract(self.waveform(clip)))
+        brain.hparams.features_on_device = True
+        torch.testing.assert_close(self.forward(brain, self.waveform), of_workers, atol=1e-4, rtol=0)
+
+    def test_waveforms_are_augmented_before_and_log_mels_after(self, make_brain):
+        brain, seen = make_brain(), []
+
+        def note(signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> tuple:
+            seen.append((signal.dim(), lengths.tolist()))
+            return signal, targets
+
+        def note_waveform(*of_batch: torch.Tensor) -> tuple:
+            return note(*of_batch)
+
+        note_waveform.signal = "waveform"
+        brain.hparams.features_on_device = True
+        self.forward(brain, self.waveform, [note, note_waveform], sb.Stage.TRAIN)
+        assert [dimensions for dimensions, _ in seen] == [2, 3]
+        assert seen[0][1] == pytest.approx([1.0, 500 / 8000, 6001 / 8000])
+        assert seen[1][1] == [1.0] * 3
+        seen.clear()
+        self.forward(brain, self.waveform, [note, note_waveform], sb.Stage.TEST)
+        assert seen == []

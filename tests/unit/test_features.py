@@ -1,6 +1,7 @@
 """Log-mel features against transformers' extractor, and the cache against changes, tears and neighbours."""
 
 import dataclasses
+import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +40,36 @@ def test_features_equal_those_of_transformers_for_other_sounds(waveform):
     expected = ASTFeatureExtractor(mean=-2.0, std=3.0)(waveform.numpy(), sampling_rate=16000)["input_values"][0]
     features = LogMel(mean=-2.0, deviation=3.0).extract(waveform)
     assert np.allclose(features.numpy(), expected, atol=1e-4)
+
+
+LENGTHS = (0, 1, 399, 400, 559, 560, 719, 16000, 30001)
+
+
+@pytest.mark.parametrize("mel_bands", [40, 128])
+@pytest.mark.parametrize("frames", [1, 2, 100, 186, 187, 1024])
+@pytest.mark.parametrize("lengths", [LENGTHS, LENGTHS[:3], LENGTHS[:4], (8000, 8000), (30001,)], ids=str)
+def test_a_batch_has_the_features_of_its_clips(lengths, frames, mel_bands):
+    log_mel = LogMel(mel_bands=mel_bands, frames=frames)
+    clips = [noise(samples, seed) for seed, samples in enumerate(lengths)]
+    waveforms = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    features = log_mel.extract_batch(waveforms, torch.tensor(lengths) / max(lengths))
+    assert features.shape == (len(lengths), frames, mel_bands)
+    assert torch.allclose(features, torch.stack([log_mel.extract(clip) for clip in clips]), atol=1e-4)
+
+
+def test_features_of_a_batch_keep_their_precision_under_autocast():
+    log_mel, waveforms = LogMel(frames=100), noise(32000).view(2, 16000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = log_mel.extract_batch(waveforms, torch.ones(2))
+    assert torch.equal(features, log_mel.extract_batch(waveforms, torch.ones(2)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_features_of_a_batch_are_made_on_its_device():
+    log_mel, waveforms = LogMel(frames=100), noise(32000).view(2, 16000)
+    features = log_mel.extract_batch(waveforms.cuda(), torch.ones(2).cuda())
+    assert features.is_cuda
+    assert torch.allclose(features.cpu(), log_mel.extract_batch(waveforms, torch.ones(2)), atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399])
@@ -149,6 +180,16 @@ def test_a_torn_entry_is_made_again(kept_bytes, cache, clip, extract):
     assert extract.calls == 2
 
 
+@pytest.mark.parametrize("place", [0, 8, 60, 127])
+def test_an_entry_with_a_broken_header_is_made_again(place, cache, clip, extract):
+    cache(clip)
+    entry = Path(cache.entry(clip))
+    content = bytearray(entry.read_bytes())
+    content[place] ^= 0x80
+    entry.write_bytes(content)
+    assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
+
+
 def test_an_entry_with_pickled_objects_is_not_opened(cache, clip, extract):
     cache(clip)
     np.save(cache.entry(clip), np.array([{}], dtype=object), allow_pickle=True)
@@ -164,6 +205,43 @@ def test_several_workers_share_a_folder(cache, clip, tmp_path):
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert len(files) == 20
     assert {path.suffix for path in files} == {".npy"}
+
+
+def fill(folder: str, clips: list[Clip], value: float) -> None:
+    """Another run: its features tell who made them."""
+    cache = FeatureCache(folder, lambda clip: torch.full((50, 8), value), {})
+    for clip in clips:
+        cache(clip)
+
+
+def test_two_runs_that_fill_a_folder_together_leave_whole_entries(clip, tmp_path):
+    folder = str(tmp_path / "cache")
+    clips = [dataclasses.replace(clip, start=float(n)) for n in range(200)]
+    runs = [
+        multiprocessing.get_context("fork").Process(target=fill, args=(folder, clips, value)) for value in (1.0, 2.0)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+    cache = FeatureCache(folder, lambda clip: pytest.fail("made again"), {})
+    values = [cache(clip) for clip in clips]
+    assert all(value.shape == (50, 8) and len(value.unique()) == 1 for value in values)
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 200
+
+
+def test_a_run_that_dies_while_it_writes_leaves_no_entry(cache, clip, extract, tmp_path, monkeypatch):
+    def die(file, values, **options):
+        file.write(b"part")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            cache(clip)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
 
 
 def test_entries_are_float32_in_sub_folders_named_by_two_digits(cache, clip, tmp_path):

@@ -1,7 +1,6 @@
 """From clips to padded batches."""
 
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,11 +8,13 @@ import soundfile
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import DynamicItemDataset
 
+from benchmarks.data import FEW, memory_of_an_epoch
 from brainplug.data.audio import read_audio
 from brainplug.data.features import FeatureCache, LogMel
 from brainplug.data.manifest import Clip
-from brainplug.data.pipeline import make_datasets
+from brainplug.data.pipeline import ORDERS, check_batching, make_datasets, training_batches
 from brainplug.errors import UsageError
 
 LABELS = {"cat": 0, "dog": 1}
@@ -113,11 +114,105 @@ def test_a_label_that_training_lacks_is_named(split):
         make_datasets([Clip("x", "x.wav", "dgo", split)], LABELS, read_audio)
 
 
-def test_100000_clips_take_less_than_150_megabytes():
-    tracemalloc.start()
-    clips = [Clip(f"clip-{n}", f"/data/audio/{n}.wav", "dog", "train", 1, f"{n}", 0.0, 1.0, 1.0) for n in range(10**5)]
-    train = make_datasets(clips, LABELS, read_audio)["train"]
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(train) == 10**5
-    assert peak < 150e6
+def test_100000_clips_take_less_than_300_megabytes_more_than_none():
+    empty = memory_of_an_epoch(FEW)
+    assert empty > 50e6  # torch alone
+    assert memory_of_an_epoch(10**5) - empty < 300e6
+
+
+def dataset_of(durations) -> DynamicItemDataset:
+    clips = [Clip(f"{n}", "", "dog", "train", duration=float(seconds)) for n, seconds in enumerate(durations)]
+    return make_datasets(clips, LABELS, lambda clip: torch.zeros(round(100 * clip.duration)))["train"]
+
+
+DURATIONS = np.random.default_rng(0).lognormal(0.5, 0.8, 300).round(2)
+
+
+def epochs_of(dataset, number: int = 3, **options) -> list[list[list[str]]]:
+    """The ids in each batch of each epoch, as SpeechBrain's loop goes through them."""
+    dataset, loader_options = training_batches(
+        dataset, **{"batch_size": 8, "batch_seconds": None, "seed": 1, **options}
+    )
+    loader = make_dataloader(dataset, **loader_options)
+    sampler, epochs = loader_options.get("batch_sampler"), []
+    for epoch in range(1, number + 1):
+        if sampler is not None:
+            sampler.set_epoch(epoch)
+        expected = len(loader)
+        epochs.append([batch.id for batch in loader])
+        assert len(epochs[-1]) == expected
+    return epochs
+
+
+@pytest.mark.parametrize("sorting", ORDERS)
+@pytest.mark.parametrize("batch_seconds", [None, 1.0, 7, 30.0, 10_000.0])
+class TestTrainingBatches:
+    def test_every_epoch_has_every_clip_once_in_as_many_batches(self, sorting, batch_seconds):
+        epochs = epochs_of(dataset_of(DURATIONS), batch_seconds=batch_seconds, sorting=sorting)
+        assert len({len(batches) for batches in epochs}) == 1
+        for batches in epochs:
+            assert sorted(sum(batches, [])) == sorted(map(str, range(300)))
+        if sorting == "random":
+            assert batch_seconds is None or epochs[0] != epochs[1]
+        else:
+            assert epochs[0] == epochs[1]
+
+    def test_no_batch_is_longer_than_asked(self, sorting, batch_seconds):
+        [batches] = epochs_of(dataset_of(DURATIONS), 1, batch_seconds=batch_seconds, sorting=sorting)
+        for batch in batches:
+            longest = max(DURATIONS[int(clip_id)] for clip_id in batch)
+            if batch_seconds is None:
+                assert len(batch) <= 8
+            else:
+                assert len(batch) * longest <= batch_seconds or len(batch) == 1
+
+    def test_another_seed_has_another_order(self, sorting, batch_seconds):
+        if batch_seconds is None:
+            pytest.skip("SpeechBrain draws it from the seed of the process")
+        first, other = (
+            epochs_of(dataset_of(DURATIONS), batch_seconds=batch_seconds, sorting=sorting, seed=seed) for seed in (1, 2)
+        )
+        assert (first != other) == (sorting == "random")
+
+
+def padding_share(batches: list[list[str]]) -> float:
+    lengths = [[DURATIONS[int(clip_id)] for clip_id in batch] for batch in batches]
+    return 1 - DURATIONS.sum() / sum(len(batch) * max(batch) for batch in lengths)
+
+
+@pytest.mark.parametrize("options", [{"sorting": "ascending"}, {"sorting": "random", "batch_seconds": 30.0}], ids=str)
+def test_clips_of_a_batch_have_similar_lengths(options):
+    [mixed] = epochs_of(dataset_of(DURATIONS), 1, sorting="random")
+    [similar] = epochs_of(dataset_of(DURATIONS), 1, **options)
+    assert padding_share(similar) < padding_share(mixed) / 2
+
+
+@pytest.mark.parametrize("sorting", ["ascending", "descending"])
+@pytest.mark.parametrize("batch_seconds", [None, 30.0])
+def test_sorted_batches_stand_in_order_of_length(sorting, batch_seconds):
+    [batches] = epochs_of(dataset_of(DURATIONS), 1, sorting=sorting, batch_seconds=batch_seconds)
+    longest = [max(DURATIONS[int(clip_id)] for clip_id in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=sorting == "descending")
+
+
+def test_clips_of_one_length_fill_their_batches():
+    [batches] = epochs_of(dataset_of([2.0] * 20), 1, sorting="random", batch_seconds=10)
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("sorting", "seconds", "message"),
+    [
+        ("ascendign", None, "'ascendign' was asked for.*ascending"),
+        (None, None, "random"),
+        ("random", 0, "0 seconds.*no number above 0"),
+        ("random", -1.0, "no number above 0"),
+        ("random", "ten", "no number above 0"),
+        ("random", True, "no number above 0"),
+        ("random", float("nan"), "no number above 0"),
+        ("random", float("inf"), "no number above 0"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused(sorting, seconds, message):
+    with pytest.raises(UsageError, match=message):
+        check_batching(sorting, seconds)

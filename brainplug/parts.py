@@ -1,0 +1,87 @@
+"""What a recipe is made of: all that can be refused at once, before anything is written or read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from brainplug.backbones import Backbone, load_backbone
+from brainplug.data.augment import choose_augmentations, suitable
+from brainplug.data.pipeline import check_batching
+from brainplug.experiment import choose, choose_optimizer
+from brainplug.methods import Method, choose_method
+from brainplug.model import classifier_without_weights
+from brainplug.optim.entry import OptimizerEntry
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run.
+
+    Arguments
+    ---------
+    list_clips : Callable
+        Lists the corpus.
+    backbone : Backbone
+        What is adapted.
+    method : Method
+        Adapts it.
+    optimizer : OptimizerEntry
+        Makes the optimiser.
+    lr : float
+        Highest learning rate.
+    augment : list[Callable]
+        Augmentations, in order.
+    extract : Callable
+        Makes of a waveform ``[samples]`` what a clip is read as.
+    signal_settings : dict
+        All that it depends on.
+    """
+
+    list_clips: Callable
+    backbone: Backbone
+    method: Method
+    optimizer: OptimizerEntry
+    lr: float
+    augment: list[Callable]
+    extract: Callable[[torch.Tensor], torch.Tensor]
+    signal_settings: dict
+
+
+def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -> Parts:
+    """Picks the parts that a recipe names.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe.
+    load : Callable
+        Loads the backbone; called as `load_backbone` is.
+
+    Returns
+    -------
+    Parts
+        All of them.
+
+    Raises
+    ------
+    UsageError
+        There is no such part, it does not take its settings, or one does not fit another.
+    """
+    list_clips, optimizer = choose("dataset", hparams), choose_optimizer(hparams)
+    augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
+    check_batching(hparams["sorting"], hparams["batch_seconds"])
+    of_backbone = hparams["backbones"].get(hparams["backbone"])
+    method, method_lr = choose_method(
+        hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=hparams["paper_code"]
+    )
+    backbone = load(
+        hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
+    )
+    classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    extract, settings, signals = backbone.extract, backbone.signal_settings, [backbone.spec.signal]
+    if hparams["features_on_device"]:
+        backbone.extract_batch(torch.zeros(1, 1), torch.ones(1))  # it can
+        extract, settings, signals = torch.nn.Identity(), {"signal": "waveform"}, ["waveform", *signals]
+    lr = hparams["lr"] or method_lr * optimizer.lr_scale
+    return Parts(list_clips, backbone, method, optimizer, lr, suitable(augment, signals), extract, settings)
