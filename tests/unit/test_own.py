@@ -451,7 +451,7 @@ def test_any_list_is_read_or_refused(content, fold, shared_folder):
 
 SUBTYPES = [
     (name, subtype)
-    for name in ("WAV", "FLAC", "OGG", "AIFF", "AU", "W64", "CAF", "MP3")
+    for name in ("WAV", "FLAC", "OGG", "AIFF", "AU", "W64", "RF64", "MP3")
     for subtype in soundfile.available_subtypes(name)
 ]
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000]
