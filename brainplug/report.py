@@ -90,8 +90,7 @@ def collect_results(
     backbone, chosen = brain.model.backbone, tested["last" if hparams["paper_code"] else "best"]
     epochs = hparams["epoch_counter"].current
     return {
-        # The same four classes, but another task: the table must not average the two.
-        "dataset": hparams["dataset"] + ("-excited" if hparams.get("include_excited") else ""),
+        "dataset": data_name(hparams),
         "fold": hparams["fold"],
         "backbone": backbone.name,
         "backbone_revision": backbone.revision,
@@ -119,6 +118,30 @@ def collect_results(
         "paper_code": hparams["paper_code"],
         "packages": package_versions(),
     }
+
+
+def data_name(hparams: dict) -> str:
+    """Names the data of a run, such that different data and tasks stand in different rows of a table.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe.
+
+    Returns
+    -------
+    str
+        The data set; with excited turns, and of your own data with the name of the list or folder.
+
+    Example
+    -------
+    >>> data_name({"dataset": "own", "manifest": None, "data_folder": "recordings/birds/"})
+    'own birds'
+    """
+    if hparams["dataset"] == "own":
+        source = hparams["manifest"] or hparams["data_folder"]
+        return f"own {Path(source).absolute().name.removesuffix('.csv')}"
+    return hparams["dataset"] + ("-excited" if hparams.get("include_excited") else "")
 
 
 def describe_adapter(model: AudioClassifier, method: Method, hparams: dict, labels: dict[str, int]) -> dict:

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 
 from scipy import stats
 
+from brainplug.data.own import given_folds
 from brainplug.errors import UsageError
 from brainplug.experiment import Experiment, choose
 from brainplug.report import markdown_table
@@ -20,7 +21,8 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
     Arguments
     ---------
     experiment : Experiment
-        The recipe. ``fold: all`` stands for the folds 1 to ``folds``; ``few_shot_draws`` seeds follow ``seed``.
+        The recipe. ``fold: all`` stands for the folds 1 to ``folds``, or those that a list
+        of one's own clips names; ``few_shot_draws`` seeds follow ``seed``.
     overrides : str
         What the command line changes in it, as YAML.
 
@@ -39,7 +41,7 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
     draws = hparams["few_shot_draws"]
     if hparams["fold"] != ALL and draws == 1:
         return [overrides]
-    folds = range(1, hparams["folds"] + 1) if hparams["fold"] == ALL else [hparams["fold"]]
+    folds = _all_folds(hparams) if hparams["fold"] == ALL else [hparams["fold"]]
     if draws > 1 and not hparams["few_shot"]:
         raise UsageError(
             f"{draws} draws were asked for.", "All training clips are used: there is nothing to draw.",
@@ -53,7 +55,15 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
             "Leave --output_folder out; each run has a folder of its own then",
         )  # fmt: skip
     seeds = range(hparams["seed"], hparams["seed"] + draws)
-    return ["\n".join([*kept, f"fold: {fold or 'null'}", f"seed: {seed}"]) for seed in seeds for fold in folds]
+    return [
+        "\n".join([*kept, f"fold: {'null' if fold is None else fold}", f"seed: {seed}"])
+        for seed in seeds
+        for fold in folds
+    ]
+
+
+def _all_folds(hparams: dict) -> Sequence[int]:
+    return given_folds(hparams.get("manifest")) or range(1, hparams["folds"] + 1)
 
 
 def _check_fold(hparams: dict) -> None:

@@ -96,6 +96,32 @@ def list_clips(
     return _drawn("split", train, NINTHS, seed, splits_file, others)
 
 
+def given_folds(manifest: str | None) -> list[int]:
+    r"""The folds that a CSV file names.
+
+    Arguments
+    ---------
+    manifest : str, optional
+        As in `list_clips`.
+
+    Returns
+    -------
+    list[int]
+        In order; empty where there is no column ``fold``, or one that `list_clips` refuses.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "clips.csv"
+    >>> _ = path.write_text("path,label,fold\na.wav,dog,2\nb.wav,cat,0\n")
+    >>> given_folds(path)
+    [0, 2]
+    """
+    if not manifest:
+        return []
+    found = {row.get("fold", "") for row in read_table(_absolute(manifest), TABLE_COLUMNS[:2])}
+    return sorted(map(int, found)) if all(text.isdecimal() for text in found) else []
+
+
 # Folders
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from brainplug.data import esc50, fsc
+from brainplug.data import esc50, fsc, own
 from brainplug.errors import UsageError
 from brainplug.runs import interval_of_mean, separate_runs, summary_of_runs
 
@@ -20,7 +20,7 @@ class Recipe:
 
 
 def separated(overrides: str = "method: lora", **hparams: object) -> list[str]:
-    datasets = {"esc50": esc50.list_clips, "fsc": fsc.list_clips}
+    datasets = {"esc50": esc50.list_clips, "fsc": fsc.list_clips, "own": own.list_clips}
     usual = {
         "dataset": "esc50",
         "datasets": datasets,
@@ -44,6 +44,12 @@ def test_one_run_stays_as_it_is():
 def test_all_folds():
     found = changes("method: lora\nfold: all", fold="all")
     assert found == [{"method": "lora", "fold": fold, "seed": 7} for fold in (1, 2, 3, 4, 5)]
+
+
+def test_all_folds_of_a_list_of_ones_own(tmp_path):
+    (tmp_path / "clips.csv").write_text("path,label,fold\na,dog,0\nb,dog,2\nc,cat,1\n")
+    found = changes("fold: all", fold="all", dataset="own", manifest=str(tmp_path / "clips.csv"))
+    assert [run["fold"] for run in found] == [0, 1, 2]
 
 
 def test_draws_have_seeds_of_their_own():
