@@ -37,7 +37,7 @@ from brainplug.report import markdown_table, table_marks
 MARKS = table_marks("reading", "python -m benchmarks.data")
 FEW = 10  # rows of the empty run
 WORKERS = 2
-BATCH = 10
+BATCH = 100
 FILE_RATE = 44100  # Hz
 CLIP_SECONDS = 5
 

@@ -21,13 +21,13 @@ LOG_MEL_DECIBEL = 0.025
 
 
 def choose_augmentations(
-    chosen: Sequence[str | Callable] | str, entries: Mapping[str, Callable], settings: Mapping[str, dict]
+    chosen: Sequence[str | Callable] | str | None, entries: Mapping[str, Callable], settings: Mapping[str, dict]
 ) -> list[Callable]:
     """Picks augmentations by name.
 
     Arguments
     ---------
-    chosen : Sequence[str | Callable] | str
+    chosen : Sequence[str | Callable] | str | None
         Names of entries, in the order in which they are applied; an augmentation itself stays as it is.
     entries : Mapping[str, Callable]
         Makes each augmentation, by name: the block ``augmentations``.
@@ -49,7 +49,7 @@ def choose_augmentations(
     >>> choose_augmentations(["gain"], {"gain": Gain, "mixup": Mixup}, {"gain": {"deviation": 3.0}})
     [Gain(deviation=3.0)]
     """
-    chosen = [chosen] if isinstance(chosen, str) else chosen
+    chosen = [chosen] if isinstance(chosen, str) else chosen or []
     for name in [*chosen, *settings]:
         if not callable(name) and str(name) not in entries:
             raise UsageError(

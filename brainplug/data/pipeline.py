@@ -1,7 +1,9 @@
 """From manifest rows to SpeechBrain datasets, which read their clips one at a time, in worker processes."""
 
 import math
-from collections.abc import Callable, Iterable
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 
 import numpy as np
@@ -56,11 +58,52 @@ def make_datasets(
     >>> datasets["train"][0]["target"]
     tensor([1])
     """
-    rows = {}
+    of_split = {}
     for clip in clips:
-        row = {"clip": clip, "duration": clip.duration, "label": clip.label, "index": _class_index(clip, labels)}
-        rows.setdefault(clip.split, {})[clip.id] = row
-    return {split: _dataset(split_rows, read) for split, split_rows in rows.items()}
+        of_split.setdefault(clip.split, []).append(clip)
+    return {split: _dataset(PackedRows(some, labels), read) for split, some in of_split.items()}
+
+
+class PackedRows(Mapping[str, dict]):
+    """The rows of a dataset in one piece of memory.
+
+    A worker process shares the memory of the one it was forked from until either writes there, and Python writes to each
+    object that it looks at, to count who uses it: rows of separate objects would come to be copied by every worker.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        With unique ids.
+    labels : dict[str, int]
+        Label to class index.
+
+    Example
+    -------
+    >>> rows = PackedRows([Clip("a", "a.wav", "dog", duration=2.0)], {"cat": 0, "dog": 1})
+    >>> rows["a"]["duration"], rows["a"]["index"]
+    (2.0, 1)
+    """
+
+    def __init__(self, clips: Sequence[Clip], labels: dict[str, int]):
+        rows = [
+            pickle.dumps({"clip": astuple(clip), "duration": clip.duration, "index": _class_index(clip, labels)})
+            for clip in clips
+        ]
+        self._packed = b"".join(rows)
+        self._ends = np.cumsum([0, *map(len, rows)])
+        self._places = {clip.id: place for place, clip in enumerate(clips)}
+
+    def __getitem__(self, clip_id: str) -> dict:
+        place = self._places[clip_id]
+        row = pickle.loads(self._packed[self._ends[place] : self._ends[place + 1]])
+        clip = Clip(*row["clip"])
+        return {**row, "clip": clip, "label": clip.label}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _class_index(clip: Clip, labels: dict[str, int]) -> int:
@@ -73,7 +116,7 @@ def _class_index(clip: Clip, labels: dict[str, int]) -> int:
     return labels[clip.label]
 
 
-def _dataset(rows: dict[str, dict], read: Callable[[Clip], torch.Tensor]) -> DynamicItemDataset:
+def _dataset(rows: PackedRows, read: Callable[[Clip], torch.Tensor]) -> DynamicItemDataset:
     dataset = DynamicItemDataset(rows)
     dataset.add_dynamic_item(read, takes=["clip"], provides="signal")
     dataset.add_dynamic_item(_target, takes=["index"], provides="target")

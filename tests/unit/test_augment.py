@@ -231,6 +231,7 @@ class TestChoice:
             ("gain", [Gain(3.0)]),
             ([SpecAugment(1, 2), "mixup"], [SpecAugment(1, 2), Mixup(0.3)]),
             ([], []),
+            (None, []),
         ],
     )
     def test_by_name_with_settings(self, chosen, expected):
