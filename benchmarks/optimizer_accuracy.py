@@ -300,6 +300,8 @@ def _draw(points: object, across: str, up: str, scale: str, path: Path) -> None:
                 axis.plot(*points((corpus, method, optimizer)), line, color=colour, marker=".", label=optimizer)
             axis.set(title=f"{corpus}, {method}", xscale=scale)
             axis.grid(alpha=0.3)
+            if scale == "linear":
+                axis.xaxis.get_major_locator().set_params(integer=True)
         row[0].set_ylabel(up)
     for axis in axes[-1]:
         axis.set_xlabel(across)
