@@ -4,8 +4,8 @@ Memory is that of a run's process, and what two workers do not share with it, ne
 manifest; the same with ten rows is the empty run. No audio is decoded for it.
 
 Time is the processor's, for an epoch over made WAV files of 44.1 kHz and stereo, read in one process with nothing
-behind the loader that would train. Each round has a cache of its own; the median of the rounds is shown. The files have
-just been written, so they come from memory: a disk would make the first epoch slower still.
+behind the loader that would train. Each round has a cache of its own; the median of the rounds after the first one is
+shown. The files have just been written, so they come from memory: a disk would make the first epoch slower still.
 """
 
 import argparse
@@ -155,7 +155,7 @@ def compare_epochs(backbones: list[str], n_clips: int, repeats: int) -> str:
     n_clips : int
         Number of files.
     repeats : int
-        Rounds.
+        Rounds that count.
 
     Returns
     -------
@@ -168,8 +168,8 @@ def compare_epochs(backbones: list[str], n_clips: int, repeats: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         clips = make_files(folder, n_clips)
         for name, backbone in zip(backbones, readers, strict=True):
-            rounds = [_round(clips, backbone) for _ in tqdm(range(repeats), desc=name, dynamic_ncols=True)]
-            for kept, epochs in zip(("no", "yes"), zip(*rounds, strict=True), strict=True):
+            rounds = [_round(clips, backbone) for _ in tqdm(range(1 + repeats), desc=name, dynamic_ncols=True)]
+            for kept, epochs in zip(("no", "yes"), zip(*rounds[1:], strict=True), strict=True):
                 first, second = (statistics.median(seconds) / n_clips for seconds in zip(*epochs, strict=True))
                 quotient = statistics.median(second / first for first, second in epochs)
                 row = f"{1000 * first:.2f}", f"{1000 * second:.2f}", f"{quotient:.3f}"
@@ -216,7 +216,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rows", type=from_1_on, default=100_000, help="of the manifest")
     parser.add_argument("--backbones", default="ast,whisper,wav2vec2", help="whose signals are made")
     parser.add_argument("--clips", type=from_1_on, default=100, help=f"files of {CLIP_SECONDS} s")
-    parser.add_argument("--repeats", type=from_1_on, default=5, help="rounds")
+    parser.add_argument("--repeats", type=from_1_on, default=5, help="rounds that count")
     parser.add_argument("--threads", type=from_1_on, default=torch.get_num_threads())
     parser.add_argument("--write", metavar="DOCUMENT", help="also puts all into a document, between marks")
     chosen = parser.parse_args(arguments)

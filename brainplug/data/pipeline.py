@@ -67,8 +67,8 @@ def make_datasets(
 class PackedRows(Mapping[str, dict]):
     """The rows of a dataset in one piece of memory.
 
-    A worker process shares the memory of the one it was forked from until either writes there, and Python writes to each
-    object that it looks at, to count who uses it: rows of separate objects would come to be copied by every worker.
+    A worker process shares the memory of the one it was forked from until either writes there, and Python writes to
+    each object that it looks at, to count who uses it: rows of separate objects would come to be copied by each worker.
 
     Arguments
     ---------
