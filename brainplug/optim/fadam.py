@@ -24,8 +24,8 @@ from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, wide
 
 EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
-# Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way. Both
-# four times as many and a quarter of them took longer on a CPU.
+# Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way.
+# Four times as many, or a quarter of them, took longer on a CPU.
 BLOCK = 2**22
 
 
