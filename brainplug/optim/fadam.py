@@ -24,9 +24,9 @@ from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, wide
 
 EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
-# Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way, and
-# they stay near the processor.
-BLOCK = 2**20
+# Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way.
+# Four times as many, or a quarter of them, took longer on a CPU.
+BLOCK = 2**22
 
 
 class FAdam(CheckedOptimizer):
@@ -187,13 +187,13 @@ def _update(
     for scale in scales:
         torch.threshold_(scale, 0.0, math.inf)  # where f = 0: n = 0 and u = 0 follow
     torch._foreach_add_(scales, _epsilons(gradients, roots, group))  # f^p + ε̂
-    torch._foreach_reciprocal_(scales)
-    natural = torch._foreach_mul(gradients, scales)
+    natural = torch._foreach_div(gradients, scales)
     # f and ε̂ do not depend on the gradient's sign, so it is turned here.
     torch._foreach_mul_(natural, _clip_factors(natural, -1.0 if group["maximize"] else 1.0, roots, group))
     torch._foreach_lerp_(momenta, natural, 1 - beta1)
     if group["weight_decay"]:
-        torch._foreach_mul_(scales, weights)  # u
+        for weight, scale in zip(weights, scales, strict=True):
+            torch.div(weight, scale, out=scale)  # u
         factors = _clip_factors(scales, group["weight_decay"], roots, group)
         torch._foreach_addcmul_(weights, scales, factors, value=-group["lr"])
     torch._foreach_add_(weights, momenta, alpha=-group["lr"])
