@@ -182,8 +182,18 @@ def load_aside(recipe_file: str, run_opts: RunOptions, overrides: str, folder: s
     UsageError
         As `load_experiment`.
     """
+    if not _has_output_folder(recipe_file):
+        return load_experiment(recipe_file, run_opts, overrides)
     others = [line for line in overrides.splitlines() if not line.startswith("output_folder:")]
     return load_experiment(recipe_file, run_opts, "\n".join([*others, f"output_folder: {folder}"]))
+
+
+def _has_output_folder(recipe_file: str) -> bool:
+    """False for a file that is no recipe: loading says why."""
+    try:
+        return "output_folder" in _nodes(Path(recipe_file).read_text())
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
+        return False
 
 
 def _check_device(run_opts: RunOptions) -> None:
