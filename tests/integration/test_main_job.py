@@ -200,13 +200,15 @@ def test_few_training_clips(paper_code, train_esc50, tmp_path):
 
 
 def test_all_folds_and_draws_are_runs_of_their_own(train_esc50, tmp_path):
-    options = ["--fold=all", "--folds=2", "--few_shot=2", "--few_shot_draws=2", "--seed=5", "--number_of_epochs=1"]
+    options = ["--fold=all", "--folds=3", "--few_shot=2", "--few_shot_draws=2", "--seed=5", "--number_of_epochs=1"]
     output = succeeded(train_esc50(*options)).output
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
-    assert sorted((run["fold"], run["seed"]) for run in found) == [(1, 5), (1, 6), (2, 5), (2, 6)]
-    assert "over 4 runs" in output and "(2 draws)" in output.splitlines()[-1]
+    assert sorted((run["fold"], run["seed"]) for run in found) == [
+        (fold, seed) for fold in (1, 2, 3) for seed in (5, 6)
+    ]
+    assert "over 6 runs" in output and "(2 draws)" in output.splitlines()[-1]
     written = {seed: list(tmp_path.rglob(f"few_shot_2_{seed}.csv")) for seed in (5, 6)}
-    assert [len(read_manifest(str(path))) for paths in written.values() for path in paths] == [4] * 4
+    assert [len(read_manifest(str(path))) for paths in written.values() for path in paths] == [4] * 6
 
 
 def test_runs_of_another_kind_do_not_meet_in_a_folder(train_esc50, tmp_path):
