@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,9 @@ CORPORA = {
 LINES = ("-", "-", "--", ":", "-.")  # with the colours, one for each optimiser
 COLOURS = ("#000000", "#D55E00", "#E69F00", "#CC79A7", "#0072B2")  # of Okabe and Ito
 PRECISION = ["--precision=bf16", "--eval_precision=bf16"]
+
+
+Points = tuple[Sequence[float], Sequence[float]]  # across and up
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
         The picture.
     """
 
-    def points(cell: tuple[str, str, str]) -> tuple[Sequence[float], Sequence[float]]:
+    def points(cell: tuple[str, str, str]) -> Points:
         curves = [outcome.valid for outcome in comparison.chosen(cell) if outcome.valid]
         means = np.mean(curves, axis=0) if curves else []
         return range(1, len(means) + 1), means
@@ -280,7 +283,7 @@ def draw_rates(comparison: Comparison, path: Path) -> None:
         The picture.
     """
 
-    def points(cell: tuple[str, str, str]) -> tuple[Sequence[float], Sequence[float]]:
+    def points(cell: tuple[str, str, str]) -> Points:
         runs = [Run(*cell, rate, SEEDS[0]) for rate in FURTHEST]
         found = [(run.lr, max(outcome.valid, default=0)) for run in runs if (outcome := comparison.outcome(run))]
         return tuple(zip(*found, strict=True))
@@ -288,7 +291,7 @@ def draw_rates(comparison: Comparison, path: Path) -> None:
     _draw(points, "learning rate", "best validation accuracy (%)", "log", path)
 
 
-def _draw(points: object, across: str, up: str, scale: str, path: Path) -> None:
+def _draw(points: Callable[[tuple[str, str, str]], Points], across: str, up: str, scale: str, path: Path) -> None:
     """One small picture for each corpus and method, with a line for each optimiser."""
     from matplotlib.figure import Figure
 

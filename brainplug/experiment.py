@@ -370,9 +370,9 @@ def choose_optimizer(hparams: dict) -> OptimizerEntry:
     >>> choose_optimizer(hparams).create.keywords
     {'momentum': 0.5}
     """
-    entry = as_entry(choose("optimizer", hparams))
-    name, settings = hparams["optimizer"], hparams["optimizer_settings"].get(hparams["optimizer"]) or {}
-    entry = entry.with_settings(settings)
+    name = hparams["optimizer"]
+    settings = hparams["optimizer_settings"].get(name) or {}
+    entry = as_entry(choose("optimizer", hparams)).with_settings(settings)
     try:
         entry.build(torch.nn.Linear(1, 1), lr=1.0)
     except (TypeError, ValueError) as error:

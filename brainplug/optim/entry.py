@@ -75,8 +75,8 @@ class OptimizerEntry:
         >>> entry.lr_scale, entry.build(torch.nn.Linear(2, 3), lr=0.1).param_groups[0]["momentum"]
         (10.0, 0.5)
         """
-        lr_scale, rest = settings.get("lr_scale", self.lr_scale), {**settings}
-        rest.pop("lr_scale", None)
+        rest = {**settings}
+        lr_scale = rest.pop("lr_scale", self.lr_scale)
         of_groups = inspect.signature(self.groups).parameters if self.groups else ()
         for_groups = {name: rest.pop(name) for name in settings if name in of_groups}
         groups = partial(self.groups, **for_groups) if self.groups else None
