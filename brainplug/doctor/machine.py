@@ -121,7 +121,7 @@ def _backbones() -> Iterator[Finding]:
 def _other_backbones() -> list[str]:
     """Hub ids in the local cache that have no short name, but are of a supported family."""
     try:
-        repositories = huggingface_hub.scan_cache_dir().repos
+        repositories = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     names = sorted(found.repo_id for found in repositories if found.repo_type == "model")
