@@ -230,6 +230,8 @@ def _reckon(measured: Rehearsal, hparams: dict, clips: Sequence[Clip]) -> Iterat
     later = measured.seconds(*batches, hparams["num_workers"], cached=cache is not None)
     if not loads_offline(find_source(hparams["backbone"]), hparams["backbone_revision"]):
         yield Finding("ok", f"Measured with random weights, since those of {hparams['backbone']} are not here")
+    if hparams["batch_seconds"]:
+        yield Finding("warning", "Time and memory are those of batches of --batch_size clips, not of --batch_seconds")
     yield Finding("ok", f"A batch of {hparams['batch_size']}: {measured.read:.2g} s to read, {measured.train:.2g} s to "
                   f"train with, {measured.valid:.2g} s to classify")  # fmt: skip
     yield Finding("ok", f"First epoch, {batches[0]:,} steps of training and {batches[1]:,} of validation: "

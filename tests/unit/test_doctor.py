@@ -393,6 +393,12 @@ def test_steps_that_fail_are_an_error(run, fails):
     assert error.startswith("A few steps of this recipe fail: ")
 
 
+def test_batches_of_seconds_are_not_what_was_measured(run):
+    said = "Time and memory are those of batches of --batch_size clips, not of --batch_seconds"
+    assert said in texts(run("--batch_seconds=4"), "warning")
+    assert said not in texts(run(), "warning")
+
+
 def test_steps_that_nearly_fill_the_memory_are_a_warning(run, monkeypatch):
     monkeypatch.setattr(brainplug.doctor, "memory_bytes", lambda device: 10**8 + 1)
     assert any("write a smaller --batch_size" in text for text in texts(run(), "warning"))
