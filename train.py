@@ -33,6 +33,7 @@ from brainplug.experiment import (
 )
 from brainplug.files import write_json
 from brainplug.model import AudioClassifier
+from brainplug.observations import observe, write_observations, write_predictions
 from brainplug.parts import choose_parts
 from brainplug.report import collect_results, describe_adapter, summary
 from brainplug.runs import separate_runs, summary_of_runs
@@ -102,6 +103,7 @@ def run(experiment: Experiment) -> dict | None:
     )
     workers = {"num_workers": hparams["num_workers"]}
     loaders = {"batch_size": hparams["batch_size"], **workers}
+    before = observe(brain, datasets["test"], loaders)
     brain.fit(
         hparams["epoch_counter"],
         train_set,
@@ -111,10 +113,13 @@ def run(experiment: Experiment) -> dict | None:
     )
     tested = brain.test_epochs(datasets["test"], "last" if paper_code else "best", loaders)
 
+    after = observe(brain, datasets["test"], loaders)
     results = None
     if if_main_process():
         results = collect_results(brain, hparams, clips, labels, tested)
         save_adapter(model, hparams["output_folder"], description)
+        write_predictions(brain, clips, labels, hparams["output_folder"])
+        write_observations(before, after, labels, hparams["output_folder"])
         write_json(results, f"{hparams['output_folder']}/results.json")
         print(summary(results, hparams["output_folder"]))
     ddp_barrier()  # until all have read the checkpoints, which --debug removes

@@ -10,6 +10,8 @@ from brainplug.fam_records import draw_records
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
+from brainplug.sweep.command import add_arguments as add_table_arguments
+from brainplug.sweep.command import run_table
 
 
 def main(arguments: list[str]) -> None:
@@ -58,7 +60,13 @@ def main(arguments: list[str]) -> None:
     doctor.add_argument("--full", action="store_true", help="decodes all clips, not a sample")
     for command in (methods, report):
         command.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    sweep = commands.add_parser(
+        "table", allow_abbrev=False, help="runs all cells of a table, or goes on with it, and writes the table"
+    )
+    add_table_arguments(sweep)
     chosen, others = parser.parse_known_args(arguments)
+    if chosen.command == "table":
+        sys.exit(run_table(chosen, others))
     if chosen.command == "doctor":
         sys.exit(_doctor([chosen.recipe, *others] if chosen.recipe else others, chosen.full))
     if others:

@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -175,8 +175,10 @@ class AudioBrain(sb.Brain):
             loss = loss + self.method.penalty(self.model.backbone.model)
         else:
             self.check_loss_isfinite(loss)
-            self.right = self.right + (logits.argmax(1) == self.targets).sum()
+            answers = logits.argmax(1)
+            self.right = self.right + (answers == self.targets).sum()
             self.seen += len(self.targets)
+            self.answered.append((self.batch_ids, answers))
         return loss
 
     def check_loss_isfinite(self, loss: torch.Tensor) -> None:
@@ -233,6 +235,7 @@ class AudioBrain(sb.Brain):
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the counts of the last stage."""
         self.right, self.seen = torch.zeros((), dtype=torch.long, device=self.device), 0
+        self.answered: list[tuple[list[str], torch.Tensor]] = []
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Logs; after validation it saves too."""
@@ -255,6 +258,17 @@ class AudioBrain(sb.Brain):
                 max_keys=["accuracy"],
                 importance_keys=[],
             )
+
+    def answers(self) -> Iterator[tuple[str, int]]:
+        """What the last stage that was measured answered.
+
+        Yields
+        ------
+        tuple[str, int]
+            A clip's id and the index of its class.
+        """
+        for ids, indices in self.answered:
+            yield from zip(ids, indices.tolist(), strict=True)
 
     def test_epochs(
         self, test_set: DynamicItemDataset, chosen: str, test_loader_kwargs: dict

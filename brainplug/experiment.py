@@ -107,6 +107,22 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
     return _Options.from_command_line_args(arguments)
 
 
+def flags_without_value() -> set[str]:
+    """SpeechBrain's run options that are switches.
+
+    Returns
+    -------
+    set[str]
+        Their names.
+
+    Example
+    -------
+    >>> "debug" in flags_without_value(), "device" in flags_without_value()
+    (True, False)
+    """
+    return {action.dest for action in _Options._create_parser()._actions if action.nargs == 0}
+
+
 def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> Experiment:
     """Loads a recipe.
 
@@ -427,8 +443,8 @@ def claim_output_folder(experiment: Experiment) -> None:
     # A run that failed before its first checkpoint (a mistyped data folder, say) left nothing worth keeping.
     if (folder / "results.json").exists() or any(Path(experiment.hparams["save_folder"]).glob(f"{CKPT_PREFIX}*")):
         raise UsageError(
-            f"The output folder {folder} was asked for with {_what_differs(wanted, there)}.",
-            f"It holds a run with {_what_differs(there, wanted)}.",
+            f"The output folder {folder} was asked for with {what_differs(wanted, there)}.",
+            f"It holds a run with {what_differs(there, wanted)}.",
             "Write another --output_folder, or remove this one",
         )
     try:
@@ -442,8 +458,24 @@ def claim_output_folder(experiment: Experiment) -> None:
         ) from error
 
 
-def _what_differs(configuration: dict, other: dict) -> str:
-    """The first lines that another configuration does not have."""
+def what_differs(configuration: dict, other: dict) -> str:
+    """The first lines that another configuration does not have.
+
+    Arguments
+    ---------
+    configuration, other : dict
+        As `configuration` returns them.
+
+    Returns
+    -------
+    str
+        Four lines at most.
+
+    Example
+    -------
+    >>> what_differs({"recipe": ["lr: 1", "seed: 1"], "options": {}}, {"recipe": ["lr: 2", "seed: 1"], "options": {}})
+    "'lr: 1'"
+    """
     lines, others = (
         [*map(str.strip, some["recipe"]), *(f"--{name}={value}" for name, value in some["options"].items())]
         for some in (configuration, other)

@@ -8,10 +8,13 @@ import torch
 from brainplug.backbones import Backbone, load_backbone
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.pipeline import check_batching
+from brainplug.errors import UsageError
 from brainplug.experiment import choose, choose_optimizer
 from brainplug.methods import Method, choose_method
 from brainplug.model import classifier_without_weights
 from brainplug.optim.entry import OptimizerEntry
+
+NEEDED = ("dataset", "datasets", "prepare", "backbone", "method", "methods", "optimizer", "frames", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,30 @@ class Parts:
     augment: list[Callable]
     extract: Callable[[torch.Tensor], torch.Tensor]
     signal_settings: dict
+
+
+def check_is_for_train(recipe_file: str, hparams: dict) -> None:
+    """Makes sure that a recipe is one of train.py.
+
+    Arguments
+    ---------
+    recipe_file : str
+        Its name, for messages.
+    hparams : dict
+        The loaded recipe.
+
+    Raises
+    ------
+    UsageError
+        It lacks keys.
+    """
+    missing = [key for key in NEEDED if key not in hparams]
+    if missing:
+        raise UsageError(
+            f"The recipe {recipe_file!r} was asked for.",
+            f"It has no {', '.join(missing)}, so train.py does not run it.",
+            "Name hparams/train.yaml, or another recipe of train.py",
+        )
 
 
 def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -> Parts:

@@ -21,15 +21,15 @@ from brainplug.data.features import cache_folder
 from brainplug.data.few_shot import keep_examples
 from brainplug.data.manifest import Clip, label_map
 from brainplug.doctor.data import examine_audio, examine_content, examine_durations, examine_splits, list_corpus
-from brainplug.doctor.finding import Finding, counted, listed, size, tried
+from brainplug.doctor.finding import Finding, counted, size, tried
 from brainplug.doctor.machine import examine_folders, examine_machine, memory_bytes, room
 from brainplug.doctor.rehearsal import STEPS, Rehearsal, load_recipe, loads_offline, rehearse
 from brainplug.errors import UsageError
 from brainplug.experiment import Experiment, RecipeLoader, choose_optimizer, parse_arguments
 from brainplug.methods import choose_method
 from brainplug.model import classifier_without_weights
+from brainplug.parts import check_is_for_train
 
-NEEDED = ("dataset", "datasets", "prepare", "backbone", "method", "methods", "optimizer", "frames", "batch_size")
 NEARLY_FULL = 0.8  # share of the memory
 
 
@@ -72,7 +72,7 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="brainplug-doctor-") as folder:
         experiment = load_recipe(arguments, folder)
         hparams = experiment.hparams
-        _check_is_for_train(experiment.recipe_file, hparams)
+        check_is_for_train(experiment.recipe_file, hparams)
         yield Finding("", "Machine")
         yield from examine_machine()
         yield from examine_folders(_output_folder(arguments), _cache_folder(hparams))
@@ -119,16 +119,6 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 # The recipe
-
-
-def _check_is_for_train(recipe_file: str, hparams: dict) -> None:
-    missing = [key for key in NEEDED if key not in hparams]
-    if missing:
-        raise UsageError(
-            f"The recipe {recipe_file!r} was asked for.",
-            f"It has no {listed(missing)}, so train.py does not run it.",
-            "Write: doctor hparams/train.yaml, or another recipe of train.py",
-        )
 
 
 def _cache_folder(hparams: dict) -> str | None:

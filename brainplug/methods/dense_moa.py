@@ -48,6 +48,10 @@ class DenseMixture(Mixture):
         maps_and_biases = torch.cat([self.experts.up.weight, self.experts.up_bias.t()], dim=1)
         return torch.nn.functional.linear(weighted, maps_and_biases)
 
+    def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``router``: an expert's weight, in the mean over the tokens; all experts of a clip sum to one."""
+        return {"router": self.mean_over_tokens(torch.softmax(self.router(tokens), dim=-1))}
+
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
         """The router's map too."""
         super().initialise_as_published(deviation, on_waveform)

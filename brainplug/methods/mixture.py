@@ -34,6 +34,39 @@ class Mixture(torch.nn.Module):
         super().__init__()
         self.experts = experts
 
+    @abstractmethod
+    def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """How much each expert is used.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            What the mixture reads, ``[batch, tokens, dim]``.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            By the name of the weights: a share of each expert for each clip, ``[batch, experts]``.
+        """
+
+    def mean_over_tokens(self, weights: torch.Tensor) -> torch.Tensor:
+        """Means over tokens, padding left out.
+
+        Arguments
+        ---------
+        weights : torch.Tensor
+            ``[batch, tokens, experts]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, experts]``.
+        """
+        mask = self.experts.token_mask.tokens
+        if mask is None:
+            return weights.mean(1)
+        return (weights * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
         """See `AdapterBlock.initialise_as_published`."""
         self.experts.initialise_as_published(deviation, on_waveform)

@@ -54,19 +54,41 @@ class SoftMixture(Mixture):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
+        tokens, dispatch, combine = self._weights(tokens)
+        gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
+        mapped = self.experts.each_its_own(gathered.unflatten(1, self._slots_and_experts))
+        return combine.to(mapped.dtype) @ mapped.flatten(1, 2)
+
+    def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``combine``: an expert's weight in what comes out, in the mean over the tokens; all of a clip sum to one.
+
+        ``dispatch``: the share of the tokens that its slots gather, exp(entropy) / tokens, in the mean over its slots.
+        One means all tokens alike.
+        """
+        _, dispatch, combine = self._weights(tokens)
+        combine = combine.unflatten(2, self._slots_and_experts).sum(2)  # [batch, tokens, experts]
+        entropy = torch.special.entr(dispatch.float()).sum(1)  # [batch, slots * experts]
+        mask = self.experts.token_mask.tokens
+        counts = tokens.shape[1] if mask is None else mask.sum(1, keepdim=True)
+        gathered = (entropy.exp() / counts).unflatten(1, self._slots_and_experts).mean(1)
+        return {"combine": self.mean_over_tokens(combine), "dispatch": gathered}
+
+    @property
+    def _slots_and_experts(self) -> tuple[int, int]:
+        """Slots are counted slot first, so that those of one expert can be seen as tokens of its block."""
+        _, experts, per_expert = self.slots.shape
+        return per_expert, experts
+
+    def _weights(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tokens that are dispatched, and both weights ``[batch, tokens, slots * experts]``."""
         slots = self.slots
         if self.scale is not None:
             tokens, slots = _unit_length(tokens, dim=2), _unit_length(slots, self.slots_length_over) * self.scale
-        _, experts, per_expert = slots.shape
-        # Slots are counted slot first, so that those of one expert can be seen as tokens of its block.
-        logits = tokens @ slots.transpose(1, 2).flatten(1)  # [batch, tokens, slots * experts]
+        logits = tokens @ slots.transpose(1, 2).flatten(1)
         combine, mask = logits.softmax(dim=2).to(tokens.dtype), self.experts.token_mask.tokens
         if mask is not None:
             logits = logits.masked_fill(~mask[..., None], float("-inf"))  # no slot gets anything of the padding
-        dispatch = logits.softmax(dim=1).to(tokens.dtype)
-        gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
-        mapped = self.experts.each_its_own(gathered.unflatten(1, (per_expert, experts)))
-        return combine.to(mapped.dtype) @ mapped.flatten(1, 2)
+        return tokens, logits.softmax(dim=1).to(tokens.dtype), combine
 
 
 def _unit_length(vectors: torch.Tensor, dim: int) -> torch.Tensor:

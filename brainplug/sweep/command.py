@@ -1,0 +1,307 @@
+"""python -m brainplug table: runs a table's cells, and shows it while it fills."""
+
+import argparse
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import mean
+
+import rich.live
+import rich.table
+import yaml
+
+from brainplug.errors import UsageError
+from brainplug.experiment import RecipeLoader, parse_arguments
+from brainplug.report import table_marks, write_table
+from brainplug.sweep.cell import command_of, failure_of, state_of
+from brainplug.sweep.entries import as_markdown, finished_results, make_entries, place_text, write_entries
+from brainplug.sweep.executors import Event, Job, run_here, run_on_cluster, visible_gpus
+from brainplug.sweep.plan import Plan, make_plan, write_cell
+from brainplug.sweep.table import Cell, read_table
+
+TABLE_MARKS = table_marks("table", "python -m brainplug table")
+KEYS_OF_CELLS = ("row", "column", "fold", "seed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        Of the command. What it does not know changes the settings of all cells: ``--number_of_epochs=1``.
+    """
+    parser.add_argument("table", help="a YAML, such as recipes/paper_tables/esc10.yaml")
+    parser.add_argument("--data_folder", help="from where the columns' data folders are looked for; default: here")
+    parser.add_argument("--output_folder", help="default: results/tables/ and the table's name")
+    parser.add_argument("--executor", choices=["processes", "ray"], default="processes", help="where cells run")
+    parser.add_argument("--jobs", type=int, help="processes at once; default: one for each GPU, without any one")
+    parser.add_argument("--address", default="auto", help="of the Ray cluster")
+    parser.add_argument("--cell_cpus", type=float, default=1, help="cores that a cell asks Ray for")
+    parser.add_argument("--cell_gpus", type=float, default=0, help="GPUs that a cell asks Ray for")
+    parser.add_argument("--only", default="", help="some cells: 'method=lora,conformer fold=1'")
+    parser.add_argument("--limit", type=int, help="start no more cells than these")
+    parser.add_argument("--retry_failed", action="store_true", help="run broken cells again")
+    parser.add_argument("--dry_run", action="store_true", help="list the cells, and run none")
+    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+
+
+def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
+    """Runs a table, or goes on with it.
+
+    Arguments
+    ---------
+    chosen : argparse.Namespace
+        The options of `add_arguments`.
+    others : Sequence[str]
+        Settings of all cells.
+
+    Returns
+    -------
+    int
+        The exit code: 1 where a cell is broken.
+
+    Raises
+    ------
+    UsageError
+        The table, an option or the data folder cannot be used.
+    """
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)  # it tells of each recipe that is looked at
+    table = read_table(chosen.table, _settings(chosen.table, others))
+    kind = "-published" if table.shared.get("paper_code") else ""
+    folder = Path(chosen.output_folder or f"results/tables/{table.name}{kind}")
+    plan = make_plan(table, chosen.table, chosen.data_folder, str(folder))
+    asked = select(plan, chosen.only)
+    if chosen.dry_run:
+        print("\n".join(describe(plan, asked, _at_once(chosen))))
+        return 0
+    _check_data(asked)
+    states = {cell: state_of(cell.folder) for cell in asked}
+    wanted = ("not run", "broken") if chosen.retry_failed else ("not run",)
+    cells = [cell for cell in asked if states[cell] in wanted][: chosen.limit]
+    _run(plan, cells, folder, chosen)
+    print(as_markdown(plan))
+    if chosen.write:
+        write_table(as_markdown(plan), chosen.write, TABLE_MARKS)
+    return int(any(state_of(cell.folder) == "broken" for cell in asked))
+
+
+def _settings(path: str, others: Sequence[str]) -> dict:
+    """What the command line changes in all cells, as train.py would read it."""
+    strange = [word for word in others if not word.startswith("--")]
+    if strange:
+        raise UsageError(
+            f"{' '.join(strange)} was asked for.",
+            "A table takes options alone.",
+            "Write --key=value, for one --lr=0.001",
+        )
+    _, run_opts, overrides = parse_arguments([path, *others])
+    return {**(yaml.load(overrides, RecipeLoader) or {}), **{key: run_opts[key] for key in run_opts.overridden_args}}
+
+
+def select(plan: Plan, only: str) -> list[Cell]:
+    """Picks cells.
+
+    Arguments
+    ---------
+    plan : Plan
+        All of them.
+    only : str
+        ``key=value,value`` for each condition, with blanks between them; all must hold. Keys are row, column, fold,
+        seed, or any setting of the cells, such as method. Values with blanks stand in quotation marks.
+
+    Returns
+    -------
+    list[Cell]
+        Those that were asked for, in order.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or no cell is left.
+    """
+    conditions = []
+    for word in shlex.split(only):
+        key, equals, values = word.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--only={only!r} was asked for.", f"{word!r} is no condition.", "Write --only 'method=lora fold=1'"
+            )
+        conditions.append((key, _choices(values)))
+    cells = [cell for cell in plan.cells if all(_value(plan, cell, key) in choices for key, choices in conditions)]
+    if not cells:
+        seen = {key: sorted({_value(plan, cell, key) for cell in plan.cells}) for key, _ in conditions}
+        found = "; ".join(f"{key} is one of: {', '.join(values)}" for key, values in seen.items())
+        raise UsageError(f"--only={only!r} was asked for.", f"No cell is like this: {found}.", "Write other values")
+    return cells
+
+
+def _choices(values: str) -> list[str]:
+    """The whole may be a name with a comma in it."""
+    return [*values.split(","), values]
+
+
+def _value(plan: Plan, cell: Cell, key: str) -> str:
+    if key in KEYS_OF_CELLS:
+        return str(getattr(cell, key))
+    settings = {**cell.settings, "method": plan.protocol(cell).method, "backbone": plan.protocol(cell).backbone}
+    return str(settings.get(key))
+
+
+def describe(plan: Plan, cells: Sequence[Cell], at_once: int) -> list[str]:
+    """Lists cells, what they will take, and how many they are.
+
+    Arguments
+    ---------
+    plan : Plan
+        The table.
+    cells : Sequence[Cell]
+        Some of its cells.
+    at_once : int
+        How many would run at the same time.
+
+    Returns
+    -------
+    list[str]
+        Lines; the last one counts the cells.
+    """
+    lines = [f"{cell.name}: {plan.protocol(cell)}; {state_of(cell.folder)}" for cell in cells]
+    left = [cell for cell in cells if state_of(cell.folder) != "finished"]
+    return [*lines, f"{len(left)} to run: {estimate(plan, left, at_once)}", f"{len(cells)} cells"]
+
+
+def estimate(plan: Plan, cells: Sequence[Cell], at_once: int) -> str:
+    """What cells will take, judged by those that are finished: of the same place, the same column, or any.
+
+    Arguments
+    ---------
+    plan : Plan
+        The table.
+    cells : Sequence[Cell]
+        Those to run.
+    at_once : int
+        How many run at the same time.
+
+    Returns
+    -------
+    str
+        Text.
+    """
+    measured = {cell: found["seconds"] for cell, found in finished_results(plan.cells).items()}
+    if not cells:
+        return "nothing is left to do"
+    if not measured:
+        return "no cell was measured yet, so the time is unknown"
+    total = sum(_seconds(cell, measured) for cell in cells) / min(at_once, len(cells))
+    return f"about {total / 60:.0f} minutes" if total < 7200 else f"about {total / 3600:.1f} hours"
+
+
+def _seconds(cell: Cell, measured: Mapping[Cell, float]) -> float:
+    likenesses: list[Callable[[Cell], bool]] = [
+        lambda other: (other.row, other.column) == (cell.row, cell.column),
+        lambda other: other.column == cell.column,
+        lambda other: True,
+    ]
+    alike = ([seconds for other, seconds in measured.items() if like(other)] for like in likenesses)
+    return mean(next(seconds for seconds in alike if seconds))
+
+
+def _check_data(cells: Sequence[Cell]) -> None:
+    folders = sorted({cell.data_folder for cell in cells if cell.data_folder and not Path(cell.data_folder).is_dir()})
+    if folders:
+        raise UsageError(
+            "The table's data were asked for.",
+            f"There is no folder {', '.join(folders)}.",
+            "Write --data_folder=FOLDER, from which the columns' data_folder is found; or --only 'column=...'",
+        )
+
+
+def _at_once(chosen: argparse.Namespace) -> int:
+    if chosen.jobs is not None and chosen.jobs < 1:
+        raise UsageError(f"--jobs={chosen.jobs} was asked for.", "That runs nothing.", "Write --jobs=1 or more")
+    return chosen.jobs or max(1, len(visible_gpus()))
+
+
+def _run(plan: Plan, cells: Sequence[Cell], folder: Path, chosen: argparse.Namespace) -> None:
+    at_once = _at_once(chosen)
+    jobs = [Job(cell.folder.absolute(), tuple(command_of(cell.recipe, cell.arguments()))) for cell in cells]
+    try:
+        for cell in cells:
+            write_cell(cell, plan.protocol(cell))
+        write_entries(plan, folder)
+    except OSError as error:
+        raise UsageError(
+            f"The folder {folder} was asked for.", f"It cannot be written: {error}.", "Write --output_folder=FOLDER"
+        ) from error
+    events = (
+        run_on_cluster(jobs, chosen.address, chosen.cell_cpus, chosen.cell_gpus)
+        if chosen.executor == "ray"
+        else run_here(jobs, at_once)
+    )
+    with _terminating_as_interrupting(), _view(plan) as show:
+        for event in events:
+            show(cells[event.place], event)
+            if event.kind == "ended":
+                write_entries(plan, folder)
+
+
+@contextmanager
+def _terminating_as_interrupting() -> Iterator[None]:
+    """A kill ends the cells that run, as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _view(plan: Plan) -> Iterator[Callable[[Cell, Event], None]]:
+    """A table that fills, in a terminal; else a line for each cell that ends."""
+    ended, running = 0, {}
+    live = rich.live.Live(refresh_per_second=1) if sys.stdout.isatty() else None
+
+    def show(cell: Cell, event: Event) -> None:
+        nonlocal ended
+        if event.kind == "started":
+            running[cell] = True
+        else:
+            running.pop(cell, None)
+            ended += 1
+        if live:
+            live.update(_filled(plan, running))
+        elif event.kind == "ended":
+            print(f"{cell.name}: {_outcome(cell, event)}", flush=True)
+
+    with live or nullcontext():
+        yield show
+
+
+def _outcome(cell: Cell, event: Event) -> str:
+    reason = event.reason or failure_of(cell.folder)
+    if reason:
+        return f"broken: {reason}"
+    result = finished_results([cell]).get(cell)
+    return f"{result['test_accuracy']:.1%} after {result['seconds'] / 60:.1f} minutes" if result else "not finished"
+
+
+def _filled(plan: Plan, running: Mapping[Cell, bool]) -> rich.table.Table:
+    view = rich.table.Table(title=plan.table.name)
+    for name in ("", *plan.table.columns):
+        view.add_column(name)
+    at = {(entry.row, entry.column): entry for entry in make_entries(plan)}
+    for row in plan.table.rows:
+        texts = []
+        for column in plan.table.columns:
+            runs = sum((cell.row, cell.column) == (row, column) for cell in running)
+            texts.append(place_text(at.get((row, column))) + (f" … {runs} running" if runs else ""))
+        view.add_row(row, *texts)
+    return view

@@ -1,0 +1,233 @@
+"""From a table to its cells, each of which was looked at before the first one runs."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from brainplug.backbones import Backbone, known_config, random_backbone
+from brainplug.errors import UsageError
+from brainplug.experiment import Experiment, configuration, load_aside, parse_arguments, what_differs
+from brainplug.files import write_json
+from brainplug.model import classifier_without_weights
+from brainplug.parts import check_is_for_train, choose_parts
+from brainplug.report import code_name
+from brainplug.sweep.table import Cell, Table, folder_name, raise_faults
+
+CELL_NAME = "cell.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the runs at one place of a table are made.
+
+    Arguments
+    ---------
+    method, backbone, optimizer : str
+        Names.
+    lr : float
+        Highest learning rate.
+    epochs, batch_size, frames : int
+        As the recipe has them.
+    augment : tuple[str, ...]
+        Names.
+    few_shot : int | None
+        Training clips a class.
+    trainable_without_head : int
+        Parameters.
+    code : str
+        ``published`` or ``repaired``.
+    definition : dict
+        All that decides the numbers of a run, but for its fold, its seed and its folders.
+    """
+
+    method: str
+    backbone: str
+    optimizer: str
+    lr: float
+    epochs: int
+    batch_size: int
+    frames: int
+    augment: tuple[str, ...]
+    few_shot: int | None
+    trainable_without_head: int
+    code: str
+    definition: dict
+
+    def __str__(self) -> str:
+        shots = "" if self.few_shot is None else f", {self.few_shot} clips a class"
+        return (
+            f"{self.method} on {self.backbone}, {self.optimizer}, lr {self.lr:g}, {self.epochs} epochs, "
+            f"batches of {self.batch_size}, {self.frames} frames, augment {', '.join(self.augment) or 'none'}{shots}, "
+            f"{self.trainable_without_head:,} trainable without head, {self.code}"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table's cells.
+
+    Arguments
+    ---------
+    table : Table
+        The table.
+    cells : tuple[Cell, ...]
+        Column by column, row by row.
+    protocols : Mapping[tuple[str, str], Protocol]
+        By row and column.
+    """
+
+    table: Table
+    cells: tuple[Cell, ...]
+    protocols: Mapping[tuple[str, str], Protocol]
+
+    def protocol(self, cell: Cell) -> Protocol:
+        """How a cell is made.
+
+        Arguments
+        ---------
+        cell : Cell
+            One of them.
+
+        Returns
+        -------
+        Protocol
+            That of its place.
+        """
+        return self.protocols[cell.row, cell.column]
+
+
+def make_plan(table: Table, path: str, data_folder: str | None, output_folder: str) -> Plan:
+    """Lists a table's cells, and looks at each place.
+
+    Arguments
+    ---------
+    table : Table
+        As `read_table` returns it.
+    path : str
+        Its YAML, for messages.
+    data_folder : str, optional
+        From where the columns' data folders are looked for; None takes the current folder.
+    output_folder : str
+        Where the cells' folders go.
+
+    Returns
+    -------
+    Plan
+        The cells; nothing was run, and nothing written.
+
+    Raises
+    ------
+    UsageError
+        Some could never run, or were run with other settings; all of these are named.
+    """
+    cells, protocols, faults = [], {}, []
+    for row, column in table.places():
+        of_place = _cell_without_fold(table, row, column, data_folder, Path(output_folder))
+        try:
+            experiment, protocols[row, column] = _look_at(of_place)
+            folds = _folds(table.columns[column].get("folds", "all"), experiment.hparams)
+        except (UsageError, SystemExit) as error:  # argparse leaves by SystemExit, and has said why
+            faults.append(f"{row} / {column}: {error}")
+            continue
+        for fold in folds:
+            for seed in table.seeds:
+                cells.append(replace(of_place, fold=fold, seed=seed, folder=of_place.folder / _run_name(fold, seed)))
+                faults += _fault_of_finished(cells[-1], protocols[row, column])
+    if faults:
+        raise_faults(path, faults)
+    return Plan(table, tuple(cells), protocols)
+
+
+def _cell_without_fold(table: Table, row: str, column: str, data_folder: str | None, output_folder: Path) -> Cell:
+    """What the cells of a place have in common; its seed is none of theirs, so that their definition is one."""
+    described = table.columns[column]
+    there = described.get("data_folder")
+    data = None if there is None else str(Path(data_folder or ".", there))
+    folder = output_folder / folder_name(column) / folder_name(row)
+    settings = table.settings(row, column)
+    return Cell(row, column, described["recipe"], settings, None, 0, data, folder)
+
+
+def _run_name(fold: int | None, seed: int) -> str:
+    return f"seed{seed}" if fold is None else f"fold{fold}-seed{seed}"
+
+
+def _look_at(cell: Cell) -> tuple[Experiment, Protocol]:
+    """Loads a cell's recipe and puts its parts together, without weights."""
+    with tempfile.TemporaryDirectory(prefix="brainplug-table-") as folder:
+        experiment = load_aside(*parse_arguments(cell.arguments()), folder)
+        hparams = experiment.hparams
+        check_is_for_train(cell.recipe, hparams)
+        parts = choose_parts(hparams, _without_weights)
+        model = classifier_without_weights(parts.backbone.model.config, parts.method, 2, hparams["pooling"])
+        definition = _definition(experiment, {folder: "FOLDER", cell.data_folder: "DATA"})
+    return experiment, Protocol(
+        method=hparams["method"],
+        backbone=hparams["backbone"],
+        optimizer=hparams["optimizer"],
+        lr=parts.lr,
+        epochs=hparams["number_of_epochs"],
+        batch_size=hparams["batch_size"],
+        frames=hparams["frames"],
+        augment=tuple(map(_augmentation_name, hparams["augment"])),
+        few_shot=hparams["few_shot"],
+        trainable_without_head=model.count_parameters()["trainable_without_head"],
+        code=code_name(hparams["paper_code"]),
+        definition=definition,
+    )
+
+
+def _augmentation_name(augmentation: object) -> str:
+    return augmentation if isinstance(augmentation, str) else type(augmentation).__name__
+
+
+def _without_weights(name: str, revision: str | None, **settings: object) -> Backbone:
+    with torch.device("meta"):
+        return random_backbone(known_config(name), **settings)
+
+
+def _definition(experiment: Experiment, places: Mapping[str | None, str]) -> dict:
+    """The run's configuration without the names of its folders, which may be moved."""
+    found = configuration(experiment)
+    lines = "\n".join(found["recipe"])
+    for place, name in places.items():
+        lines = lines.replace(str(place), name) if place else lines
+    return {"recipe": lines.splitlines(), "options": found["options"]}
+
+
+def _folds(folds: str | Sequence[int], hparams: dict) -> Sequence[int | None]:
+    if folds != "all":
+        return folds
+    return [None] if hparams["fold"] is None else range(1, hparams["folds"] + 1)
+
+
+def write_cell(cell: Cell, protocol: Protocol) -> None:
+    """Writes down what a cell is, before it runs.
+
+    Arguments
+    ---------
+    cell : Cell
+        Its folder is made.
+    protocol : Protocol
+        Of its place.
+    """
+    described = {"row": cell.row, "column": cell.column, "fold": cell.fold, "seed": cell.seed}
+    write_json({**described, "definition": protocol.definition}, cell.folder / CELL_NAME)
+
+
+def _fault_of_finished(cell: Cell, protocol: Protocol) -> Iterator[str]:
+    """A finished cell whose settings are others now would stand in the table under a wrong name."""
+    path = cell.folder / CELL_NAME
+    if not (cell.folder / "results.json").exists() or not path.exists():
+        return
+    there = json.loads(path.read_text())["definition"]
+    if there != protocol.definition:
+        had, wants = what_differs(there, protocol.definition), what_differs(protocol.definition, there)
+        yield (
+            f"{cell.name}: {cell.folder} was finished with {had}, and is asked for with {wants} now; "
+            "write another --output_folder, or remove this one"
+        )
