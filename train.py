@@ -32,6 +32,7 @@ from brainplug.experiment import (
     run_command,
 )
 from brainplug.files import write_json
+from brainplug.loggers import make_loggers
 from brainplug.model import AudioClassifier
 from brainplug.observations import observe, write_observations, write_predictions
 from brainplug.parts import choose_parts
@@ -75,6 +76,7 @@ def run(experiment: Experiment) -> dict | None:
 
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
+    hparams["train_loggers"] = make_loggers(hparams)
     run_on_main(prepare_manifest, kwargs={"list_clips": parts.list_clips, **hparams["prepare"]})
     clips = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
     if hparams["few_shot"]:

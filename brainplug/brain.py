@@ -72,7 +72,7 @@ class AudioBrain(sb.Brain):
     lr : float
         Highest learning rate.
     hparams : dict
-        Needs ``seed``, ``epoch_counter``, ``train_logger``, ``lr_schedule``, ``augment`` and ``features_on_device``.
+        Needs ``seed``, ``epoch_counter``, ``train_loggers``, ``lr_schedule``, ``augment`` and ``features_on_device``.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
@@ -178,7 +178,7 @@ class AudioBrain(sb.Brain):
             answers = logits.argmax(1)
             self.right = self.right + (answers == self.targets).sum()
             self.seen += len(self.targets)
-            self.answered.append((self.batch_ids, answers))
+            self.answered.append((batch.id, answers))
         return loss
 
     def check_loss_isfinite(self, loss: torch.Tensor) -> None:
@@ -246,11 +246,13 @@ class AudioBrain(sb.Brain):
         self.accuracies[stage.name] = accuracy
         if stage == sb.Stage.TEST:
             return
-        self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": max(group["lr"] for group in self.optimizer.param_groups)},
-            {"loss": self.train_loss},
-            {"loss": stage_loss, "accuracy": 100 * accuracy},
-        )
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        for logger in self.hparams.train_loggers:
+            logger.log_stats(
+                {"epoch": epoch, "lr": rate},
+                {"loss": self.train_loss},
+                {"loss": stage_loss, "accuracy": 100 * accuracy},
+            )
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 {"epoch": epoch, "accuracy": accuracy},

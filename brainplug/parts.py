@@ -96,6 +96,7 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
         There is no such part, it does not take its settings, or one does not fit another.
     """
     list_clips, optimizer = choose("dataset", hparams), choose_optimizer(hparams)
+    choose("logger", hparams)
     augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
     check_batching(hparams["sorting"], hparams["batch_seconds"])
     of_backbone = hparams["backbones"].get(hparams["backbone"])
