@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from brainplug.data.checks import READ_ERRORS, why_unreadable
-from brainplug.data.layout import check_layout, without_divided_groups
+from brainplug.data.layout import check_layout, path_below, without_divided_groups
 from brainplug.data.manifest import Clip
 from brainplug.data.splits import SPLITS
 from brainplug.errors import UsageError, nearest
@@ -106,7 +106,11 @@ def _given_splits(folder: Path) -> dict[str, str]:
     if not there:
         return {}
     check_layout("Speech Commands", str(folder), list(LISTS.values()))
-    return {name: split for split, table in LISTS.items() for name in (folder / table).read_text().split()}
+    return {
+        name: split
+        for split, table in LISTS.items()
+        for name in (folder / table).read_text(encoding="utf-8-sig").split()
+    }
 
 
 def split_by_hash(name: str) -> str:
@@ -141,7 +145,7 @@ def _speaker(name: str) -> str:
 def _clip_from(folder: Path, name: str, split: str) -> Clip:
     return Clip(
         id=name.removesuffix(".wav"),
-        path=str(folder / name),
+        path=path_below(folder, name),
         label=name.partition("/")[0],
         split=split,
         group=_speaker(name),
@@ -174,7 +178,7 @@ def _noise_pieces(folder: Path, split: str) -> list[dict]:
         steps = _seconds(path) * STEPS / 100
         for start in range(math.ceil(first * steps), math.floor(last * steps) - STEPS + 1):
             name = f"{folder.name}/{path.stem}-{start / STEPS:.2f}"
-            pieces.append({"id": name, "path": str(path), "start": start / STEPS, "stop": start / STEPS + 1})
+            pieces.append({"id": name, "path": str(path), "start": start / STEPS, "stop": (start + STEPS) / STEPS})
     if not pieces:
         raise UsageError(
             "The task of 12 classes was asked for.",

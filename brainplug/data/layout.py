@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -51,6 +52,37 @@ def check_layout(corpus: str, data_folder: str, parts: Sequence[str]) -> Path:
                 f"Write --data_folder=DIR, a folder that holds {', '.join(parts)}",
             )
     return folder
+
+
+def path_below(folder: Path, name: str) -> str:
+    """Joins a corpus's folder and what its table names in it.
+
+    Arguments
+    ---------
+    folder : Path
+        The folder.
+    name : str
+        The table's path of a file.
+
+    Returns
+    -------
+    str
+        The file's path.
+
+    Raises
+    ------
+    UsageError
+        The name holds ``..`` and climbs out of the folder.
+
+    Example
+    -------
+    >>> path_below(Path("audio"), "1.wav")
+    'audio/1.wav'
+    """
+    if ".." in re.split(r"[/\\]", name):
+        asked, found = f"The files in {folder} were asked for.", f"Their table names {name!r}, which climbs out of it."
+        raise UsageError(asked, found, "Write paths without '..', or take the official table.")
+    return str(folder / name)
 
 
 def check_fold(corpus: str, fold: int, folds: Collection[int]) -> None:
