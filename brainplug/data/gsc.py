@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from brainplug.data.checks import READ_ERRORS, why_unreadable
-from brainplug.data.layout import check_layout, path_below, without_divided_groups
+from brainplug.data.layout import check_layout, path_below, readable, without_divided_groups
 from brainplug.data.manifest import Clip
 from brainplug.data.splits import SPLITS
 from brainplug.errors import UsageError, nearest
@@ -82,7 +82,8 @@ def list_clips(data_folder: str, task: int = 35, seed: int = 0, **_: object) -> 
 
 def _recordings(folder: Path) -> Iterator[str]:
     """Names of all recordings, as the lists write them: ``bed/dce5041a_nohash_1.wav``."""
-    words = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
+    with readable(folder):
+        words = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
     if not words:
         raise UsageError(
             f"Speech Commands was asked for in {folder}.",
@@ -97,20 +98,24 @@ def _recordings(folder: Path) -> Iterator[str]:
                 f"Move it elsewhere, or name it {nearest(word, COMMANDS + OTHER_WORDS)}",
             )
     for word in words:
-        yield from (f"{word}/{path.name}" for path in (folder / word).glob("*.wav"))
+        with readable(folder / word):
+            names = os.listdir(folder / word)
+        yield from (f"{word}/{name}" for name in names if name.endswith(".wav"))
 
 
 def _given_splits(folder: Path) -> dict[str, str]:
     """What the two lists say, by recording; nothing where both are missing."""
-    there = [name for name in LISTS.values() if (folder / name).is_file()]
+    with readable(folder):
+        there = [name for name in LISTS.values() if (folder / name).is_file()]
     if not there:
         return {}
     check_layout("Speech Commands", str(folder), list(LISTS.values()))
-    return {
-        name: split
-        for split, table in LISTS.items()
-        for name in (folder / table).read_text(encoding="utf-8-sig").split()
-    }
+    given = {}
+    for split, table in LISTS.items():
+        with readable(folder / table):
+            names = (folder / table).read_text(encoding="utf-8-sig", errors="surrogateescape").split()
+        given.update(dict.fromkeys(names, split))
+    return given
 
 
 def split_by_hash(name: str) -> str:
