@@ -77,7 +77,8 @@ def run(experiment: Experiment) -> dict | None:
     claim_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
     hparams["train_loggers"] = make_loggers(hparams)
-    run_on_main(prepare_manifest, kwargs={"list_clips": parts.list_clips, **hparams["prepare"]})
+    trained = bool(hparams["checkpointer"].list_checkpoints())
+    run_on_main(prepare_manifest, kwargs={"list_clips": parts.list_clips, "trained": trained, **hparams["prepare"]})
     clips = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
     if hparams["few_shot"]:
         examples = hparams["few_shot"]

@@ -39,6 +39,7 @@ WHOLE_NUMBERS = {
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited", "cache_features", "features_on_device")
+PATHS = ("data_folder", "manifest", "output_folder")
 NO_NAME = r"[^\w.-]+"  # what is left out of a folder's name, and would mean something in YAML
 
 
@@ -87,7 +88,7 @@ class _Options(RunOptions):
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
-    r"""Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations.
+    r"""Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations, and paths as they are.
 
     Arguments
     ---------
@@ -104,7 +105,16 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
     >>> parse_arguments(["train.yaml", "--optimizer=adamw", "--seed=2"])[2]
     'optimizer: adamw\nseed: 2'
     """
-    return _Options.from_command_line_args(arguments)
+    recipe_file, run_opts, overrides = _Options.from_command_line_args(arguments)
+    return recipe_file, run_opts, "\n".join(map(_with_quotes, overrides.splitlines()))
+
+
+def _with_quotes(line: str) -> str:
+    """Quotes a path: in YAML 2024 would be a number, and what follows a # a comment."""
+    key, _, value = line.partition(": ")
+    if key not in PATHS or value == "null" or value.startswith("!ref"):
+        return line
+    return f"{key}: {json.dumps(value, ensure_ascii=False)}"
 
 
 def flags_without_value() -> set[str]:

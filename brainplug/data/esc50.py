@@ -7,7 +7,7 @@ cut from one recording together.
 import os
 from pathlib import Path
 
-from brainplug.data.layout import check_fold, check_layout
+from brainplug.data.layout import check_fold, check_layout, path_below
 from brainplug.data.manifest import Clip, read_table
 from brainplug.errors import UsageError, nearest
 
@@ -61,7 +61,7 @@ def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
     fold = int(row["fold"])
     return Clip(
         id=os.path.splitext(row["filename"])[0],
-        path=str(folder / "audio" / row["filename"]),
+        path=path_below(folder / "audio", row["filename"]),
         label=row["category"],
         split=split_of(fold, test_fold),
         fold=fold,

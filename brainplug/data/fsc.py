@@ -6,7 +6,7 @@ https://arxiv.org/abs/1904.03670
 
 from pathlib import Path
 
-from brainplug.data.layout import check_layout
+from brainplug.data.layout import check_layout, path_below
 from brainplug.data.manifest import Clip, read_table
 from brainplug.data.splits import SPLITS
 
@@ -52,7 +52,7 @@ def list_clips(data_folder: str, **_: object) -> list[Clip]:
 def _clip_from(row: dict[str, str], folder: Path, split: str) -> Clip:
     return Clip(
         id=row["path"].removesuffix(".wav"),
-        path=str(folder / row["path"]),
+        path=path_below(folder, row["path"]),
         label=f"{row['action']} {row['object']} {row['location']}",
         split=split,
         group=row["speakerId"],

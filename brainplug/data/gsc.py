@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from brainplug.data.checks import READ_ERRORS, why_unreadable
-from brainplug.data.layout import check_layout, without_divided_groups
+from brainplug.data.layout import check_layout, path_below, readable, without_divided_groups
 from brainplug.data.manifest import Clip
 from brainplug.data.splits import SPLITS
 from brainplug.errors import UsageError, nearest
@@ -82,7 +82,8 @@ def list_clips(data_folder: str, task: int = 35, seed: int = 0, **_: object) -> 
 
 def _recordings(folder: Path) -> Iterator[str]:
     """Names of all recordings, as the lists write them: ``bed/dce5041a_nohash_1.wav``."""
-    words = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
+    with readable(folder):
+        words = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
     if not words:
         raise UsageError(
             f"Speech Commands was asked for in {folder}.",
@@ -97,16 +98,24 @@ def _recordings(folder: Path) -> Iterator[str]:
                 f"Move it elsewhere, or name it {nearest(word, COMMANDS + OTHER_WORDS)}",
             )
     for word in words:
-        yield from (f"{word}/{path.name}" for path in (folder / word).glob("*.wav"))
+        with readable(folder / word):
+            names = os.listdir(folder / word)
+        yield from (f"{word}/{name}" for name in names if name.endswith(".wav"))
 
 
 def _given_splits(folder: Path) -> dict[str, str]:
     """What the two lists say, by recording; nothing where both are missing."""
-    there = [name for name in LISTS.values() if (folder / name).is_file()]
+    with readable(folder):
+        there = [name for name in LISTS.values() if (folder / name).is_file()]
     if not there:
         return {}
     check_layout("Speech Commands", str(folder), list(LISTS.values()))
-    return {name: split for split, table in LISTS.items() for name in (folder / table).read_text().split()}
+    given = {}
+    for split, table in LISTS.items():
+        with readable(folder / table):
+            names = (folder / table).read_text(encoding="utf-8-sig", errors="surrogateescape").split()
+        given.update(dict.fromkeys(names, split))
+    return given
 
 
 def split_by_hash(name: str) -> str:
@@ -141,7 +150,7 @@ def _speaker(name: str) -> str:
 def _clip_from(folder: Path, name: str, split: str) -> Clip:
     return Clip(
         id=name.removesuffix(".wav"),
-        path=str(folder / name),
+        path=path_below(folder, name),
         label=name.partition("/")[0],
         split=split,
         group=_speaker(name),
@@ -174,7 +183,7 @@ def _noise_pieces(folder: Path, split: str) -> list[dict]:
         steps = _seconds(path) * STEPS / 100
         for start in range(math.ceil(first * steps), math.floor(last * steps) - STEPS + 1):
             name = f"{folder.name}/{path.stem}-{start / STEPS:.2f}"
-            pieces.append({"id": name, "path": str(path), "start": start / STEPS, "stop": start / STEPS + 1})
+            pieces.append({"id": name, "path": str(path), "start": start / STEPS, "stop": (start + STEPS) / STEPS})
     if not pieces:
         raise UsageError(
             "The task of 12 classes was asked for.",

@@ -4,11 +4,13 @@ Busso et al., "IEMOCAP: interactive emotional dyadic motion capture database", L
 2008. Each session has a woman and a man of its own.
 """
 
+import fnmatch
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from brainplug.data.layout import check_fold, check_layout
+from brainplug.data.layout import check_fold, check_layout, readable
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError, nearest
 
@@ -71,8 +73,12 @@ def list_clips(data_folder: str, fold: int, include_excited: bool = False, **_: 
 
 def _turns(folder: Path) -> Iterator[re.Match]:
     """The rated turns of a session; what individual raters said stands on other lines."""
-    for path in sorted(folder.glob("Ses*.txt")):
-        for line in path.read_text(errors="replace").splitlines():
+    with readable(folder):
+        names = sorted(fnmatch.filter(os.listdir(folder), "Ses*.txt"))
+    for path in (folder / name for name in names):
+        with readable(path):
+            lines = path.read_text(errors="replace").splitlines()
+        for line in lines:
             turn = TURN.match(line)
             if turn and turn["emotion"] not in (*LABELS, *OTHER_LABELS):
                 known = nearest(turn["emotion"], (*LABELS, *OTHER_LABELS))

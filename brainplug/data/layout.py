@@ -1,10 +1,12 @@
 """What the official corpora share: a layout to check, folds, and groups that their own splits may divide."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from brainplug.data.manifest import Clip
@@ -33,7 +35,7 @@ def check_layout(corpus: str, data_folder: str, parts: Sequence[str]) -> Path:
     Raises
     ------
     UsageError
-        The folder or a part of it does not exist.
+        The folder or a part of it does not exist, or may not be read.
 
     Example
     -------
@@ -44,13 +46,74 @@ def check_layout(corpus: str, data_folder: str, parts: Sequence[str]) -> Path:
     folder = Path(os.path.abspath(os.path.expanduser(data_folder)))
     for part in ("/", *parts):
         path = folder / part.lstrip("/")
-        if not (path.is_dir() if part.endswith("/") else path.is_file()):
+        with readable(path):
+            there = path.is_dir() if part.endswith("/") else path.is_file()
+        if not there:
             raise UsageError(
                 f"{corpus} was asked for in {data_folder}.",
                 f"{path} does not exist.",
                 f"Write --data_folder=DIR, a folder that holds {', '.join(parts)}",
             )
     return folder
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Says what may not be read, where ``Path.glob`` would pass over it.
+
+    Arguments
+    ---------
+    path : Path
+        The file or folder that is read meanwhile.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read.
+
+    Example
+    -------
+    >>> with readable(Path("nowhere")):
+    ...     os.listdir("nowhere")
+    Traceback (most recent call last):
+    brainplug.errors.UsageError: nowhere was asked for. It cannot be read: No such file or directory. ...
+    """
+    try:
+        yield
+    except OSError as fault:
+        found = f"It cannot be read: {fault.strerror}."
+        raise UsageError(f"{path} was asked for.", found, "Check its permissions.") from fault
+
+
+def path_below(folder: Path, name: str) -> str:
+    """Joins a corpus's folder and what its table names in it.
+
+    Arguments
+    ---------
+    folder : Path
+        The folder.
+    name : str
+        The table's path of a file.
+
+    Returns
+    -------
+    str
+        The file's path.
+
+    Raises
+    ------
+    UsageError
+        The name holds ``..`` and climbs out of the folder.
+
+    Example
+    -------
+    >>> path_below(Path("audio"), "1.wav")
+    'audio/1.wav'
+    """
+    if ".." in re.split(r"[/\\]", name):
+        asked, found = f"The files in {folder} were asked for.", f"Their table names {name!r}, which climbs out of it."
+        raise UsageError(asked, found, "Write paths without '..', or take the official table.")
+    return str(folder / name)
 
 
 def check_fold(corpus: str, fold: int, folds: Collection[int]) -> None:

@@ -118,7 +118,7 @@ def given_folds(manifest: str | None) -> list[int]:
     """
     if not manifest:
         return []
-    found = {row.get("fold", "") for row in read_table(_absolute(manifest), TABLE_COLUMNS[:2])}
+    found = {row.get("fold", "").strip() for row in read_table(_absolute(manifest), TABLE_COLUMNS[:2])}
     return sorted(map(int, found)) if all(text.isdecimal() for text in found) else []
 
 

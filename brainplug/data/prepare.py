@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from brainplug.data.checks import check_clips
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.splits import SPLITS, check_splits
+from brainplug.errors import UsageError
 from brainplug.files import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def prepare_manifest(
     *,
     minimum_seconds: float = 0.1,
     largest_share: float = 0.05,
+    trained: bool = False,
     **arguments: object,
 ) -> list[Clip]:
     """Lists the clips of a corpus, checks them and writes ``manifest.csv``.
@@ -39,6 +41,8 @@ def prepare_manifest(
         Shortest clip that is kept.
     largest_share : float
         Share of the clips that may be set aside, 0 to 1.
+    trained : bool
+        Whether a model was trained on the manifest that is there: another one does not take its place then.
     **arguments : object
         What `list_clips` takes.
 
@@ -50,7 +54,7 @@ def prepare_manifest(
     Raises
     ------
     UsageError
-        The corpus, its clips or its splits cannot be used.
+        The corpus, its clips or its splits cannot be used, or are others than a model was trained on.
     """
     listed = list_clips(**arguments)
     check_splits(listed)  # before the audio is decoded, which takes minutes
@@ -65,11 +69,27 @@ def prepare_manifest(
     else:
         clips = check_clips(listed, quarantine_path, **limits)
         check_splits(clips)
+        if trained and os.path.exists(manifest_path):
+            _check_unchanged(clips, manifest_path)
         write_manifest(clips, manifest_path)
         with atomic_file(record_path) as file:
             json.dump({**source, "manifest": _file_hash(manifest_path)}, file, indent=1)
     _log_summary(clips, len(listed) - len(clips), manifest_path)
     return clips
+
+
+def _check_unchanged(clips: Sequence[Clip], manifest_path: str) -> None:
+    """A trained model may have heard what tests now, and its results would count clips that it never heard."""
+    before, now = (
+        {dataclasses.replace(clip, path="") for clip in some} for some in (read_manifest(manifest_path), clips)
+    )
+    if before != now:
+        raise UsageError(
+            f"The clips of {manifest_path} were asked for again.",
+            f"They changed after a model was trained on them: {len(before - now)} are gone or otherwise, "
+            f"{len(now - before)} are new.",
+            "Write another --output_folder, or remove the folder of checkpoints, save, to train anew",
+        )
 
 
 def _signature(clips: Sequence[Clip]) -> str:

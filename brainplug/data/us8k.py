@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sklearn.model_selection import StratifiedGroupKFold
 
-from brainplug.data.layout import check_fold, check_layout, without_divided_groups
+from brainplug.data.layout import check_fold, check_layout, path_below, without_divided_groups
 from brainplug.data.manifest import Clip, read_table
 from brainplug.errors import UsageError, nearest
 
@@ -78,7 +78,7 @@ def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
         raise UsageError("The ten official classes were asked for.", found, f"Write {nearest(label, CLASSES)}")
     return Clip(
         id=name.removesuffix(".wav"),
-        path=str(folder / "audio" / f"fold{fold}" / name),
+        path=path_below(folder / "audio" / f"fold{fold}", name),
         label=label,
         split="test" if int(fold) == test_fold else "train",
         fold=int(fold),

@@ -29,7 +29,8 @@ RATE = 0.001  # of the conformer adapter in recipes/ESC50, which has its own
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 FILES = {
     "adapter.json", "adapter.safetensors", "configuration.json", "env.log", "hyperparams.yaml", "log.txt",
-    "manifest.csv", "manifest.json", "observations.safetensors", "predictions.csv", "results.json", "save", "train.py", "train_log.txt",
+    "manifest.csv", "manifest.json", "observations.safetensors", "predictions.csv", "results.json", "save", "train.py",
+    "train_log.txt",
 }  # fmt: skip
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 

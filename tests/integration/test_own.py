@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,11 @@ def test_a_rerun_keeps_the_splits_when_clips_are_added(sounds, train_own, tmp_pa
     for label in LABELS:
         for number in range(8):
             os.link(next((sounds / label).glob("*.wav")), sounds / label / f"added{number}.wav")
+    trained = (tmp_path / "results" / "results.json").read_text()
+    assert_refused(train_own(*options), "changed after a model was trained on them", "24 are new", "save")
+    assert (tmp_path / "results" / "results.json").read_text() == trained
+    assert len(read_manifest(str(tmp_path / "results" / "manifest.csv"))) == 36
+    shutil.rmtree(tmp_path / "results" / "save")
     run = train_own(*options)
     assert run.code == 0, run.output
     after = {clip.path: clip.split for clip in read_manifest(str(tmp_path / "results" / "manifest.csv"))}

@@ -71,7 +71,17 @@ class TestLoading:
         experiment = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
         assert experiment.run_opts.precision == "bf16"
         assert experiment.run_opts.grad_accumulation_factor == 2
-        assert experiment.overrides == "data_folder: here"
+        assert experiment.overrides == 'data_folder: "here"'
+
+    @pytest.mark.parametrize("name", ["2024", "1e5", "birds #1", "a: b", "[x] birds", "it's", "Größe", "2024-01-15"])
+    def test_paths_are_text_whatever_they_would_be_in_yaml(self, name):
+        experiment = load(f"--manifest={name}", f"--output_folder={name}", data=name)
+        assert [experiment.hparams[key] for key in ("data_folder", "manifest", "output_folder")] == [name] * 3
+
+    def test_a_path_may_be_null_or_a_reference(self):
+        experiment = load("--manifest=null", "--output_folder=!ref runs/<experiment>")
+        assert experiment.hparams["manifest"] is None
+        assert experiment.hparams["output_folder"] == "runs/nano-ast"
 
     def test_optimizer_is_not_short_for_another_option(self):
         experiment = load("--optimizer=other")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from brainplug.data import gsc
 from brainplug.data.gsc import COMMANDS, OTHER_WORDS, list_clips, split_by_hash
 from brainplug.data.prepare import prepare_manifest
 from brainplug.data.splits import check_splits
@@ -83,6 +84,13 @@ def test_the_lists_come_before_the_hash_rule(data_folder):
     assert (splits[moved], split_by_hash(moved)) == ("test", "train")
 
 
+def test_a_byte_order_mark_in_a_list_is_tolerated(data_folder):
+    clips = list_clips(str(data_folder))
+    for table in ("validation_list.txt", "testing_list.txt"):
+        (data_folder / table).write_text((data_folder / table).read_text(), encoding="utf-8-sig")
+    assert list_clips(str(data_folder)) == clips
+
+
 def test_official_lists_that_divide_a_speaker_are_kept(data_folder, caplog):
     with open(data_folder / "testing_list.txt", "a") as file:
         file.write("bed/00000001_nohash_0.wav\n")
@@ -141,6 +149,13 @@ class TestTwelveClasses:
         limits = {"train": (0.0, 12.0), "valid": (12.0, 13.5), "test": (13.5, 15.0)}  # 80, 10 and 10 % of 15 s
         assert all(limits[clip.split][0] <= clip.start <= clip.stop <= limits[clip.split][1] for clip in silence)
         assert len({Path(clip.path).name for clip in silence}) == 2
+
+    @pytest.mark.parametrize("hundredths", [14, 39, 64, 66, 68])
+    def test_silence_stops_where_the_next_may_start(self, hundredths, data_folder, monkeypatch):
+        monkeypatch.setattr(gsc, "_seconds", lambda path: (hundredths + 100) / 80)  # train ends at this, and 1 s
+        noises = data_folder / "_background_noise_"
+        stops = {piece["stop"] for piece in gsc._noise_pieces(noises, "train")}
+        assert max(stops) == (hundredths + 100) / 100
 
     def test_draws_come_from_the_seed(self, large):
         drawn = [[clip.id for clip in list_clips(large, task=12, seed=seed)] for seed in (1, 1, 2)]

@@ -442,6 +442,22 @@ def test_manifest_is_remade_after_a_change(change, corpus, decoded, tmp_path):
     assert len(decoded) == 6
 
 
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "manifest edited"])
+def test_clips_that_stayed_may_be_tested_after_training(change, corpus, tmp_path):
+    clips = prepare_manifest(corpus, str(tmp_path / "out"))
+    CHANGES[change](tmp_path)
+    assert prepare_manifest(corpus, str(tmp_path / "out"), trained=True) == clips
+
+
+@pytest.mark.parametrize("other", [{"id": "another"}, {"label": "cat"}, {"split": "test"}])
+def test_clips_that_changed_after_training_are_refused(other, corpus, tmp_path):
+    folder, more = str(tmp_path / "out"), Clip("more", write_noise(tmp_path / "more.wav"), "dog", "train")
+    before = prepare_manifest(lambda: [*corpus(), more], folder)
+    with pytest.raises(UsageError, match="after a model was trained on them: 1 are gone or otherwise, 1 are new"):
+        prepare_manifest(lambda: [*corpus(), dataclasses.replace(more, **other)], folder, trained=True)
+    assert read_manifest(f"{folder}/manifest.csv") == before
+
+
 @pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"largest_share": 0.1}])
 def test_manifest_is_remade_for_other_arguments(changed, corpus, decoded, tmp_path):
     prepare_manifest(corpus, str(tmp_path / "out"), gain=2)

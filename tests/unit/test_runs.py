@@ -46,8 +46,9 @@ def test_all_folds():
     assert found == [{"method": "lora", "fold": fold, "seed": 7} for fold in (1, 2, 3, 4, 5)]
 
 
-def test_all_folds_of_a_list_of_ones_own(tmp_path):
-    (tmp_path / "clips.csv").write_text("path,label,fold\na,dog,0\nb,dog,2\nc,cat,1\n")
+@pytest.mark.parametrize("table", ["a,dog,0\nb,dog,2\nc,cat,1\n", "a, dog, 0\nb, dog, 2\nc, cat, 1\n"])
+def test_all_folds_of_a_list_of_ones_own(table, tmp_path):
+    (tmp_path / "clips.csv").write_text(f"path,label,fold\n{table}")
     found = changes("fold: all", fold="all", dataset="own", manifest=str(tmp_path / "clips.csv"))
     assert [run["fold"] for run in found] == [0, 1, 2]
 
