@@ -75,7 +75,7 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
         _check_is_for_train(experiment.recipe_file, hparams)
         yield Finding("", "Machine")
         yield from examine_machine()
-        yield from examine_folders(_output_folder(arguments), _cache_folder(hparams))
+        yield from examine_folders(_output_folder(arguments, hparams), _cache_folder(hparams))
         yield Finding("", f"\nRecipe {experiment.recipe_file}")
         backbone = yield from _examine_settings(hparams)
         yield Finding("", "\nData")
@@ -135,11 +135,14 @@ def _cache_folder(hparams: dict) -> str | None:
     return hparams["cache_folder"] if hparams["cache_features"] else None
 
 
-def _output_folder(arguments: list[str]) -> str:
+def _output_folder(arguments: list[str], hparams: dict) -> str:
     """Where train.py would write, read without loading the recipe, which would make the folder."""
     recipe_file, _, overrides = parse_arguments(arguments)
+    lines = [line for line in overrides.splitlines() if not line.startswith("experiment:")]
+    if "experiment" in hparams:  # with what loading adds to its name
+        lines.append(f"experiment: {hparams['experiment']}")
     with open(recipe_file) as file:
-        keys = yaml.compose(resolve_references(file, overrides), Loader=RecipeLoader).value
+        keys = yaml.compose(resolve_references(file, "\n".join(lines)), Loader=RecipeLoader).value
     return next(value.value for key, value in keys if key.value == "output_folder")
 
 
@@ -205,6 +208,12 @@ def _estimate(
     parts = [[clip for clip in known if clip.split == split] for split in ("train", "valid")]
     if not all(parts):
         yield Finding("warning", "No estimate: it takes usable clips of the same classes in train and valid")
+        return
+    batches = math.ceil(sum(clip.split == "train" for clip in clips) / hparams["batch_size"])
+    factor = experiment.run_opts.grad_accumulation_factor
+    if not (hparams["batch_seconds"] or 1 <= factor <= batches):
+        yield Finding("error", f"Steps of {factor} batches, where an epoch has {batches}; "
+                      "write another --grad_accumulation_factor")  # fmt: skip
         return
     rehearsed = [clip for part in parts for clip in part[: STEPS * hparams["batch_size"]]]
     try:

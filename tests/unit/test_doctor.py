@@ -22,9 +22,9 @@ from brainplug.data.leaks import draw_sample, overlap, same_content
 from brainplug.data.manifest import Clip
 from brainplug.data.splits import SPLITS, check_splits
 from brainplug.doctor import examine, summary
-from brainplug.doctor.data import SAMPLE, examine_splits
+from brainplug.doctor.data import SAMPLE, examine_content, examine_splits
 from brainplug.doctor.finding import Finding, tried
-from brainplug.doctor.machine import examine_machine
+from brainplug.doctor.machine import examine_folders, examine_machine
 from brainplug.doctor.rehearsal import Rehearsal
 from brainplug.errors import UsageError
 from brainplug.experiment import run_command
@@ -155,6 +155,12 @@ FAULTS = {  # what is planted, options, level, what must be said
     "unknown optimiser": (nothing, ["--optimizer=adamm"], "error", "'adamm'.*adamw"),
     "unsuitable pooling": (nothing, ["--pooling=PROMPTS"], "error", "'PROMPTS'"),
     "frames below a patch": (nothing, ["--frames=5"], "error", "5 frames"),
+    "steps of more batches than there are": (
+        nothing,
+        ["--batch_size=8", "--grad_accumulation_factor=4"],
+        "error",
+        "Steps of 4 batches, where an epoch has 3",
+    ),
     "too few for few-shot": (nothing, ["--few_shot=13"], "error", "'dog' has 12"),
 }
 
@@ -208,6 +214,11 @@ def test_nothing_is_written_beside_the_caches(run, tmp_path):
     run("--output_folder=results", "--full")
     run()
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_the_results_folder_is_that_of_the_run(run):
+    assert any("results/ESC50/nano-ast-linear-fold1-2shot/7: " in text
+               for text in texts(run("--method=linear", "--fold=all", "--few_shot=2", "--seed=7"), "ok"))  # fmt: skip
 
 
 def test_counts_stand_in_a_table(run):
@@ -336,6 +347,20 @@ def test_the_same_content_within_a_split_is_no_leak(tmp_path):
     assert same_content([Clip(name, str(tmp_path / name), "dog", "train") for name in "ab"]) == []
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_other_parts_of_a_copied_file_are_told_once(full, tmp_path):
+    clips = []
+    for split, start in [("train", 0.0), ("test", 0.25)]:
+        path = tmp_path / f"{split}.wav"
+        soundfile.write(path, noise(0.5), SAMPLE_RATE)
+        clips.append(Clip(split, str(path), "dog", split, start=start, stop=start + 0.25, duration=0.25))
+    whole = [dataclasses.replace(clip, id=f"{clip.id} whole", start=None, duration=0.5) for clip in clips]
+    for some in (clips, [*clips, *whole]):
+        [finding] = examine_content(some, some, full)
+        assert finding.level == "error"
+        assert finding.text.startswith("The same content: ")
+
+
 def test_a_sample_has_clips_of_every_class_and_split():
     clips = [
         Clip(f"{split}-{label}-{number}", "", label, split)
@@ -428,6 +453,12 @@ def put_into_cache(cache, hub_id, folder, without=None):
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
     monkeypatch.setattr("brainplug.doctor.machine.REPORTED_PACKAGES", ("torch", "brainplug-without-a-name"))
     assert "brainplug-without-a-name is not installed" in texts(examine_machine(), "error")[0]
+
+
+def test_a_feature_cache_that_cannot_be_written_to_is_a_warning(tmp_path):
+    (tmp_path / "file").touch()
+    [warning] = texts(examine_folders(str(tmp_path), str(tmp_path / "file")), "warning")
+    assert "file cannot be written to; write --cache_folder" in warning
 
 
 def test_a_finding_is_one_aligned_line():
