@@ -1,6 +1,7 @@
 """python -m brainplug doctor: looks at the machine, a recipe and its data before a run, and says what it finds."""
 
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -75,10 +76,12 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
         _check_is_for_train(experiment.recipe_file, hparams)
         yield Finding("", "Machine")
         yield from examine_machine()
-        yield from examine_folders(_output_folder(arguments, hparams), _cache_folder(hparams))
+        results = _output_folder(arguments, hparams)
+        yield from examine_folders(results, _cache_folder(hparams))
         yield Finding("", f"\nRecipe {experiment.recipe_file}")
         backbone = yield from _examine_settings(hparams)
         yield Finding("", "\nData")
+        _take_over_splits(results, folder, hparams["prepare"].get("splits_file"))
         clips = yield from list_corpus(hparams)
         if not clips:
             return
@@ -144,6 +147,14 @@ def _output_folder(arguments: list[str], hparams: dict) -> str:
     with open(recipe_file) as file:
         keys = yaml.compose(resolve_references(file, "\n".join(lines)), Loader=RecipeLoader).value
     return next(value.value for key, value in keys if key.value == "output_folder")
+
+
+def _take_over_splits(results: str, folder: str, splits_file: str | None) -> None:
+    """What earlier runs drew and wrote down, and train.py would stay with."""
+    if splits_file and Path(splits_file).is_relative_to(folder):
+        drawn = Path(results, Path(splits_file).relative_to(folder))
+        if drawn.is_file():
+            shutil.copy(drawn, splits_file)
 
 
 def _examine_settings(hparams: dict) -> Generator[Finding, None, Backbone | None]:

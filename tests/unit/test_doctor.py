@@ -20,6 +20,7 @@ import brainplug.doctor
 from brainplug.__main__ import main
 from brainplug.data.leaks import draw_sample, overlap, same_content
 from brainplug.data.manifest import Clip
+from brainplug.data.own import list_clips as list_own
 from brainplug.data.splits import SPLITS, check_splits
 from brainplug.doctor import examine, summary
 from brainplug.doctor.data import SAMPLE, examine_content, examine_splits
@@ -31,6 +32,7 @@ from brainplug.experiment import run_command
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "recipes" / "ESC50" / "hparams" / "train.yaml")
+OWN_RECIPE = str(ROOT / "hparams" / "train.yaml")
 COLUMNS = ["filename", "fold", "category", "esc10", "src_file"]
 SAMPLE_RATE = 8000
 MEASURED = Rehearsal(read=0.5, train=1.0, valid=0.25, peak_bytes=10**8, signal_bytes=1000)
@@ -219,6 +221,33 @@ def test_nothing_is_written_beside_the_caches(run, tmp_path):
 def test_the_results_folder_is_that_of_the_run(run):
     assert any("results/ESC50/nano-ast-linear-fold1-2shot/7: " in text
                for text in texts(run("--method=linear", "--fold=all", "--few_shot=2", "--seed=7"), "ok"))  # fmt: skip
+
+
+def test_splits_that_an_earlier_run_drew_are_those_examined(run, corpus, tmp_path):
+    run()  # sets what is not to be measured
+    for number in range(40):
+        path = tmp_path / "own" / ("dog", "rain")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(corpus / "audio" / f"{number}.wav", path)
+    drawn = tmp_path / "results" / "splits.csv"
+    seed = 7
+    clips = list_own(data_folder=str(tmp_path / "own"), seed=seed, splits_file=str(drawn))
+    text = drawn.read_text()
+    for clip in [clip for clip in clips if clip.label == "dog" and clip.split == "train"][:5]:
+        row = next(line for line in text.splitlines() if line.startswith(f"{clip.id},"))
+        text = text.replace(row, row.replace(",train,", ",test,"))
+    drawn.write_text(text)
+    own = [
+        OWN_RECIPE,
+        "--dataset=own",
+        f"--data_folder={tmp_path / 'own'}",
+        f"--seed={seed}",
+        "--output_folder=results",
+    ]
+    tables = [line.split() for table in texts(examine(own), "") for line in table.splitlines()]
+    assert ["dog", "11", "2", "7"] in tables
+    assert ["rain", "16", "2", "2"] in tables
+    assert drawn.read_text() == text
 
 
 def test_counts_stand_in_a_table(run):
