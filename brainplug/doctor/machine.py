@@ -158,7 +158,7 @@ def room(path: str) -> tuple[Path, int]:
     True
     """
     whole = Path(path).absolute()
-    there = next(part for part in [whole, *whole.parents] if part.exists())
+    there = next(part for part in [whole, *whole.parents] if os.path.exists(part))  # False where one may not look
     return there, shutil.disk_usage(there).free
 
 

@@ -490,6 +490,23 @@ def test_a_feature_cache_that_cannot_be_written_to_is_a_warning(tmp_path):
     assert "file cannot be written to; write --cache_folder" in warning
 
 
+def test_folders_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    look, may = os.stat, os.access
+
+    def forbidden(path, *given, **named):
+        if str(path).startswith(f"{closed}/"):
+            raise PermissionError(13, "Permission denied")
+        return look(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", forbidden)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(closed) and may(path, mode))
+    findings = list(examine_folders(str(closed / "results"), str(closed / "features")))
+    assert [finding.level for finding in findings] == ["error", "warning"]
+    assert all(f"{closed} cannot be written to" in finding.text for finding in findings)
+
+
 def test_a_finding_is_one_aligned_line():
     assert [str(Finding(level, "this")).index("this") for level in ("ok", "warning", "error")] == [9, 9, 9]
 
