@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml.error import YAMLError  # of resolve_references, which reads more strictly than PyYAML
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import ddp_broadcast, infer_device
 from speechbrain.utils.run_opts import RunOptions
@@ -172,7 +173,7 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         hparams = load_hyperpyyaml(resolved, loader=RecipeLoader)
     except UsageError:
         raise
-    except (OSError, ImportError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ImportError, AttributeError, TypeError, ValueError, yaml.YAMLError, YAMLError) as error:
         raise UsageError(
             f"The recipe {recipe_file!r} was asked for, with: {overrides!r}.",
             f"It cannot be loaded: {' '.join(str(error).split())}.",
@@ -518,6 +519,12 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        text = str(error)
+    except RuntimeError as error:  # a worker's UsageError comes as one, behind its traceback
+        _, mark, text = str(error).strip().rpartition("brainplug.errors.UsageError: ")
+        if not mark:
+            raise
+    else:
+        return 0
+    print(f"error: {text}", file=sys.stderr)
+    return 2

@@ -92,7 +92,8 @@ class AudioSpectrogram(Backbone):
         """Fits a model to clips of `frames` frames; as many as its table is for, without."""
         frames = frames or model.config.max_length
         resize_positions(model, frames, positions)
-        return cls(model, name, revision, LogMel(extractor.num_mel_bins, frames, extractor.mean, extractor.std))
+        mean, deviation = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)  # (x - 0) / 2 / 0.5
+        return cls(model, name, revision, LogMel(extractor.num_mel_bins, frames, mean, deviation))
 
     @property
     def signal_settings(self) -> dict:

@@ -21,7 +21,7 @@ LOG_MEL_DECIBEL = 0.025
 
 
 def choose_augmentations(
-    chosen: Sequence[str | Callable] | str | None, entries: Mapping[str, Callable], settings: Mapping[str, dict]
+    chosen: Sequence[str | Callable] | str | None, entries: Mapping[str, Callable], settings: Mapping[str, dict] | None
 ) -> list[Callable]:
     """Picks augmentations by name.
 
@@ -31,7 +31,7 @@ def choose_augmentations(
         Names of entries, in the order in which they are applied; an augmentation itself stays as it is.
     entries : Mapping[str, Callable]
         Makes each augmentation, by name: the block ``augmentations``.
-    settings : Mapping[str, dict]
+    settings : Mapping[str, dict] | None
         What differs from the entries, by name.
 
     Returns
@@ -49,7 +49,7 @@ def choose_augmentations(
     >>> choose_augmentations(["gain"], {"gain": Gain, "mixup": Mixup}, {"gain": {"deviation": 3.0}})
     [Gain(deviation=3.0)]
     """
-    chosen = [chosen] if isinstance(chosen, str) else chosen or []
+    chosen, settings = [chosen] if isinstance(chosen, str) else chosen or [], settings or {}
     for name in [*chosen, *settings]:
         if not callable(name) and str(name) not in entries:
             raise UsageError(
@@ -62,13 +62,22 @@ def choose_augmentations(
 
 def _make(name: str, entry: Callable, settings: dict) -> Callable:
     try:
-        return entry(**settings)
-    except TypeError as error:
+        made = entry(**settings)
+        _try(made)
+        return made
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"The augmentation {name!r} was asked for, with {settings}.",
             f"It does not take them: {error}.",
             "Write settings that hparams/augmentations.yaml shows for it",
         ) from error
+
+
+def _try(augment: Callable) -> None:
+    """Augments two seconds of nothing: better that a setting fails here than in the first step."""
+    shape = (2, 16000) if getattr(augment, "signal", "") == "waveform" else (2, 100, 128)
+    with torch.random.fork_rng(devices=[]):
+        augment(torch.zeros(shape), torch.ones(2), torch.eye(2))
 
 
 def suitable(augment: Sequence[Callable], signals: Sequence[str]) -> list[Callable]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import tokenize
@@ -16,6 +17,8 @@ from torchaudio.compliance import kaldi
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file
+
+logger = logging.getLogger(__name__)
 
 WINDOW, SHIFT = 25.0, 10.0  # milliseconds
 
@@ -138,7 +141,7 @@ class FeatureCache:
     """Reads the features of a clip from disk, or makes them and puts them there.
 
     An entry belongs to one file in one state: a changed file, part or setting has another entry. Several processes and
-    runs may share a folder.
+    runs may share a folder. One that cannot be written to, such as on a full disk, is told in the log, and read only.
 
     Arguments
     ---------
@@ -167,6 +170,7 @@ class FeatureCache:
         self.folder = folder
         self.extract = extract
         self.settings = json.dumps(settings, sort_keys=True)
+        self.complained = False
 
     def __call__(self, clip: Clip) -> torch.Tensor:
         """Returns the features of a clip, float32.
@@ -192,9 +196,18 @@ class FeatureCache:
         features = _load(path)
         if features is None:
             features = self.extract(clip).float()
+            self._keep(features, path)
+        return features
+
+    def _keep(self, features: torch.Tensor, path: str) -> None:
+        try:
             with atomic_file(path, "wb") as file:
                 np.save(file, features.numpy(), allow_pickle=False)
-        return features
+        except OSError as fault:
+            if not self.complained:
+                told = "The feature cache %s cannot be written to (%s): what it lacks is made again in each epoch."
+                logger.warning(told, self.folder, fault)
+            self.complained = True
 
     def entry(self, clip: Clip) -> str:
         """Names the file that holds, or will hold, the features of a clip.
@@ -220,7 +233,9 @@ class FeatureCache:
         except OSError as fault:
             found = f"Its file cannot be read: {fault}."
             raise UsageError(f"The clip {clip.id!r} was asked for.", found, "Put the file back.") from fault
-        state = [path, status.st_size, status.st_mtime_ns, clip.start, clip.stop, self.settings]
+        # A file that is moved onto another keeps its size and its time, and an archive gives one time to all its files.
+        changed = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        state = [path, *changed, clip.start, clip.stop, self.settings]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
         return os.path.join(self.folder, key[:2], f"{key}.npy")
 

@@ -1,6 +1,7 @@
 """python -m brainplug doctor: looks at the machine, a recipe and its data before a run, and says what it finds."""
 
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -75,10 +76,12 @@ def examine(arguments: list[str], full: bool = False) -> Iterator[Finding]:
         check_is_for_train(experiment.recipe_file, hparams)
         yield Finding("", "Machine")
         yield from examine_machine()
-        yield from examine_folders(_output_folder(arguments), _cache_folder(hparams))
+        results = _output_folder(arguments, hparams)
+        yield from examine_folders(results, _cache_folder(hparams))
         yield Finding("", f"\nRecipe {experiment.recipe_file}")
         backbone = yield from _examine_settings(hparams)
         yield Finding("", "\nData")
+        _take_over_splits(results, folder, hparams["prepare"].get("splits_file"))
         clips = yield from list_corpus(hparams)
         if not clips:
             return
@@ -125,12 +128,23 @@ def _cache_folder(hparams: dict) -> str | None:
     return hparams["cache_folder"] if hparams["cache_features"] else None
 
 
-def _output_folder(arguments: list[str]) -> str:
+def _output_folder(arguments: list[str], hparams: dict) -> str:
     """Where train.py would write, read without loading the recipe, which would make the folder."""
     recipe_file, _, overrides = parse_arguments(arguments)
+    lines = [line for line in overrides.splitlines() if not line.startswith("experiment:")]
+    if "experiment" in hparams:  # with what loading adds to its name
+        lines.append(f"experiment: {hparams['experiment']}")
     with open(recipe_file) as file:
-        keys = yaml.compose(resolve_references(file, overrides), Loader=RecipeLoader).value
+        keys = yaml.compose(resolve_references(file, "\n".join(lines)), Loader=RecipeLoader).value
     return next(value.value for key, value in keys if key.value == "output_folder")
+
+
+def _take_over_splits(results: str, folder: str, splits_file: str | None) -> None:
+    """What earlier runs drew and wrote down, and train.py would stay with."""
+    if splits_file and Path(splits_file).is_relative_to(folder):
+        drawn = Path(results, Path(splits_file).relative_to(folder))
+        if drawn.is_file():
+            shutil.copy(drawn, splits_file)
 
 
 def _examine_settings(hparams: dict) -> Generator[Finding, None, Backbone | None]:
@@ -195,6 +209,12 @@ def _estimate(
     parts = [[clip for clip in known if clip.split == split] for split in ("train", "valid")]
     if not all(parts):
         yield Finding("warning", "No estimate: it takes usable clips of the same classes in train and valid")
+        return
+    batches = math.ceil(sum(clip.split == "train" for clip in clips) / hparams["batch_size"])
+    factor = experiment.run_opts.grad_accumulation_factor
+    if not (hparams["batch_seconds"] or 1 <= factor <= batches):
+        yield Finding("error", f"Steps of {factor} batches, where an epoch has {batches}; "
+                      "write another --grad_accumulation_factor")  # fmt: skip
         return
     rehearsed = [clip for part in parts for clip in part[: STEPS * hparams["batch_size"]]]
     try:

@@ -217,7 +217,7 @@ def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) 
     clips : Sequence[Clip]
         Clips of all splits, whose files are compared.
     checked : Sequence[Clip]
-        Those with durations, whose samples are compared instead with `full`.
+        Those with durations, whose samples are compared too with `full`.
     full : bool
         Whether all were decoded.
 
@@ -226,7 +226,11 @@ def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) 
     Finding
         Which clips hold the same.
     """
-    alike = same_content(checked, decode=True) if full else same_content(clips)
+    alike = same_content(clips)
+    if full:
+        told = {clip.path for same in alike for clip in same}
+        decoded = same_content(checked, decode=True)
+        alike += [same for same in decoded if not told.issuperset(clip.path for clip in same)]
     for same in alike[:SHOWN]:
         names = listed([f"{clip.path} ({clip.split})" for clip in same])
         yield Finding("error", f"The same content: {names}; keep it in one split")

@@ -158,7 +158,7 @@ def room(path: str) -> tuple[Path, int]:
     True
     """
     whole = Path(path).absolute()
-    there = next(part for part in [whole, *whole.parents] if part.exists())
+    there = next(part for part in [whole, *whole.parents] if os.path.exists(part))  # False where one may not look
     return there, shutil.disk_usage(there).free
 
 
@@ -196,6 +196,11 @@ def examine_folders(results: str, features: str | None) -> Iterator[Finding]:
         yield Finding("ok", f"The results folder {results}: {size(free)} free")
     if features is None:
         yield Finding("ok", "The feature cache is off: every epoch decodes again")
+        return
+    folder, _ = room(features)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        text = f"The feature cache {features}: {folder} cannot be written to; write --cache_folder=FOLDER"
+        yield Finding("warning", text)
     else:
         sizes = [path.stat().st_size for path in Path(features).rglob("*.npy")]
         yield Finding("ok", f"The feature cache {features}: {len(sizes):,} files, {size(sum(sizes))}")

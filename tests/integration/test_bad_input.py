@@ -88,6 +88,7 @@ BAD_OPTIONS = {
     "--method_settings={conformer: {residual: True}}": ["with residual", "not start as the backbone"],
     "--pooling=PROMPTS": ["'PROMPTS'", "no prompts", "ALL, CLS, SPEECH"],
     "--method_settings={": ["cannot be loaded"],
+    "--method_settings={conformer:{kernel_size: 3}}": ["cannot be loaded"],
     "--data_folder=nowhere": ["nowhere", "does not exist", "--data_folder=DIR"],
     "--device=gpu": ["'gpu'", "--device=cpu"],
     "--device=cuda:77": ["'cuda:77'", "--device=cpu"],

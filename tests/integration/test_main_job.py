@@ -354,7 +354,8 @@ def test_the_schedule_ends_with_the_last_batch_by_seconds(train_esc50, tmp_path)
     ("option", "message"),
     [
         ("--augment=[time_shfit]", "The augmentation 'time_shfit' was asked for.*time_shift"),
-        ("--augment_settings={mixup: {loud: 1}}", "'mixup' was asked for, with {'loud': 1}"),
+        ("--augment_settings={spec_augment: {loud: 1}}", "'spec_augment' was asked for, with {'loud': 1}"),
+        ("--augment_settings={spec_augment: {time_width: all}}", "'spec_augment' was asked for, with"),
         ("--sorting=length", "The sorting 'length' was asked for"),
         ("--batch_seconds=0", "no number above 0"),
         ("--cache_features=0", "neither True nor False"),

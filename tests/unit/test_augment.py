@@ -251,6 +251,21 @@ class TestChoice:
             choose_augmentations(["mixup"], ENTRIES, {"mixup": {"beta": 1}})
 
     @pytest.mark.parametrize(
+        ("name", "settings"),
+        [("gain", {"deviation": "loud"}), ("mixup", {"alpha": 0}), ("time_shift", {"largest_share": None})],
+    )
+    def test_values_that_it_cannot_work_with_are_refused(self, name, settings):
+        with pytest.raises(UsageError, match=f"'{name}' was asked for, with"):
+            choose_augmentations([name], ENTRIES, {name: settings})
+
+    def test_nothing_is_drawn_and_no_settings_are_none(self):
+        torch.manual_seed(1)
+        assert choose_augmentations(["gain", "mixup"], ENTRIES, None) == [Gain(), Mixup()]
+        drawn = torch.rand(1)
+        torch.manual_seed(1)
+        assert torch.equal(torch.rand(1), drawn)
+
+    @pytest.mark.parametrize(
         ("signals", "kept"),
         [
             (["log_mel"], [TimeShift(), SpecAugment()]),

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import constants as hub_constants
 from transformers import (
     ASTConfig,
+    ASTFeatureExtractor,
     ASTModel,
     AutoModel,
     AutoModelForCTC,
@@ -565,3 +566,12 @@ class TestWhisper:
         ast_settings = load_backbone(tiny_backbones["ast"], frames=64).signal_settings
         assert whisper_settings[0] != whisper_settings[1]
         assert whisper_settings[0] != ast_settings
+
+
+def test_an_ast_without_normalisation_gets_what_its_extractor_makes(tmp_path):
+    extractor = ASTFeatureExtractor(num_mel_bins=32, max_length=64, do_normalize=False)
+    extractor.save_pretrained(tmp_path)
+    ASTModel(AST_CONFIG).save_pretrained(tmp_path)
+    waveform = torch.randn(9000, generator=torch.Generator().manual_seed(1))
+    expected = extractor(waveform.numpy(), sampling_rate=16000, return_tensors="pt")["input_values"][0]
+    torch.testing.assert_close(load_backbone(str(tmp_path)).extract(waveform), expected, atol=1e-4, rtol=0)

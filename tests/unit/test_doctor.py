@@ -20,17 +20,19 @@ import brainplug.doctor
 from brainplug.__main__ import main
 from brainplug.data.leaks import draw_sample, overlap, same_content
 from brainplug.data.manifest import Clip
+from brainplug.data.own import list_clips as list_own
 from brainplug.data.splits import SPLITS, check_splits
 from brainplug.doctor import examine, summary
-from brainplug.doctor.data import SAMPLE, examine_splits
+from brainplug.doctor.data import SAMPLE, examine_content, examine_splits
 from brainplug.doctor.finding import Finding, tried
-from brainplug.doctor.machine import examine_machine
+from brainplug.doctor.machine import examine_folders, examine_machine
 from brainplug.doctor.rehearsal import Rehearsal
 from brainplug.errors import UsageError
 from brainplug.experiment import run_command
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "recipes" / "ESC50" / "hparams" / "train.yaml")
+OWN_RECIPE = str(ROOT / "hparams" / "train.yaml")
 COLUMNS = ["filename", "fold", "category", "esc10", "src_file"]
 SAMPLE_RATE = 8000
 MEASURED = Rehearsal(read=0.5, train=1.0, valid=0.25, peak_bytes=10**8, signal_bytes=1000)
@@ -155,6 +157,12 @@ FAULTS = {  # what is planted, options, level, what must be said
     "unknown optimiser": (nothing, ["--optimizer=adamm"], "error", "'adamm'.*adamw"),
     "unsuitable pooling": (nothing, ["--pooling=PROMPTS"], "error", "'PROMPTS'"),
     "frames below a patch": (nothing, ["--frames=5"], "error", "5 frames"),
+    "steps of more batches than there are": (
+        nothing,
+        ["--batch_size=8", "--grad_accumulation_factor=4"],
+        "error",
+        "Steps of 4 batches, where an epoch has 3",
+    ),
     "too few for few-shot": (nothing, ["--few_shot=13"], "error", "'dog' has 12"),
 }
 
@@ -208,6 +216,38 @@ def test_nothing_is_written_beside_the_caches(run, tmp_path):
     run("--output_folder=results", "--full")
     run()
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_the_results_folder_is_that_of_the_run(run):
+    assert any("results/ESC50/nano-ast-linear-fold1-2shot/7: " in text
+               for text in texts(run("--method=linear", "--fold=all", "--few_shot=2", "--seed=7"), "ok"))  # fmt: skip
+
+
+def test_splits_that_an_earlier_run_drew_are_those_examined(run, corpus, tmp_path):
+    run()  # sets what is not to be measured
+    for number in range(40):
+        path = tmp_path / "own" / ("dog", "rain")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(corpus / "audio" / f"{number}.wav", path)
+    drawn = tmp_path / "results" / "splits.csv"
+    seed = 7
+    clips = list_own(data_folder=str(tmp_path / "own"), seed=seed, splits_file=str(drawn))
+    text = drawn.read_text()
+    for clip in [clip for clip in clips if clip.label == "dog" and clip.split == "train"][:5]:
+        row = next(line for line in text.splitlines() if line.startswith(f"{clip.id},"))
+        text = text.replace(row, row.replace(",train,", ",test,"))
+    drawn.write_text(text)
+    own = [
+        OWN_RECIPE,
+        "--dataset=own",
+        f"--data_folder={tmp_path / 'own'}",
+        f"--seed={seed}",
+        "--output_folder=results",
+    ]
+    tables = [line.split() for table in texts(examine(own), "") for line in table.splitlines()]
+    assert ["dog", "11", "2", "7"] in tables
+    assert ["rain", "16", "2", "2"] in tables
+    assert drawn.read_text() == text
 
 
 def test_counts_stand_in_a_table(run):
@@ -336,6 +376,20 @@ def test_the_same_content_within_a_split_is_no_leak(tmp_path):
     assert same_content([Clip(name, str(tmp_path / name), "dog", "train") for name in "ab"]) == []
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_other_parts_of_a_copied_file_are_told_once(full, tmp_path):
+    clips = []
+    for split, start in [("train", 0.0), ("test", 0.25)]:
+        path = tmp_path / f"{split}.wav"
+        soundfile.write(path, noise(0.5), SAMPLE_RATE)
+        clips.append(Clip(split, str(path), "dog", split, start=start, stop=start + 0.25, duration=0.25))
+    whole = [dataclasses.replace(clip, id=f"{clip.id} whole", start=None, duration=0.5) for clip in clips]
+    for some in (clips, [*clips, *whole]):
+        [finding] = examine_content(some, some, full)
+        assert finding.level == "error"
+        assert finding.text.startswith("The same content: ")
+
+
 def test_a_sample_has_clips_of_every_class_and_split():
     clips = [
         Clip(f"{split}-{label}-{number}", "", label, split)
@@ -428,6 +482,29 @@ def put_into_cache(cache, hub_id, folder, without=None):
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
     monkeypatch.setattr("brainplug.doctor.machine.REPORTED_PACKAGES", ("torch", "brainplug-without-a-name"))
     assert "brainplug-without-a-name is not installed" in texts(examine_machine(), "error")[0]
+
+
+def test_a_feature_cache_that_cannot_be_written_to_is_a_warning(tmp_path):
+    (tmp_path / "file").touch()
+    [warning] = texts(examine_folders(str(tmp_path), str(tmp_path / "file")), "warning")
+    assert "file cannot be written to; write --cache_folder" in warning
+
+
+def test_folders_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    look, may = os.stat, os.access
+
+    def forbidden(path, *given, **named):
+        if str(path).startswith(f"{closed}/"):
+            raise PermissionError(13, "Permission denied")
+        return look(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", forbidden)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(closed) and may(path, mode))
+    findings = list(examine_folders(str(closed / "results"), str(closed / "features")))
+    assert [finding.level for finding in findings] == ["error", "warning"]
+    assert all(f"{closed} cannot be written to" in finding.text for finding in findings)
 
 
 def test_a_finding_is_one_aligned_line():

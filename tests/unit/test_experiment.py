@@ -325,6 +325,19 @@ class TestRunCommand:
         assert run_command(main, []) == 2
         assert capsys.readouterr() == ("", "error: This was asked. That was found. Write this\n")
 
+    def test_what_the_user_can_mend_and_a_worker_found(self, capsys):
+        class Clips(torch.utils.data.Dataset):
+            def __len__(self):
+                return 1
+
+            def __getitem__(self, index):
+                raise UsageError("This was asked.", "That was found.", "Write this")
+
+        assert run_command(lambda _: list(torch.utils.data.DataLoader(Clips(), num_workers=1)), []) == 2
+        assert capsys.readouterr().err == "error: This was asked. That was found. Write this\n"
+
     def test_what_is_a_defect_keeps_its_traceback(self):
         with pytest.raises(ZeroDivisionError):
             run_command(lambda arguments: 1 / 0, [])
+        with pytest.raises(RuntimeError, match="invalid for input of size 1"):
+            run_command(lambda arguments: torch.zeros(1).view(2), [])

@@ -168,6 +168,17 @@ def test_a_changed_file_has_another_entry(keep, cache, clip, extract):
     assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
 
 
+def test_a_file_that_is_moved_onto_another_has_another_entry(cache, clip, tmp_path):
+    """Size and time alike, as of the clips of one archive."""
+    other = tmp_path / "other.wav"
+    other.write_bytes(b"oidua")
+    for path in (clip.path, other):
+        os.utime(path, (1, 1))
+    cache(clip)
+    other.replace(clip.path)
+    assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 5, 100, 130, 151])
 def test_a_torn_entry_is_made_again(kept_bytes, cache, clip, extract):
     cache(clip)
@@ -242,6 +253,22 @@ def test_a_run_that_dies_while_it_writes_leaves_no_entry(cache, clip, extract, t
             cache(clip)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
+
+
+@pytest.mark.parametrize("fault", ["no folder", "full disk"])
+def test_a_folder_that_cannot_be_written_to_stops_nothing(fault, cache, clip, tmp_path, monkeypatch, caplog):
+    def fail(file, values, **options):
+        file.write(b"part")
+        raise OSError("No space left on device")
+
+    if fault == "no folder":
+        (tmp_path / "cache").touch()
+    else:
+        monkeypatch.setattr(np, "save", fail)
+    assert [cache(clip)[0, 0].item() for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    [record] = caplog.records
+    assert "cannot be written to" in record.getMessage()
 
 
 def test_entries_are_float32_in_sub_folders_named_by_two_digits(cache, clip, tmp_path):
