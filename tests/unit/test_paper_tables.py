@@ -1,5 +1,6 @@
 """The tables of the papers that are shipped: their runs, their hyper-parameters and the numbers beside them."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -16,15 +17,15 @@ TABLES = REPOSITORY / "recipes" / "paper_tables"
 PAPER = REPOSITORY.parent / "shared" / "reference" / "paper_tables.md"
 needs_paper = pytest.mark.skipif(not PAPER.is_file(), reason="the published tables are not beside the repository")
 
-CELLS = {
-    "table1": 11 * (5 + 10 + 1 + 1),
-    "table2": 4 * 3 * (4 * 5 + 4),
-    "table3": 4 * (1 + 1 + 10),
-    "figure2": 19 * 2,
-    "figure3": 8 * (5 + 5 + 1 + 1),
-    "soft_moa": 7 * (5 + 10 + 1 + 1),
-    "spoken": 11 * 3,
-    "esc10": 11 * 5 + 4 * 4 * 5,
+CELLS = {"table1": 11 * (5 + 10 + 1 + 1), "table3": 4 * (1 + 1 + 10)}
+# Of these the first row and the last one are looked at, which is enough to see that they can be run.
+CELLS_OF_TWO_ROWS = {
+    "table2": 2 * 3 * (4 * 5 + 4),
+    "figure2": 2 * 2,
+    "figure3": 2 * (5 + 5 + 1 + 1),
+    "soft_moa": 2 * (5 + 10 + 1 + 1),
+    "spoken": 2 * 3,
+    "esc10": (2 + 4) * 5 + 4 * 4 * 5,  # four rows are named by columns
 }
 # Highest learning rates of the paper; of AST where two are named.
 RATES = {
@@ -60,9 +61,14 @@ def plans(tmp_path_factory) -> dict[str, Plan]:
 
     def plan(name: str) -> Plan:
         path = str(TABLES / f"{name}.yaml")
-        return make_plan(read_table(path, {}), path, None, str(folder / name))
+        table = read_table(path, {})
+        if name in CELLS_OF_TWO_ROWS:
+            named = [row for column in table.columns.values() for row in column.get("rows", [])]
+            rows = [row for place, row in enumerate(table.rows) if place in (0, len(table.rows) - 1) or row in named]
+            table = dataclasses.replace(table, rows={row: table.rows[row] for row in rows})
+        return make_plan(table, path, None, str(folder / name))
 
-    return {name: plan(name) for name in CELLS}
+    return {name: plan(name) for name in [*CELLS, *CELLS_OF_TWO_ROWS]}
 
 
 def paper_section(title: str) -> list[list[str]]:
@@ -74,13 +80,13 @@ def paper_section(title: str) -> list[list[str]]:
 
 
 def test_every_table_that_is_shipped_is_tested():
-    assert {path.stem for path in TABLES.glob("*.yaml")} == set(CELLS)
+    assert {path.stem for path in TABLES.glob("*.yaml")} == {*CELLS, *CELLS_OF_TWO_ROWS}
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_tables_have_their_cells(name, plans):
-    assert len(plans[name].cells) == CELLS[name]
-    assert len({cell.folder for cell in plans[name].cells}) == CELLS[name]
+@pytest.mark.parametrize(("name", "cells"), [*CELLS.items(), *CELLS_OF_TWO_ROWS.items()])
+def test_tables_have_their_cells(name, cells, plans):
+    assert len(plans[name].cells) == cells
+    assert len({cell.folder for cell in plans[name].cells}) == cells
 
 
 def test_dry_run_ends_with_the_number_of_cells(tmp_path, monkeypatch, capsys):
@@ -138,9 +144,9 @@ def test_table_1_trains_as_many_parameters_as_the_paper(row, plans):
         ("table3", "Table 3: wav2vec 2.0 base", ["GSC", "FSC", "IEMOCAP"]),
     ],
 )
-def test_published_numbers_are_those_of_the_paper(name, title, columns, plans):
+def test_published_numbers_are_those_of_the_paper(name, title, columns):
     header, *rows = paper_section(title)
-    table = plans[name].table
+    table = read_table(str(TABLES / f"{name}.yaml"), {})
     if columns is None:  # "ESC-50: 1", "2", ...: a name goes on until the next one
         named = ""
         for place, text in enumerate(header[1:], start=1):
