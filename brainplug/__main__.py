@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
         write=None,
     )
     report = commands.add_parser(
-        "report", help="the results of all runs below a folder: a table, and a page with pictures; FAM's records are drawn"
+        "report",
+        help="the results of all runs below a folder: a table, and a page with pictures; FAM's records are drawn",
     )
     report.add_argument("folder", nargs="?", default="results")
     report.set_defaults(marks=RESULTS_MARKS)

@@ -41,8 +41,8 @@ def write_page(folder: str) -> Path:
         return _write(folder, jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True))
     except OSError as error:
         raise UsageError(
-            f"The page {folder}/{NAME} was asked for.", f"It cannot be written: {error}.",
-            "Make room there, or copy the runs to a folder that can be written",
+            f"The page {folder}/{NAME} was asked for.", f"It cannot be made: {error}.",
+            "Make room there, or copy the runs to a folder that can be read and written",
         ) from error  # fmt: skip
 
 
@@ -86,7 +86,9 @@ def introduction(runs: list[Run]) -> str:
 def _documents(folder: Path, runs: list[Run]) -> list[tuple[str, list[Block]]]:
     """The tables that were run as such, and one of the other runs."""
     paths = sorted(folder.rglob("table.md"))
-    found = [(f"Table {path.parent.absolute().name}", read_markdown(path.read_text(encoding="utf-8"))) for path in paths]
+    found = [
+        (f"Table {path.parent.absolute().name}", read_markdown(path.read_text(encoding="utf-8"))) for path in paths
+    ]
     tables = [path.parent for path in paths]
     others = [run.results for run in runs if not any(run.folder.is_relative_to(table) for table in tables)]
     if others:

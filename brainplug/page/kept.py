@@ -73,12 +73,10 @@ def find_runs(folder: str) -> list[Run]:
     []
     """
     cells = _cells(Path(folder))
-    paths = sorted(Path(folder).rglob("results.json"), key=lambda path: _order(path.parent, list(cells)))
-    return [_run(path.parent, json.loads(path.read_text()), cells.get(path.parent)) for path in paths]
-
-
-def _order(folder: Path, cells: list[Path]) -> tuple[int, Path]:
-    return (cells.index(folder) if folder in cells else len(cells)), folder
+    order = {cell: place for place, cell in enumerate(cells)}
+    paths = sorted(Path(folder).rglob("results.json"))
+    runs = [_run(path.parent, json.loads(path.read_text()), cells.get(path.parent)) for path in paths]
+    return sorted(runs, key=lambda run: order.get(run.folder, len(order)))
 
 
 def _cells(folder: Path) -> dict[Path, tuple[str, str, str]]:

@@ -16,11 +16,11 @@ from brainplug.pictures.learning import draw_learning
 from brainplug.runs import interval_of_mean
 from brainplug.sweep.table import folder_name
 
-SHARES = {  # as `Mixture.shares` names them
-    "combine": ("weight in the output", "combine weights"),
-    "dispatch": ("share of the tokens gathered", "dispatch weights"),
-    "router": ("router's weight", "router weights"),
-}
+SHARES = {
+    "combine": "combine weights",
+    "dispatch": "dispatch weights",
+    "router": "router weights",
+}  # of `Mixture.shares`
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _accuracy(main: Mapping[str, list[Run]], places: Mapping[str, int], folder: 
         counts = sorted({point.runs for point in points.values()})
         each = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
         caption = f"{data}: {_counted(len(points), 'method')}, n = {each} runs each."
-        title = f"{data} (n = {each} runs a method, ± one standard deviation)"
+        title = f"{data} (n = {each} runs a method, ± one standard deviation; dashed: Pareto front)"
         path = _path(folder, "accuracy", number, data)
         section.figures.append(_figure(path, caption, draw_accuracy, title, points, places))
     return section
@@ -229,8 +229,8 @@ def _vectors(main: Mapping[str, list[Run]], folder: Path) -> Section:
     section = Section(
         "Pooled vectors before and after adapting",
         "t-SNE of what the head reads, of at most 500 test clips of one run of the method with the best validation "
-        "accuracy: with the backbone as it was, and as it is adapted. Distances between groups say little. Of many "
-        "classes the name stands at the median of its clips.",
+        "accuracy: with the backbone as it was, and as it is adapted. Distances between groups say little. Names, "
+        "or of many classes numbers, stand near the median of their clips.",
     )
     for number, (data, runs) in enumerate(main.items(), 1):
         kept = that_keep(runs, OBSERVATIONS)
@@ -239,9 +239,7 @@ def _vectors(main: Mapping[str, list[Run]], folder: Path) -> Section:
             continue
         run = best_method(kept)[0]
         seen, labels = read_observations(str(run.folder))
-        panels = {
-            name: in_the_plane(seen[key]) for name, key in (("before", "vectors_before"), ("after", "vectors"))
-        }
+        panels = {name: in_the_plane(seen[key]) for name, key in (("before", "vectors_before"), ("after", "vectors"))}
         if any(clips is None for clips in panels.values()):
             section.omitted.append(f"{data}: the vectors of {run.method} are too few or all alike.")
             continue
@@ -254,15 +252,16 @@ def _vectors(main: Mapping[str, list[Run]], folder: Path) -> Section:
 def _experts(main: Mapping[str, list[Run]], folder: Path) -> Section:
     section = Section(
         "Experts of mixtures",
-        "Of one run, since the experts of two runs have no common order. Combine and router weights: an expert's weight "
-        "in the mean over a clip's tokens; all experts of a mixture sum to 100 %. Dispatch weights: the share of the "
-        "clip's tokens that an expert's slots gather, exp(entropy) over their number; 100 % means all tokens alike. "
-        "Above the mean over the classes, below how far each class is from it.",
+        "Of one run, since the experts of two runs have no common order. Combine and router weights: an expert's "
+        "weight in the mean over a clip's tokens; all experts of a mixture sum to 100 %. Dispatch weights: the share "
+        "of the clip's tokens that an expert's slots gather, exp(entropy) over their number; 100 % means all tokens "
+        "alike. Above the mean over the classes, below how far each class is from it.",
     )
     for number, (data, runs) in enumerate(main.items(), 1):
         kept = that_keep(runs, OBSERVATIONS)
-        for kind, (unit, kind_name) in SHARES.items():
-            with_kind = [run for run in kept if kind in read_observations(str(run.folder))[0]]
+        kinds = {run.folder: set(read_observations(str(run.folder))[0]) for run in kept}
+        for kind, kind_name in SHARES.items():
+            with_kind = [run for run in kept if kind in kinds[run.folder]]
             if not with_kind:
                 continue
             run = best_method(with_kind)[0]
@@ -270,7 +269,7 @@ def _experts(main: Mapping[str, list[Run]], folder: Path) -> Section:
             shares, classes = shares_of_classes(seen[kind], seen["targets"])
             clips = _counted(len(seen["targets"]), "test clip")
             title = f"{data}: {kind_name} of {run.method}, {run.name}, {clips}"
-            drawn = title, unit, shares, [labels[int(place)] for place in classes]
+            drawn = title, shares, [labels[int(place)] for place in classes]
             path = _path(folder, f"experts-{kind}", number, data)
             section.figures.append(_figure(path, f"{title}.", draw_experts, *drawn))
     return section

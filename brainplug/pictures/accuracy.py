@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,16 +103,36 @@ def draw_accuracy(path: str | Path, title: str, points: Mapping[str, Point], pla
         for name, point in points.items():
             colour, marker, _ = style(places[name])
             axes.errorbar(*drawn[name], point.deviation, fmt=marker, color=colour, mec="black", mew=0.5, capsize=3)
-        front = np.array([drawn[name] for name in pareto_front(points)])
-        axes.step(*front.T, where="post", color="0.4", lw=1, ls="--", zorder=0, label="Pareto front")
+        left, right = min(drawn.values())[0] / 4, max(drawn.values())[0] * 4
+        axes.set_xlim(left, right)
+        axes.set_xticks(ticks := _ticks(left, right), list(map(_with_unit, ticks)))
+        axes.minorticks_off()
+        front = [drawn[name] for name in pareto_front(points)]
+        front.append((right, front[-1][1]))  # more parameters alone make nothing better
+        axes.step(*zip(*front, strict=True), where="post", color="0.4", lw=1, ls="--", zorder=0)
         axes.set_title(wrapped(title))
         axes.set_xlabel("trainable parameters without head")
         axes.set_ylabel("test accuracy (%)")
-        axes.margins(x=0.15, y=0.12)
+        axes.margins(y=0.12)
         axes.grid(alpha=0.3)
-        axes.legend(loc="best")
         bars = [(x, y - points[name].deviation, x, y + points[name].deviation) for name, (x, y) in drawn.items()]
+        bars += [(*here, there[0], here[1]) for here, there in pairwise(front)]
+        bars += [(there[0], here[1], *there) for here, there in pairwise(front)]
         place_labels(axes, np.array(list(drawn.values())), list(map(short, drawn)), taken=np.array(bars))
+
+
+def _ticks(left: float, right: float) -> list[int]:
+    """Powers of ten, and what lies between them where there are few."""
+    between = (1,) if right / left > 1000 else (1, 2, 5)
+    ticks = [digit * 10**power for power in range(12) for digit in between]
+    return [tick for tick in ticks if left <= tick <= right]
+
+
+def _with_unit(tick: int) -> str:
+    for size, unit in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if tick >= size:
+            return f"{tick // size}{unit}"
+    return str(tick)
 
 
 def draw_few_shot(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
-# Okabe and Ito, https://jfly.uni-koeln.de/color/; the yellow last, which is pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
+# Okabe and Ito, https://jfly.uni-koeln.de/color/, without the yellow, which is pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 LONGEST = 28  # letters of a name in a picture
@@ -90,15 +90,17 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     # Names come from data: no dollar in them means mathematics.
-    with rc_context({"text.parse_math": False, "font.size": 9, "axes.titlesize": 10, "axes.axisbelow": True}):
+    settings = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 10}
+    with rc_context({**settings, "axes.axisbelow": True}):
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         yield figure
         with atomic_file(str(path), "wb") as file:
             figure.savefig(file, format="png")
 
 
 def style(place: int) -> tuple[str, str, str]:
-    """How a method or a class is drawn: neighbours differ in all three, and no two of 64 are alike.
+    """How a method or a class is drawn: neighbours differ in all three, and no two of 56 are alike.
 
     Arguments
     ---------
@@ -112,11 +114,12 @@ def style(place: int) -> tuple[str, str, str]:
 
     Example
     -------
-    >>> len({style(place)[:2] for place in range(64)})
-    64
+    >>> len({style(place)[:2] for place in range(56)})
+    56
     """
-    turned = place + place // len(COLOURS)
-    return COLOURS[place % len(COLOURS)], MARKERS[turned % len(MARKERS)], LINES[turned % len(LINES)]
+    times, colour = divmod(place, len(COLOURS))
+    turned = colour + times
+    return COLOURS[colour], MARKERS[turned % len(MARKERS)], LINES[turned % len(LINES)]
 
 
 def short(name: str) -> str:
@@ -190,25 +193,31 @@ def place_labels(
     list
         Matplotlib's annotations.
     """
+    from matplotlib.patheffects import Normal, Stroke
+
     figure = axes.get_figure()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     boxes = [] if taken is None else list(_in_pixels(axes, taken))
-    annotations = []
+    placed, annotations = [], []
     for point, name in zip(axes.transData.transform(points), names, strict=True):
         width, height = _size_of(axes, name, size)
         middles = point + _offsets(width + 2 * GAP, height + 2 * GAP)
         candidates = np.concatenate([middles, middles], axis=1) + np.array([-width, -height, width, height]) / 2
-        costs = [_covered(candidate, boxes) + _outside(candidate, axes) for candidate in candidates]
+        lines = [_line(point, middle, max(width / 2, height) + 6 * GAP) for middle in middles]
+        costs = [
+            _covered(box[None], boxes) + _covered(line, placed) + _outside(box, axes)
+            for box, line in zip(candidates, lines, strict=True)
+        ]
         best = int(np.argmin(costs))  # the first of the best, which is the nearest
-        boxes.append(candidates[best])
-        far = bool(np.abs(middles[best] - point).max() > max(width / 2, height) + 6 * GAP)
+        boxes += [candidates[best], *lines[best]]
+        placed.append(candidates[best])
         annotations.append(
             axes.annotate(
                 name, axes.transData.inverted().transform(point), (middles[best] - point) * 72 / figure.dpi,
                 textcoords="offset points", ha="center", va="center", fontsize=size,
-                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5"} if far else None,
-                bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5"} if len(lines[best]) else None,
+                path_effects=[Stroke(linewidth=2, foreground="white"), Normal()],
             )
         )  # fmt: skip
     return annotations
@@ -233,13 +242,19 @@ def _offsets(width: float, height: float) -> np.ndarray:
     return np.concatenate([np.zeros((1, 2)), *around])
 
 
-def _covered(box: np.ndarray, boxes: Sequence[np.ndarray]) -> float:
-    """The area of other boxes that a box covers, in pixels."""
-    if not boxes:
+def _line(point: np.ndarray, middle: np.ndarray, near: float) -> np.ndarray:
+    """Boxes without a size on the line from a point to its name; none where the name is near."""
+    far = np.abs(middle - point).max() > near
+    return np.tile(np.linspace(point, middle, 12)[1:-1], 2) if far else np.empty((0, 4))
+
+
+def _covered(boxes: np.ndarray, others: Sequence[np.ndarray]) -> float:
+    """The area that two sets of boxes have in common, in pixels; those without a size count a little too."""
+    if not len(others):
         return 0.0
-    others = np.stack(boxes)
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + GAP
-    return float(sides.clip(min=0).prod(axis=1).sum())
+    ours, theirs = boxes[:, None], np.stack(others)[None]
+    sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2]) + GAP
+    return float(sides.clip(min=0).prod(axis=-1).sum())
 
 
 def _outside(box: np.ndarray, axes: Axes) -> float:

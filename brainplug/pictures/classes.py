@@ -7,7 +7,7 @@ import numpy as np
 
 from brainplug.pictures.canvas import picture, place_labels, short, style, wrapped
 
-MOST_IN_A_LEGEND = 8  # classes; of more, the names stand in the picture
+MOST_NAMED = 12  # classes whose names stand in the picture; of more, numbers do
 
 
 def draw_confusion(path: str | Path, title: str, counts: np.ndarray, labels: Sequence[str]) -> None:
@@ -63,30 +63,31 @@ def draw_vectors(
         In the order of their indices.
     """
     present = sorted(set(targets.tolist()))
-    many = len(present) > MOST_IN_A_LEGEND
-    side = 5 if not many else min(9, 5 + 0.08 * len(present))
-    with picture(path, len(panels) * side + (0 if many else 1.5), side) as figure:
+    named = len(present) <= MOST_NAMED
+    columns = 0 if named else -(-len(present) // 32)
+    with picture(path, len(panels) * 5.5 + 2.1 * columns, 6) as figure:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (name, clips) in zip(all_axes, panels.items(), strict=True):
-            for place in present:
+            for number, place in enumerate(present, 1):
                 colour, marker, _ = style(place)
                 axes.scatter(
-                    *clips[targets == place].T, s=16, color=colour, marker=marker, edgecolors="black", linewidths=0.3,
-                    alpha=0.85, label=short(labels[place]),
+                    *clips[targets == place].T, s=20, color=colour, marker=marker, edgecolors="black", linewidths=0.3,
+                    alpha=0.85, label=f"{number}  {short(labels[place])}",
                 )  # fmt: skip
             axes.set_title(name)
             axes.set_xticks([])
             axes.set_yticks([])
-        figure.suptitle(wrapped(title))
-        if not many:
-            figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right upper")
-            return
+        figure.suptitle(wrapped(title, 120))
+        if not named:
+            handles = all_axes[0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside right upper", ncols=columns, fontsize=7)
+        texts = [short(labels[place]) if named else str(number) for number, place in enumerate(present, 1)]
         for axes, clips in zip(all_axes, panels.values(), strict=True):
             middles = np.stack([np.median(clips[targets == place], axis=0) for place in present])
-            place_labels(axes, middles, [short(labels[place]) for place in present], size=7)
+            place_labels(axes, middles, texts, size=8, taken=np.tile(clips, 2) if named else None)
 
 
-def draw_experts(path: str | Path, title: str, unit: str, shares: np.ndarray, labels: Sequence[str]) -> None:
+def draw_experts(path: str | Path, title: str, shares: np.ndarray, labels: Sequence[str]) -> None:
     """Above, how much each expert is used in the mean over the classes; below, how far each class is from that.
 
     Arguments
@@ -95,8 +96,6 @@ def draw_experts(path: str | Path, title: str, unit: str, shares: np.ndarray, la
         The PNG.
     title : str
         Above it.
-    unit : str
-        What the shares are of.
     shares : np.ndarray
         ``[labels, mixtures, experts]``, from 0 to 1.
     labels : Sequence[str]
@@ -111,7 +110,7 @@ def draw_experts(path: str | Path, title: str, unit: str, shares: np.ndarray, la
     with picture(path, 3.5 + 0.16 * max(40, mixtures * experts), 3.2 + below) as figure:
         above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, below])
         above.bar(range(len(means)), means, color="0.45", width=0.85)
-        above.set_ylabel(f"mean: {unit} (%)")
+        above.set_ylabel("mean (%)")
         image = axes.imshow(apart, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(classes), list(map(short, labels)), fontsize=7)
         axes.set_xticks(range(len(means)), [str(expert + 1) for _ in range(mixtures) for expert in range(experts)],
@@ -124,5 +123,5 @@ def draw_experts(path: str | Path, title: str, unit: str, shares: np.ndarray, la
                 transform=above.get_xaxis_transform(),
             )  # fmt: skip
         axes.set_xlabel("expert, mixture by mixture, the first layer at the left")
-        figure.suptitle(wrapped(title))
+        figure.suptitle(wrapped(title, 110))
         figure.colorbar(image, ax=axes, label="class less mean (percentage points)")

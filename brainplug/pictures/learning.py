@@ -8,6 +8,7 @@ import numpy as np
 from brainplug.pictures.canvas import picture, short, style, wrapped
 
 Curve = Mapping[int, tuple[float, float, float]]  # epoch -> train loss, valid loss, valid accuracy in per cent
+SMALLEST_LOSS = 1e-6  # that a logarithmic axis shows; a loss of zero lies there
 PANELS = ("training loss", "validation loss", "validation accuracy (%)")
 
 
@@ -28,11 +29,14 @@ def draw_learning(
         Of the methods, for their `style`.
     """
     with picture(path, 13, 4.2) as figure:
+        from matplotlib.ticker import LogLocator
+
         panels = figure.subplots(1, len(PANELS))
+        floors = np.array([SMALLEST_LOSS, SMALLEST_LOSS, 0])
         for name, runs in curves.items():
             colour, marker, line = style(places[name])
-            epochs, means, lows, highs = over_runs(runs)
-            for axes, mean, low, high in zip(panels, means.T, lows.T, highs.T, strict=True):
+            epochs, *drawn = over_runs(runs)
+            for axes, mean, low, high in zip(panels, *(np.maximum(of, floors).T for of in drawn), strict=True):
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.12, lw=0)
                 axes.plot(
                     epochs, mean, color=colour, ls=line, marker=marker, lw=1.3, ms=4, mec="black", mew=0.3,
@@ -42,11 +46,14 @@ def draw_learning(
             axes.set_title(name)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlim(left=1)
             axes.grid(alpha=0.3)
         for axes in panels[:2]:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.minorticks_off()
             axes.yaxis.set_major_formatter("{x:g}")
-        figure.suptitle(wrapped(title))
+        figure.suptitle(wrapped(title, 150))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
 
 
