@@ -96,7 +96,8 @@ def _run(folder: Path, results: dict, cell: tuple[str, str, str] | None) -> Run:
     if cell:
         table, column, row = cell
         return Run(folder, results, row, f"{table}: {column}", f"{table}: {task}")
-    shots = "" if results["few_shot"] is None else f", {results['few_shot']} clips a class"
+    clips = "clip" if results["few_shot"] == 1 else "clips"
+    shots = "" if results["few_shot"] is None else f", {results['few_shot']} {clips} a class"
     return Run(folder, results, method_name(results), task + shots, task)
 
 
@@ -213,17 +214,20 @@ def missing_files(runs: Sequence[Run]) -> list[str]:
     >>> missing_files([])
     []
     """
-    without = {
+    left_out = {
         TRAIN_LOG: "their learning curves are",
         PREDICTIONS: "their confusions are",
         OBSERVATIONS: "their vectors and the use of their experts are",
     }
-    counts = {name: len(runs) - len(that_keep(runs, name)) for name in without}
-    return [
-        f"{count} of {len(runs)} runs keep no {name}, as older ones do not: {without[name]} left out."
-        for name, count in counts.items()
-        if count
-    ]
+    sentences = []
+    for name, what in left_out.items():
+        without = [run for run in runs if not (run.folder / name).is_file()]
+        of = ", ".join(sorted({run.data for run in without}))
+        if without:
+            sentences.append(
+                f"{len(without)} of {len(runs)} runs ({of}) keep no {name}, as older ones do not: {what} left out."
+            )
+    return sentences
 
 
 def learning_curve(text: str) -> Curve:

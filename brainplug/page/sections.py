@@ -138,8 +138,9 @@ def _few_shot(runs: Sequence[Run], places: Mapping[str, int], folder: Path) -> S
         "clips, so that it is too narrow rather than too wide.",
     )
     for number, (task, of_task) in enumerate(grouped(runs, lambda run: run.task).items(), 1):
+        all_clips = max([1, *(round(run.results["n_train"] / run.results["n_classes"]) for run in of_task)])
         curves = {
-            method: [few_shot_point(same) for same in grouped(group, lambda run: str(run.few_shot)).values()]
+            method: [few_shot_point(same, all_clips) for same in grouped(group, lambda run: str(run.few_shot)).values()]
             for method, group in grouped(of_task, lambda run: run.method).items()
         }
         curves = {method: points for method, points in curves.items() if len(points) > 1}
@@ -157,13 +158,15 @@ def _few_shot(runs: Sequence[Run], places: Mapping[str, int], folder: Path) -> S
     return section
 
 
-def few_shot_point(runs: Sequence[Run]) -> FewShotPoint:
+def few_shot_point(runs: Sequence[Run], all_clips: int) -> FewShotPoint:
     """What runs with as many training clips say together.
 
     Arguments
     ---------
     runs : Sequence[Run]
         Of one method.
+    all_clips : int
+        A class has where none are left out.
 
     Returns
     -------
@@ -174,16 +177,15 @@ def few_shot_point(runs: Sequence[Run]) -> FewShotPoint:
     means = [mean(run.results["test_accuracy"] for run in draw) for draw in of_draw.values()]
     values = [100 * value for value in (means if len(means) > 1 else (run.results["test_accuracy"] for run in runs))]
     low, high = interval_of_mean(values) if len(values) > 1 else (values[0], values[0])
-    everything = runs[0].results["few_shot"] is None
-    clips = runs[0].results["few_shot"] or round(runs[0].results["n_train"] / runs[0].results["n_classes"])
-    return FewShotPoint(clips, mean(values), low, high, everything)
+    few_shot = runs[0].results["few_shot"]
+    return FewShotPoint(few_shot or all_clips, mean(values), low, high, everything=few_shot is None)
 
 
 def _learning(main: Mapping[str, list[Run]], places: Mapping[str, int], folder: Path) -> Section:
     section = Section(
         "Learning curves",
-        "Mean over folds and seeds; the band reaches from the lowest run to the highest. Losses have a logarithmic "
-        "axis. An epoch that was trained again after a stop counts once.",
+        "Mean over folds and seeds; the band reaches from the lowest run to the highest. An epoch that was trained "
+        "again after a stop counts once.",
     )
     for number, (data, runs) in enumerate(main.items(), 1):
         curves = {
@@ -192,7 +194,6 @@ def _learning(main: Mapping[str, list[Run]], places: Mapping[str, int], folder: 
         }
         curves = {method: of_method for method, of_method in curves.items() if of_method}
         if not curves:
-            section.omitted.append(f"{data}: no run keeps a {TRAIN_LOG} with epochs.")
             continue
         count = _counted(sum(map(len, curves.values())), "run")
         caption = f"{data}: {_counted(len(curves), 'method')}, {count}."
@@ -211,11 +212,10 @@ def _confusions(main: Mapping[str, list[Run]], folder: Path) -> Section:
     )
     for number, (data, runs) in enumerate(main.items(), 1):
         kept = that_keep(runs, PREDICTIONS)
-        if not kept:
-            section.omitted.append(f"{data}: no run keeps a {PREDICTIONS}, so there is no confusion matrix.")
-            continue
-        best = best_method(kept)
+        best = best_method(kept) if kept else []
         answers = [answer for run in best for answer in read_predictions(str(run.folder))]
+        if not answers:
+            continue
         seen = f"{best[0].method}, {_counted(len(answers), 'answer')} in {_counted(len(best), 'run')}"
         path = _path(folder, "confusion", number, data)
         drawn = f"{data}: {seen}", *count_confusions(answers)
@@ -235,7 +235,6 @@ def _vectors(main: Mapping[str, list[Run]], folder: Path) -> Section:
     for number, (data, runs) in enumerate(main.items(), 1):
         kept = that_keep(runs, OBSERVATIONS)
         if not kept:
-            section.omitted.append(f"{data}: no run keeps {OBSERVATIONS}, so there are no pooled vectors.")
             continue
         run = best_method(kept)[0]
         seen, labels = read_observations(str(run.folder))

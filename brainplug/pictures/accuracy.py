@@ -110,7 +110,7 @@ def draw_accuracy(path: str | Path, title: str, points: Mapping[str, Point], pla
         front = [drawn[name] for name in pareto_front(points)]
         front.append((right, front[-1][1]))  # more parameters alone make nothing better
         axes.step(*zip(*front, strict=True), where="post", color="0.4", lw=1, ls="--", zorder=0)
-        axes.set_title(wrapped(title))
+        axes.set_title(wrapped(title, 105))
         axes.set_xlabel("trainable parameters without head")
         axes.set_ylabel("test accuracy (%)")
         axes.margins(y=0.12)
@@ -154,9 +154,11 @@ def draw_few_shot(
     with picture(path, 8, 4.5) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
+        sizes = {point.clips: point for points in curves.values() for point in points}
+        step = (max(sizes) / min(sizes)) ** 0.012  # so that the intervals stand beside each other
         for number, (name, points) in enumerate(curves.items()):
             colour, marker, line = style(places[name])
-            aside = 1.025 ** (number - (len(curves) - 1) / 2)  # so that the intervals stand beside each other
+            aside = step ** (number - (len(curves) - 1) / 2)
             points = sorted(points, key=lambda point: point.clips)
             accuracies = np.array([(point.accuracy, point.low, point.high) for point in points]).T
             axes.errorbar(
@@ -164,7 +166,6 @@ def draw_few_shot(
                 np.abs(accuracies[1:] - accuracies[0]), label=short(name),
                 color=colour, marker=marker, ls=line, capsize=2, ms=5, elinewidth=1, mec="black", mew=0.4,
             )  # fmt: skip
-        sizes = {point.clips: point for points in curves.values() for point in points}
         axes.set_xticks(list(sizes), [f"all ({at:g})" if of.everything else f"{at:g}" for at, of in sizes.items()])
         axes.minorticks_off()
         axes.set_title(wrapped(title))

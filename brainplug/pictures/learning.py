@@ -9,7 +9,7 @@ from brainplug.pictures.canvas import picture, short, style, wrapped
 
 Curve = Mapping[int, tuple[float, float, float]]  # epoch -> train loss, valid loss, valid accuracy in per cent
 SMALLEST_LOSS = 1e-6  # that a logarithmic axis shows; a loss of zero lies there
-PANELS = ("training loss", "validation loss", "validation accuracy (%)")
+PANELS = ("training loss, logarithmic", "validation loss", "validation accuracy (%)")
 
 
 def draw_learning(
@@ -32,7 +32,7 @@ def draw_learning(
         from matplotlib.ticker import LogLocator
 
         panels = figure.subplots(1, len(PANELS))
-        floors = np.array([SMALLEST_LOSS, SMALLEST_LOSS, 0])
+        floors = np.array([SMALLEST_LOSS, 0, 0])
         for name, runs in curves.items():
             colour, marker, line = style(places[name])
             epochs, *drawn = over_runs(runs)
@@ -46,13 +46,14 @@ def draw_learning(
             axes.set_title(name)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set_xlim(left=1)
+            axes.set_xlim(left=0.5)
             axes.grid(alpha=0.3)
-        for axes in panels[:2]:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.minorticks_off()
-            axes.yaxis.set_major_formatter("{x:g}")
+        training = panels[0]
+        training.set_yscale("log")
+        low, high = training.get_ylim()
+        training.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 20 else (1, 1.5, 2, 3, 5, 7)))
+        training.minorticks_off()
+        training.yaxis.set_major_formatter("{x:g}")
         figure.suptitle(wrapped(title, 150))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
 

@@ -107,16 +107,21 @@ def test_what_is_missing_is_told_and_the_rest_is_drawn(tmp_path):
     make_run(tmp_path / "old", kept=False)
     page = Page(write_page(str(tmp_path)))
     for name in ("train_log.txt", "predictions.csv", "observations.safetensors"):
-        assert f"1 of 1 runs keep no {name}" in page.text
+        assert f"1 of 1 runs (esc50, 3 classes, nano-ast) keep no {name}" in page.text
     assert [name.split("-1-")[0] for name in page.pictures] == ["accuracy"]
     make_run(tmp_path / "new", fold=2)
     page = Page(write_page(str(tmp_path)))
-    assert "1 of 2 runs keep no predictions.csv" in page.text
+    assert "1 of 2 runs (esc50, 3 classes, nano-ast) keep no predictions.csv" in page.text
     assert "confusion" in {name.split("-1-")[0] for name in page.pictures}
 
 
 def test_nothing_is_said_to_be_missing_where_all_is_there(runs):
     assert "keep no" not in Page(write_page(str(runs))).text
+
+
+def test_a_run_that_answered_nothing_has_no_confusions(tmp_path):
+    make_run(tmp_path / "run", clips=0)
+    assert [name.split("-1-")[0] for name in Page(write_page(str(tmp_path))).pictures] == ["accuracy", "learning"]
 
 
 def test_vectors_that_say_nothing_are_left_out(tmp_path):
@@ -206,12 +211,12 @@ def test_intervals_are_over_draws_and_of_one_draw_over_folds(tmp_path):
     for (seed, fold), accuracy in accuracies.items():
         make_run(tmp_path / f"{seed}{fold}", seed=seed, fold=fold, test_accuracy=accuracy, few_shot=4, kept=False)
     runs = find_runs(str(tmp_path))
-    point = few_shot_point(runs)
+    point = few_shot_point(runs, 24)
     assert (point.low, point.high) == pytest.approx(interval_of_mean([60, 65, 50]))
     assert point.accuracy == pytest.approx(100 * mean(accuracies.values()))
-    point = few_shot_point(runs[:2])
+    point = few_shot_point(runs[:2], 24)
     assert (point.low, point.high) == pytest.approx(interval_of_mean([50, 70]))
-    point = few_shot_point(runs[:1])
+    point = few_shot_point(runs[:1], 24)
     assert (point.low, point.accuracy, point.high, point.clips) == (50, 50, 50, 4)
 
 
