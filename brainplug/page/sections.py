@@ -1,7 +1,7 @@
 """The sections of the page: chooses among the runs, draws, and says what is seen."""
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -80,7 +80,10 @@ def make_sections(runs: Sequence[Run], folder: Path) -> list[Section]:
     list[Section]
         Those that have pictures, or say why they have none.
     """
-    places = {method: place for place, method in enumerate(grouped(runs, lambda run: run.method))}
+    methods = grouped(runs, lambda run: run.method)
+    # Those with few-shot curves first: the first seven places have seven colours.
+    ordered = sorted(methods, key=lambda method: -len({run.few_shot for run in methods[method]}))
+    places = {method: place for place, method in enumerate(ordered)}
     main = grouped(with_most_clips(runs), lambda run: run.data)
     sections = [
         _accuracy(main, places, folder),
@@ -107,6 +110,11 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
+def _range(counts: Iterable[int]) -> str:
+    counts = set(counts)
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
 def _accuracy(main: Mapping[str, list[Run]], places: Mapping[str, int], folder: Path) -> Section:
     section = Section(
         "Accuracy against trained parameters",
@@ -115,8 +123,7 @@ def _accuracy(main: Mapping[str, list[Run]], places: Mapping[str, int], folder: 
     )
     for number, (data, runs) in enumerate(main.items(), 1):
         points = {method: _point(group) for method, group in grouped(runs, lambda run: run.method).items()}
-        counts = sorted({point.runs for point in points.values()})
-        each = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+        each = _range(point.runs for point in points.values())
         caption = f"{data}: {_counted(len(points), 'method')}, n = {each} runs each."
         title = f"{data} (n = {each} runs a method, ± one standard deviation; dashed: Pareto front)"
         path = _path(folder, "accuracy", number, data)
@@ -138,24 +145,26 @@ def _few_shot(runs: Sequence[Run], places: Mapping[str, int], folder: Path) -> S
         "clips, so that it is too narrow rather than too wide.",
     )
     for number, (task, of_task) in enumerate(grouped(runs, lambda run: run.task).items(), 1):
+        if any(len(grouped(same, lambda run: run.data)) > 1 for same in grouped(of_task, _shots).values()):
+            continue  # columns that differ in other settings are no one curve
         all_clips = max([1, *(round(run.results["n_train"] / run.results["n_classes"]) for run in of_task)])
         curves = {
-            method: [few_shot_point(same, all_clips) for same in grouped(group, lambda run: str(run.few_shot)).values()]
+            method: [few_shot_point(same, all_clips) for same in grouped(group, _shots).values()]
             for method, group in grouped(of_task, lambda run: run.method).items()
         }
         curves = {method: points for method, points in curves.items() if len(points) > 1}
-        several = any(
-            len({run.data for run in same}) > 1 for same in grouped(of_task, lambda run: str(run.few_shot)).values()
-        )
-        if not curves or several:  # columns that differ in other settings are no one curve
+        if not curves:
             continue
-        counts = sorted(len(same) for same in grouped(of_task, lambda run: f"{run.method} {run.few_shot}").values())
-        each = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+        each = _range(len(same) for same in grouped(of_task, lambda run: run.method + _shots(run)).values())
         caption = f"{task}: n = {each} runs a point."
         title = f"{task} (n = {each} runs a point, 95 % intervals)"
         path = _path(folder, "few_shot", number, task)
         section.figures.append(_figure(path, caption, draw_few_shot, title, curves, places))
     return section
+
+
+def _shots(run: Run) -> str:
+    return str(run.few_shot)
 
 
 def few_shot_point(runs: Sequence[Run], all_clips: int) -> FewShotPoint:

@@ -20,6 +20,7 @@ DOORS = [
     "brainplug.inference",
     "brainplug.doctor",
     "brainplug.page",
+    "brainplug.pictures",
 ]
 TOP_MODULES = [  # all that stands above the rooms: the doors, the model, and what is added beside them
     f"brainplug.{path.stem}"

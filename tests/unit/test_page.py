@@ -220,6 +220,17 @@ def test_intervals_are_over_draws_and_of_one_draw_over_folds(tmp_path):
     assert (point.low, point.accuracy, point.high, point.clips) == (50, 50, 50, 4)
 
 
+def test_columns_that_differ_in_other_settings_are_no_one_curve(tmp_path):
+    folder, cells = tmp_path / "two", {}
+    for column in ("slow", "fast"):
+        for shots in (1, 2):
+            place = f"{column}_{shots}/lora/fold1-seed1"
+            make_run(folder / place, kept=False, few_shot=shots, method="lora")
+            cells[place] = ("lora", f"{column} {shots}")
+    table_of(folder, cells)
+    assert not any(name.startswith("few_shot") for name in Page(write_page(str(folder))).pictures)
+
+
 # What is read
 
 
