@@ -36,11 +36,12 @@ def draw_learning(
         for name, runs in curves.items():
             colour, marker, line = style(places[name])
             epochs, *drawn = over_runs(runs)
+            every = max(1, len(epochs) // 8)
             for axes, mean, low, high in zip(panels, *(np.maximum(of, floors).T for of in drawn), strict=True):
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.12, lw=0)
                 axes.plot(
                     epochs, mean, color=colour, ls=line, marker=marker, lw=1.3, ms=4, mec="black", mew=0.3,
-                    markevery=(places[name] % 4, max(1, len(epochs) // 8)), label=short(name),
+                    markevery=(places[name] % every, every), label=short(name),
                 )  # fmt: skip
         for axes, name in zip(panels, PANELS, strict=True):
             axes.set_title(name)
