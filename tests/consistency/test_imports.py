@@ -19,6 +19,8 @@ DOORS = [
     "brainplug.report",
     "brainplug.inference",
     "brainplug.doctor",
+    "brainplug.page",
+    "brainplug.pictures",
 ]
 TOP_MODULES = [  # all that stands above the rooms: the doors, the model, and what is added beside them
     f"brainplug.{path.stem}"
@@ -38,11 +40,13 @@ FORBIDDEN = {
     "brainplug.optim": [*TOP_MODULES, *DOORS, "brainplug"],
     "brainplug.pretrain": [*TOP_MODULES, *DOORS],
     "brainplug.model": DOORS,
+    "brainplug.pictures": ["brainplug"],
 }
 ALLOWED = {
     "brainplug.files": ["brainplug.errors"],
     "brainplug.methods": ["brainplug.backbones.spec"],
     "brainplug.optim": ["brainplug.optim"],
+    "brainplug.pictures": ["brainplug.pictures", "brainplug.errors", "brainplug.files"],
 }
 
 
