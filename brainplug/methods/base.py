@@ -96,7 +96,7 @@ class Method(ABC):
         return 0.0
 
     def may_leave_unused(self, model: torch.nn.Module) -> bool:
-        """Whether a step may leave trainable weights without a gradient; torch has to know where processes train together.
+        """Whether a step may leave trainable weights without a gradient, which torch has to know of many processes.
 
         Arguments
         ---------
