@@ -22,6 +22,7 @@ from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
+from brainplug.observations import read_observations, read_predictions
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
@@ -96,6 +97,11 @@ def test_every_method(method, train_esc50, tmp_path):
     assert torch.allclose(logits, torch.load(logits_path), atol=1e-5)
     wanted = torch.tensor([description["labels"][clip.label] for clip in clips])
     assert found["test_accuracy"] == (logits.argmax(1) == wanted).float().mean().item()
+    indices = [description["labels"][row["predicted"]] for row in read_predictions(str(folder))]
+    assert indices == logits.argmax(1).tolist()
+    seen, labels = read_observations(str(folder))
+    assert seen["targets"].tolist() == wanted.tolist()
+    assert labels == list(description["labels"])
 
 
 def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
