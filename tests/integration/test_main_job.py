@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -396,20 +394,6 @@ def test_other_backbones(backbone, options, train_esc50, tiny_backbones, tmp_pat
     succeeded(train_esc50(f"--backbone={tiny_backbones[backbone]}", "--output_folder=results", *options))
     signal = json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"]
     assert signal == ("log_mel" if backbone == "whisper" else "waveform")
-
-
-@pytest.fixture
-def launch(command_line, environment, tmp_path):
-    """Runs train.py in two processes."""
-
-    def run(*options: str) -> str:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPOSITORY / "train.py")]
-        command = [sys.executable, *launcher, *command_line("--distributed_backend=gloo", *options)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.mark.parametrize(
