@@ -13,6 +13,7 @@ from statistics import mean
 import rich.live
 import rich.table
 import yaml
+from rich.markup import escape
 
 from brainplug.errors import UsageError, nearest
 from brainplug.experiment import RecipeLoader, parse_arguments
@@ -314,20 +315,20 @@ def _view(plan: Plan) -> Iterator[Callable[[Cell, Event], None]]:
 
 def _outcome(cell: Cell, event: Event) -> str:
     if event.reason:
-        return f"broken: {event.reason}"
+        return f"{'broken' if state_of(cell.folder) == 'broken' else 'not finished'}: {event.reason}"
     result = finished_results([cell]).get(cell)
     return f"{result['test_accuracy']:.1%} after {result['seconds'] / 60:.1f} minutes" if result else "not finished"
 
 
 def _filled(plan: Plan, running: Collection[Cell]) -> rich.table.Table:
-    view = rich.table.Table(title=plan.table.name)
+    view = rich.table.Table(title=escape(plan.table.name))
     for name in ("", *plan.table.columns):
-        view.add_column(name)
+        view.add_column(escape(name))
     at = {(entry.row, entry.column): entry for entry in make_entries(plan)}
     for row in plan.table.rows:
         texts = []
         for column in plan.table.columns:
             runs = sum((cell.row, cell.column) == (row, column) for cell in running)
             texts.append(place_text(at.get((row, column))) + (f" … {runs} running" if runs else ""))
-        view.add_row(row, *texts)
+        view.add_row(*map(escape, (row, *texts)))
     return view

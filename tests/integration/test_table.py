@@ -274,7 +274,7 @@ def test_a_cell_s_folder_that_cannot_be_written(project):
     (place / "fold1-seed1234").touch()
     run = project.run()
     assert run.code == 1
-    assert "linear / ESC-50, fold 1, seed 1234: broken: its folder" in run.output
+    assert "linear / ESC-50, fold 1, seed 1234: not finished: its folder" in run.output
     assert "Traceback" not in run.output
     assert list(project.finished) == CELLS[1:]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.console
 from scipy import stats
 
 from brainplug.errors import UsageError
 from brainplug.sweep import command
 from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME
 from brainplug.sweep.entries import NOT_RUN, as_markdown, make_entries, p_value, write_entries
+from brainplug.sweep.executors import Event
 from brainplug.sweep.plan import Plan, Protocol, make_plan
 from brainplug.sweep.table import Cell, Table, read_table
 
@@ -224,6 +227,35 @@ class TestFiles:
             once, never = next(rows := csv.DictReader(file)), next(rows)
         assert (once["accuracy"], once["deviation"], once["p_value"]) == ("50.0", "", "")
         assert (never["accuracy"], never["deviation"], never["published"], never["gap"]) == (NOT_RUN, NOT_RUN, "", "")
+
+
+class TestView:
+    def shown(self, plan: Plan, *running: Cell) -> str:
+        console = rich.console.Console(file=io.StringIO(), width=200)
+        console.print(command._filled(plan, running))
+        return console.file.getvalue()
+
+    def test_names_and_numbers_stand_as_they_are(self, plan):
+        rows = {"[bold]a[/bold]": {}, **ROWS}
+        finish(at(plan, "linear")[0], 0.5)
+        text = self.shown(replace(plan, table=replace(plan.table, rows=rows)), *at(plan, "adapter")[:2])
+        for shown in ("[bold]a[/bold]", "lora, rank 6", "50.0 (1 of 6) [70.5]", "not run … 2 running", "8 a class"):
+            assert shown in text
+
+    def test_without_a_terminal_each_end_is_a_line(self, plan, capsys):
+        first, second, third, *_ = plan.cells
+        finish(first, 0.5, seconds=90)
+        break_(second, "why")
+        with command._view(plan) as show:
+            show(first, Event("started", 0))
+            show(first, Event("ended", 0))
+            show(second, Event("ended", 1, "why"))
+            show(third, Event("ended", 2, "it was ended by SIGTERM"))
+        assert capsys.readouterr().out.splitlines() == [
+            "linear / ESC-50, fold 1, seed 1: 50.0% after 1.5 minutes",
+            "linear / ESC-50, fold 1, seed 2: broken: why",
+            "linear / ESC-50, fold 2, seed 1: not finished: it was ended by SIGTERM",
+        ]
 
 
 class TestOptions:

@@ -82,6 +82,11 @@ class TestCell:
         run_cell(job, Share((core,), threads=5))
         assert (job.folder / "output.txt").read_text().strip() == f"{{{core}}} 5"
 
+    def test_ctrl_c_in_a_terminal_reaches_the_command_alone(self, make_job):
+        job = make_job("print(os.getsid(0) == os.getpid())")
+        run_cell(job, Share())
+        assert (job.folder / "output.txt").read_text() == "True\n"
+
     @pytest.mark.parametrize(
         ("code", "reason"),
         [
