@@ -195,7 +195,12 @@ def test_killed_commands_lose_no_finished_cell(project):
     assert ended(process, output).code == KILLED
     assert len(project.processes()) == 2
 
+    summary = project.folder / "results/tables/small/table.json"
+    before = summary.stat().st_mtime_ns
     process, output = project.start("--jobs=2")
+    until(lambda: summary.stat().st_mtime_ns != before, output.read_text)
+    time.sleep(1)  # in which it could wrongly start what still runs
+    assert len(project.started) == 2
     project.waits(1, wait=False)
     until(lambda: len(project.finished) >= 2, output.read_text)
     process.kill()

@@ -16,8 +16,8 @@ from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME, Job, Share, command_of
 from brainplug.sweep.executors import Event, run_here, run_on_cluster, shares
 
 FINISHES = "Path('results.json').write_text('{}')"
-HANGS = "Path('started').touch(); time.sleep(60)"
-LONGEST = 60  # seconds; only what hangs takes longer
+HANGS = "Path('started').touch(); time.sleep(300)"
+LONGEST = 30  # seconds; only what hangs takes longer
 
 
 @pytest.fixture
