@@ -273,6 +273,21 @@ def test_a_folder_that_cannot_be_written(project):
     assert project.started == []
 
 
+def test_a_summary_that_cannot_be_written_ends_the_cells(project):
+    project.waits(1)
+    process, output = project.start("--jobs=2")
+    until(lambda: len(project.started) == 2, output.read_text)
+    summary = project.folder / "results/tables/small/table.md"
+    summary.unlink()
+    summary.mkdir()
+    project.processes()[0].kill()
+    run = ended(process, output)
+    assert run.code == 2
+    assert "It cannot be written: " in run.output
+    assert "Traceback" not in run.output
+    assert project.processes() == []
+
+
 def test_a_cell_s_folder_that_cannot_be_written(project):
     place = project.folder / "results/tables/small/ESC-50/linear"
     place.mkdir(parents=True)
