@@ -130,8 +130,8 @@ def faults_of_table(content: Mapping) -> list[str]:
 
     Example
     -------
-    >>> faults_of_table({"rows": {"lora": {}}, "columns": {"ESC-50": {}}, "colums": {}})
-    ["unknown key 'colums'; known are: columns"]
+    >>> faults_of_table({"rows": {"lora": {}}, "columns": {"ESC-50": {}}, "columnz": {}})
+    ["unknown key 'columnz'; known are: columns"]
     """
     rows, columns = block(content, "rows"), block(content, "columns")
     faults = [f"unknown key {key!r}; known are: {nearest(key, KEYS)}" for key in content if key not in KEYS]

@@ -179,7 +179,7 @@ def test_some_cells_alone(project):
 def test_a_table_with_faults_is_refused(project):
     table = yaml.safe_load((project.folder / "small.yaml").read_text())
     table["rows"]["mistyped"] = {"method": "loar"}
-    (project.folder / "small.yaml").write_text(yaml.safe_dump({**table, "colums": {}}))
+    (project.folder / "small.yaml").write_text(yaml.safe_dump({**table, "columnz": {}}))
     run = project.run()
     assert run.code == 2
     assert "It has 2 faults" in run.output

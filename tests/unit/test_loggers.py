@@ -79,8 +79,8 @@ class TestChoice:
         assert loggers.make_loggers(hparams) == ["file's", {}]
 
     def test_one_that_is_missing(self):
-        with pytest.raises(UsageError, match="The logger 'onw' was asked for.*own"):
-            loggers.check_logger({**self.HPARAMS, "logger": "onw"})
+        with pytest.raises(UsageError, match="The logger 'owm' was asked for.*own"):
+            loggers.check_logger({**self.HPARAMS, "logger": "owm"})
 
     def test_a_package_that_is_missing(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", None)

@@ -95,7 +95,7 @@ class TestSelection:
         [
             ("fold", "'fold' is no condition"),
             ("fold=1 lora", "'lora' is no condition"),
-            ("fould=1", "Cells have no 'fould'. Write one of: fold"),
+            ("foldd=1", "Cells have no 'foldd'. Write one of: fold"),
             ("row='linear", "No closing quotation"),
             ("fold=9", "fold is one of: 1, 2, 3"),
             ("method=loar fold=1", "method is one of: adapter, linear, lora"),

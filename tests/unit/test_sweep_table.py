@@ -73,8 +73,8 @@ class TestReading:
             read_table(write(text), {})
 
     def test_a_table_that_is_missing(self, tmp_path):
-        with pytest.raises(UsageError, match="tabel.yaml.*No such file"):
-            read_table(str(tmp_path / "tabel.yaml"), {})
+        with pytest.raises(UsageError, match="tablle.yaml.*No such file"):
+            read_table(str(tmp_path / "tablle.yaml"), {})
 
     @given(
         st.recursive(
@@ -131,7 +131,7 @@ class TestSettings:
 
 
 FAULTS = {
-    "unknown key": ({"colunms": {}}, "unknown key 'colunms'; known are: columns"),
+    "unknown key": ({"columnz": {}}, "unknown key 'columnz'; known are: columns"),
     "no rows": ({"rows": {}}, "rows is empty"),
     "rows of nothing": ({"rows": None}, "rows is empty"),
     "no columns": ({"columns": {}}, "columns is empty"),
@@ -161,8 +161,8 @@ FAULTS = {
     "column of nothing": ({"columns": {"a": None}}, "the column 'a' has no recipe"),
     "recipe that is missing": ({"columns": {"a": {"recipe": "b.yaml"}}}, "the recipe 'b.yaml'; there is no such file"),
     "column's unknown key": (
-        {"columns": {"a": {"recipe": ESC50, "setings": {}}}},
-        "'a' has the unknown key 'setings'; known are: settings",
+        {"columns": {"a": {"recipe": ESC50, "settingz": {}}}},
+        "'a' has the unknown key 'settingz'; known are: settings",
     ),
     "folds that are text": ({"columns": {"a": {"recipe": ESC50, "folds": "some"}}}, "has the folds 'some'"),
     "folds that are none": ({"columns": {"a": {"recipe": ESC50, "folds": []}}}, r"has the folds \[\]"),
@@ -178,7 +178,7 @@ FAULTS = {
     "published text": ({"published": {"lora": {"ESC-50": "many"}}}, "published has 'many'.*no number"),
     "published number": ({"published": {"lora": 5}}, "published has 5 for 'lora'"),
     "published list": ({"published": [1]}, r"published is \[1\]"),
-    "reference": ({"compare_with": "linaer"}, "compare_with names no row; there are: linear"),
+    "reference": ({"compare_with": "linearr"}, "compare_with names no row; there are: linear"),
     "reference that is a list": ({"compare_with": ["linear"]}, "compare_with names no row"),
     "note": ({"note": 5}, "note is 5"),
 }
