@@ -73,8 +73,8 @@ class TestReading:
             read_table(write(text), {})
 
     def test_a_table_that_is_missing(self, tmp_path):
-        with pytest.raises(UsageError, match="tablle.yaml.*No such file"):
-            read_table(str(tmp_path / "tablle.yaml"), {})
+        with pytest.raises(UsageError, match="table5.yaml.*No such file"):
+            read_table(str(tmp_path / "table5.yaml"), {})
 
     @given(
         st.recursive(
