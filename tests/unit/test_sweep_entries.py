@@ -274,6 +274,34 @@ class TestOptions:
             command.run_table(self.chosen(), ["--lr", "0.1"])
 
 
+class TestExecutors:
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (["--jobs=3"], ("run_here", 3)),
+            (["--executor=ray", "--cell_cpus=2", "--cell_gpus=0.5"], ("run_on_cluster", "auto", 2.0, 0.5)),
+            (["--executor=ray", "--address=10.0.0.1:6379"], ("run_on_cluster", "10.0.0.1:6379", 1, 0)),
+        ],
+    )
+    def test_cells_go_where_they_were_asked_to_go(self, options, expected, plan, tmp_path, monkeypatch):
+        called = []
+
+        def noted(name: str):
+            def run(jobs, *rest):
+                called.append((name, *rest))
+                yield from (Event("ended", place, f"reason {place}") for place in range(len(jobs)))
+
+            return run
+
+        for name in ("run_here", "run_on_cluster"):
+            monkeypatch.setattr(command, name, noted(name))
+        (tmp_path / "train.py").touch()
+        cells = [replace(cell, recipe=str(tmp_path / "train.yaml")) for cell in plan.cells[:2]]
+        chosen = TestOptions().chosen(*options)
+        assert command._run(plan, cells, tmp_path, chosen) == ["reason 0", "reason 1"]
+        assert called == [expected]
+
+
 class TestFinishedCells:
     """What a finished cell was run with is compared with what is asked for."""
 
