@@ -10,6 +10,7 @@ from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.pipeline import check_batching
 from brainplug.errors import UsageError
 from brainplug.experiment import choose, choose_optimizer
+from brainplug.loggers import check_logger
 from brainplug.methods import Method, choose_method
 from brainplug.model import classifier_without_weights
 from brainplug.optim.entry import OptimizerEntry
@@ -96,7 +97,7 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
         There is no such part, it does not take its settings, or one does not fit another.
     """
     list_clips, optimizer = choose("dataset", hparams), choose_optimizer(hparams)
-    choose("logger", hparams)
+    check_logger(hparams)
     augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
     check_batching(hparams["sorting"], hparams["batch_seconds"])
     of_backbone = hparams["backbones"].get(hparams["backbone"])

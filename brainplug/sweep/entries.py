@@ -10,6 +10,7 @@ from statistics import mean, stdev
 
 from scipy import stats
 
+from brainplug.errors import UsageError
 from brainplug.files import atomic_file, write_json
 from brainplug.report import markdown_table
 from brainplug.sweep.cell import failure_of, state_of
@@ -91,9 +92,24 @@ def finished_results(cells: Iterable[Cell]) -> dict[Cell, dict]:
     -------
     dict[Cell, dict]
         results.json of each finished cell.
+
+    Raises
+    ------
+    UsageError
+        A file is torn.
     """
-    paths = {cell: cell.folder / "results.json" for cell in cells}
-    return {cell: json.loads(path.read_text()) for cell, path in paths.items() if path.exists()}
+    return {cell: _results(cell.folder) for cell in cells if state_of(cell.folder) == "finished"}
+
+
+def _results(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "results.json").read_text())
+    except ValueError as error:
+        raise UsageError(
+            f"The results in {folder} were asked for.",
+            f"results.json there is torn: {error}.",
+            "Remove this file, and the cell is run again",
+        ) from error
 
 
 def make_entries(plan: Plan) -> list[Entry]:
@@ -175,8 +191,8 @@ def p_value(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    if len(set(differences)) == 1:  # the test divides by their deviation
-        return 1.0 if differences[0] == 0 else 0.0
+    if max(differences) - min(differences) < 1e-9:  # the test divides by their deviation, which is rounding alone
+        return 1.0 if abs(differences[0]) < 1e-9 else 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
@@ -308,7 +324,7 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
             "published": "" if entry.published is None else f"{entry.published:g}",
             "gap": "" if entry.published is None else number(entry.gap, 1, "+"),
             "difference": "" if reference else number(entry.difference, 1, "+"),
-            "p": "" if reference else number(entry.p_value, 3),
+            "p": "" if reference or entry.pairs == 1 else number(entry.p_value, 3),
             "minutes a run": number(entry.minutes),
             "peak memory (GB)": number(entry.peak_memory_gb),
         }
@@ -396,7 +412,8 @@ def write_entries(plan: Plan, folder: Path) -> None:
 
 
 def _csv_value(entry: dict, key: str) -> object:
-    """Of a number that no paper has, nothing; of one that is still to come, that it is."""
+    """What is still to come says so; what there cannot be, such as the deviation of a single run, is empty."""
     if entry[key] is not None:
         return entry[key]
-    return "" if key == "published" or (key == "gap" and entry["published"] is None) else NOT_RUN
+    awaited = not entry["runs"] and key != "published" and (key != "gap" or entry["published"] is not None)
+    return NOT_RUN if awaited else ""

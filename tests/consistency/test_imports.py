@@ -139,7 +139,8 @@ def test_imported_packages_are_declared():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
     extras = config["options.extras_require"]
-    requirements = config["options"]["install_requires"] + extras["demo"] + extras["plot"]
+    chosen = ("demo", "plot", "ray", "tensorboard", "wandb")
+    requirements = "\n".join([config["options"]["install_requires"], *(extras[name] for name in chosen)])
     declared = {distribution_name(name) for name in re.findall(r"^[\w.-]+", requirements, re.MULTILINE)}
     packages = {name.partition(".")[0] for names in IMPORTS.values() for name in names}
     others = packages - set(sys.stdlib_module_names) - {"brainplug"}
