@@ -14,7 +14,7 @@ from brainplug.pictures.accuracy import FewShotPoint, Point, draw_accuracy, draw
 from brainplug.pictures.classes import draw_confusion, draw_experts, draw_vectors
 from brainplug.pictures.learning import draw_learning
 from brainplug.runs import interval_of_mean
-from brainplug.sweep.table import folder_name
+from brainplug.sweep.faults import folder_name
 
 SHARES = {
     "combine": "combine weights",
