@@ -307,11 +307,11 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
     columns = ["data", "method", "code", "trainable without head", "runs", "accuracy (%)", "best epoch", "last epoch"]
     columns += ["published", "gap", "difference", "p", "minutes a run", "peak memory (GB)"]
     published = any(entry.published is not None for entry in entries)
-    compared = plan.table.compare_with is not None
+    compared, there = plan.table.compare_with is not None, list(plan.table.places())
     hidden = {"published": not published, "gap": not published, "difference": not compared, "p": not compared}
     rows = []
     for entry in entries:
-        reference = entry.row == plan.table.compare_with
+        compared_here = entry.row != plan.table.compare_with and (plan.table.compare_with, entry.column) in there
         cells = {
             "data": entry.column,
             "method": entry.row,
@@ -323,8 +323,8 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
             "last epoch": spread(entry.last_epoch, entry.last_epoch_deviation),
             "published": "" if entry.published is None else f"{entry.published:g}",
             "gap": "" if entry.published is None else number(entry.gap, 1, "+"),
-            "difference": "" if reference else number(entry.difference, 1, "+"),
-            "p": "" if reference or entry.pairs == 1 else number(entry.p_value, 3),
+            "difference": number(entry.difference, 1, "+") if compared_here else "",
+            "p": number(entry.p_value, 3) if compared_here and entry.pairs != 1 else "",
             "minutes a run": number(entry.minutes),
             "peak memory (GB)": number(entry.peak_memory_gb),
         }
