@@ -10,8 +10,9 @@ import torch
 
 from brainplug.backbones import Backbone, known_config, random_backbone
 from brainplug.errors import UsageError
-from brainplug.experiment import configuration, load_aside, parse_arguments, what_differs
+from brainplug.experiment import load_aside, parse_arguments
 from brainplug.model import classifier_without_weights
+from brainplug.output_folder import configuration, what_differs
 from brainplug.parts import check_is_for_train, choose_parts
 from brainplug.report import code_name
 from brainplug.runs import ALL, all_folds, check_fold
