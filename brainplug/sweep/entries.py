@@ -221,6 +221,27 @@ def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     return NOT_RUN if value is None else f"{value:{sign}.{digits}f}"
 
 
+def p_text(value: float | None) -> str:
+    """Writes a p value.
+
+    Arguments
+    ---------
+    value : float | None
+        From 0 to 1.
+
+    Returns
+    -------
+    str
+        Text; no more than three digits are claimed.
+
+    Example
+    -------
+    >>> p_text(0.0004), p_text(0.0321), p_text(None)
+    ('< 0.001', '0.032', 'not run')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
 def spread(value: float | None, deviation: float | None) -> str:
     """Writes a mean and its deviation.
 
@@ -324,7 +345,7 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
             "published": "" if entry.published is None else f"{entry.published:g}",
             "gap": "" if entry.published is None else number(entry.gap, 1, "+"),
             "difference": number(entry.difference, 1, "+") if compared_here else "",
-            "p": number(entry.p_value, 3) if compared_here and entry.pairs != 1 else "",
+            "p": p_text(entry.p_value) if compared_here and entry.pairs != 1 else "",
             "minutes a run": number(entry.minutes),
             "peak memory (GB)": number(entry.peak_memory_gb),
         }
@@ -368,10 +389,10 @@ def as_markdown(plan: Plan) -> str:
         lines[0] += " In brackets what the paper has."
     lines += ["", overview(plan, entries), ""]
     if plan.table.compare_with:
+        folds = " Folds share their training clips, so that p is too small rather than too large."
         lines.append(
             f"Difference: from {plan.table.compare_with}, over the folds and seeds that both have; p: of a paired "
-            "t-test, not corrected for the number of rows. Folds share their training clips, so that p is too small "
-            "rather than too large."
+            f"t-test, not corrected for the number of rows.{folds if any(cell.fold for cell in plan.cells) else ''}"
         )
         lines.append("")
     lines += [details(plan, entries)]
