@@ -40,6 +40,8 @@ class Parts:
         Makes of a waveform ``[samples]`` what a clip is read as.
     signal_settings : dict
         All that it depends on.
+    trainable_without_head : int
+        Parameters that the method trains.
     """
 
     list_clips: Callable
@@ -50,6 +52,7 @@ class Parts:
     augment: list[Callable]
     extract: Callable[[torch.Tensor], torch.Tensor]
     signal_settings: dict
+    trainable_without_head: int
 
 
 def check_is_for_train(recipe_file: str, hparams: dict) -> None:
@@ -107,10 +110,11 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
     backbone = load(
         hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
     )
-    classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    model = classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    trained = model.count_parameters()["trainable_without_head"]
     extract, settings, signals = backbone.extract, backbone.signal_settings, [backbone.spec.signal]
     if hparams["features_on_device"]:
         backbone.extract_batch(torch.zeros(1, 1), torch.ones(1))  # it can
         extract, settings, signals = torch.nn.Identity(), {"signal": "waveform"}, ["waveform", *signals]
     lr = hparams["lr"] or method_lr * optimizer.lr_scale
-    return Parts(list_clips, backbone, method, optimizer, lr, suitable(augment, signals), extract, settings)
+    return Parts(list_clips, backbone, method, optimizer, lr, suitable(augment, signals), extract, settings, trained)

@@ -92,9 +92,10 @@ def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on.", file=sys.stderr)
         return STOPPED
-    print(as_markdown(plan))
+    document = as_markdown(plan, make_entries(plan))
+    print(document)
     if chosen.write:
-        write_table(as_markdown(plan), chosen.write, TABLE_MARKS)
+        write_table(document, chosen.write, TABLE_MARKS)
     return int(any(reasons) or any(state_of(cell.folder) == "broken" for cell in asked))
 
 

@@ -370,20 +370,21 @@ def broken_cells(plan: Plan) -> list[str]:
     return [f"{name}: {reason}" for name, reason in reasons.items()]
 
 
-def as_markdown(plan: Plan) -> str:
+def as_markdown(plan: Plan, entries: Sequence[Entry]) -> str:
     """A table's document.
 
     Arguments
     ---------
     plan : Plan
         The table.
+    entries : Sequence[Entry]
+        As `make_entries` returns them.
 
     Returns
     -------
     str
         The overview, all that is known of each place, and what the columns mean.
     """
-    entries = make_entries(plan)
     lines = ["Test accuracy in per cent, mean and standard deviation over folds and seeds."]
     if any(entry.published is not None for entry in entries):
         lines[0] += " In brackets what the paper has."
@@ -414,9 +415,10 @@ def write_entries(plan: Plan, folder: Path) -> None:
     folder : Path
         Where they go.
     """
-    entries = [asdict(entry) for entry in make_entries(plan)]
+    found = make_entries(plan)
     with atomic_file(str(folder / "table.md"), encoding="utf-8") as file:
-        file.write(as_markdown(plan) + "\n")
+        file.write(as_markdown(plan, found) + "\n")
+    entries = [asdict(entry) for entry in found]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(entries[0]))
     writer.writeheader()

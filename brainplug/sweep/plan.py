@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from brainplug.backbones import Backbone, known_config, random_backbone
+from brainplug.backbones import Backbone, backbone_without_weights, known_config
 from brainplug.errors import UsageError
 from brainplug.experiment import load_aside, parse_arguments
-from brainplug.model import classifier_without_weights
 from brainplug.output_folder import configuration, what_differs
 from brainplug.parts import check_is_for_train, choose_parts
 from brainplug.report import code_name
@@ -190,7 +187,6 @@ def _look_at(cell: Cell) -> tuple[dict, Protocol]:
         hparams, found = experiment.hparams, configuration(experiment)
         check_is_for_train(cell.recipe, hparams)
         parts = choose_parts(hparams, _without_weights)
-        model = classifier_without_weights(parts.backbone.model.config, parts.method, 2, hparams["pooling"])
     recipe = [line.replace(folder, "FOLDER") for line in found["recipe"]]
     return hparams, Protocol(
         method=hparams["method"],
@@ -202,7 +198,7 @@ def _look_at(cell: Cell) -> tuple[dict, Protocol]:
         frames=hparams["frames"],
         augment=tuple(map(_augmentation_name, hparams["augment"])),
         few_shot=hparams["few_shot"],
-        trainable_without_head=model.count_parameters()["trainable_without_head"],
+        trainable_without_head=parts.trainable_without_head,
         code=code_name(hparams["paper_code"]),
         definition={**found, "recipe": recipe},
     )
@@ -213,8 +209,7 @@ def _augmentation_name(augmentation: object) -> str:
 
 
 def _without_weights(name: str, revision: str | None, **settings: object) -> Backbone:
-    with torch.device("meta"):
-        return random_backbone(known_config(name), **settings)
+    return backbone_without_weights(known_config(name), **settings)
 
 
 def _folds(folds: str | Sequence[int], hparams: dict) -> Sequence[int | None]:

@@ -60,20 +60,15 @@ class Cell:
         fold = "" if self.fold is None else f", fold {self.fold}"
         return f"{self.row} / {self.column}{fold}, seed {self.seed}"
 
-    def arguments(self, output_folder: str | None = None) -> list[str]:
+    def arguments(self) -> list[str]:
         """The command line of train.py.
-
-        Arguments
-        ---------
-        output_folder : str, optional
-            Another one than its own.
 
         Returns
         -------
         list[str]
             The recipe and what changes in it.
         """
-        changes = {**self.settings, "seed": self.seed, "output_folder": str(output_folder or self.folder)}
+        changes = {**self.settings, "seed": self.seed, "output_folder": str(self.folder)}
         changes |= {} if self.fold is None else {"fold": self.fold}
         changes |= {} if self.data_folder is None else {"data_folder": self.data_folder}
         return [self.recipe, *(as_flag(key, value) for key, value in changes.items())]

@@ -191,7 +191,7 @@ class TestEntries:
         finish(at(plan, "linear")[0], 0.5)
         found = entry(plan, "linear")
         assert (found.runs, found.broken, found.deviation) == (1, 1, None)
-        text = as_markdown(plan)
+        text = as_markdown(plan, make_entries(plan))
         assert "50.0 (1 of 6) (1 broken) [70.5]" in text
         assert "- linear / ESC-50, fold 2, seed 1: no room" in text
 
