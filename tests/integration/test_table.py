@@ -360,10 +360,11 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
     [*interrupted] = {path.parents[2] for path in folder.glob("*/*/save/CKPT*/checksums.json")}
 
     process, output = start_table(options, tmp_path, tmp_path / "2.txt"), tmp_path / "2.txt"
-    until(lambda: any(folder.rglob("results.json")), output.read_text)
+    # Not deeper: a walk through checkpoints fails where one of them is removed meanwhile.
+    until(lambda: any(folder.glob("*/*/results.json")), output.read_text)
     kill_all(process)
     ended(process, output)
-    finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("results.json")}
+    finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*/*/results.json")}
 
     run = ended(start_table(options, tmp_path, tmp_path / "3.txt"), tmp_path / "3.txt")
     assert run.code == 0, run.output
