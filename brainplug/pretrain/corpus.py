@@ -229,7 +229,10 @@ class Crops(torch.utils.data.Dataset):
         self.samples = int(crop_seconds * SAMPLE_RATE)
         self.begins = np.array([-(-start // HOP) * HOP for start, _ in corpus.utterances()])
         # Places at which a crop may start, in hops; an utterance is drawn by how many it has.
-        room = [(end - begin - self.samples) // HOP + 1 for begin, (_, end) in zip(self.begins, corpus.utterances())]
+        room = [
+            (end - begin - self.samples) // HOP + 1
+            for begin, (_, end) in zip(self.begins, corpus.utterances(), strict=True)
+        ]
         self.room = np.maximum(np.array(room), 0)
         self.until = self.room.cumsum()
 
