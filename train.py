@@ -25,7 +25,6 @@ from brainplug.data.pipeline import make_datasets, make_reader, training_batches
 from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import (
     Experiment,
-    claim_output_folder,
     load_aside,
     load_experiment,
     parse_arguments,
@@ -35,6 +34,7 @@ from brainplug.files import write_json
 from brainplug.loggers import make_loggers
 from brainplug.model import AudioClassifier
 from brainplug.observations import observe, write_observations, write_predictions
+from brainplug.output_folder import claim_output_folder
 from brainplug.parts import choose_parts
 from brainplug.report import collect_results, describe_adapter, summary
 from brainplug.runs import separate_runs, summary_of_runs

@@ -9,6 +9,8 @@ from brainplug.experiment import run_command
 from brainplug.fam_records import draw_records
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
+from brainplug.optim.fam import RECORD_NAME
+from brainplug.page import write_page
 from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
@@ -46,10 +48,11 @@ def main(arguments: list[str]) -> None:
         write=None,
     )
     report = commands.add_parser(
-        "report", help="the results of all runs below a folder, as a table; FAM's records there are drawn"
+        "report",
+        help="the results of all runs below a folder: a table, and a page with pictures; FAM's records are drawn",
     )
     report.add_argument("folder", nargs="?", default="results")
-    report.set_defaults(table=_report, marks=RESULTS_MARKS)
+    report.set_defaults(marks=RESULTS_MARKS)
     published = commands.add_parser("import-petl-ast", help="the published code's checkpoints and command lines")
     add_arguments(published)
     published.set_defaults(table=import_petl_ast, write=None)
@@ -71,8 +74,14 @@ def main(arguments: list[str]) -> None:
         sys.exit(_doctor([chosen.recipe, *others] if chosen.recipe else others, chosen.full))
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    table = chosen.table(chosen)
-    print(table)
+    if chosen.command == "report":
+        _report(chosen)
+    else:
+        _print_table(chosen.table(chosen), chosen)
+
+
+def _print_table(table: str, chosen: argparse.Namespace) -> None:
+    print(table, flush=True)
     if chosen.write:
         write_table(table, chosen.write, chosen.marks)
 
@@ -87,14 +96,16 @@ def _doctor(arguments: list[str], full: bool) -> int:
     return int(any(finding.level == "error" for finding in findings))
 
 
-def _report(chosen: argparse.Namespace) -> str:
-    """The table of the results; draws FAM's records, which may stand alone."""
-    drawn = [f"Drawn: {path}" for path in draw_records(chosen.folder)]
-    if drawn and not chosen.write and not any(Path(chosen.folder).rglob("results.json")):
-        return "\n".join(drawn)
-    table = results_table(read_results(chosen.folder))
-    print(*drawn, sep="\n", end="\n" if drawn else "")
-    return table
+def _report(chosen: argparse.Namespace) -> None:
+    """The table of the results, then what is drawn: FAM's records, which may stand alone, and the page."""
+    there = Path(chosen.folder)
+    only_records = any(there.rglob(RECORD_NAME)) and not any(there.rglob("results.json")) and not chosen.write
+    if not only_records:
+        _print_table(results_table(read_results(chosen.folder)), chosen)
+    for path in draw_records(chosen.folder):
+        print(f"Drawn: {path}")
+    if not only_records:
+        print(f"Written: {write_page(chosen.folder)}")
 
 
 if __name__ == "__main__":

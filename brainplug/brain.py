@@ -226,8 +226,8 @@ class AudioBrain(sb.Brain):
 
     def _wrap_distributed(self) -> None:
         """Wraps as SpeechBrain does, but keeps batch norms on the CPU, where torch cannot synchronise them."""
-        # The published code has trainable modules whose output it throws away.
-        self.find_unused_parameters = self.find_unused_parameters or self.method.paper_code
+        unused = self.method.may_leave_unused(self.model.backbone.model)
+        self.find_unused_parameters = self.find_unused_parameters or unused
         if not self.distributed_launch or self.device_type != "cpu":
             return super()._wrap_distributed()
         self.modules["model"] = DistributedDataParallel(self.model, find_unused_parameters=self.find_unused_parameters)

@@ -8,8 +8,8 @@ from statistics import mean
 
 import numpy as np
 
-from brainplug.errors import UsageError
 from brainplug.optim.fam import RECORD_NAME
+from brainplug.pictures.canvas import needing_plot
 
 Series = dict[int, list[dict]]  # step -> records of its parameters
 
@@ -88,14 +88,9 @@ def _parse(line: str) -> dict | None:
 
 def _draw(groups: dict[str, Series], path: Path) -> None:
     """One column a group: above the bands' mean energies, low bands dark, below the mean momentum and its range."""
-    try:
+    with needing_plot(f"The records beside {path} were to be drawn."):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            f"The records beside {path} were to be drawn.", f"matplotlib is missing: {error}.",
-            "Write: pip install 'brainplug[plot]'",
-        ) from error  # fmt: skip
     figure = Figure(figsize=(4 * len(groups), 6), layout="constrained")
     axes = figure.subplots(2, len(groups), sharex="col", sharey="row", squeeze=False)
     for (above, below), (group, series) in zip(axes.T, groups.items(), strict=True):

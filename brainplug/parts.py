@@ -10,6 +10,7 @@ from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.pipeline import check_batching
 from brainplug.errors import UsageError
 from brainplug.experiment import choose, choose_optimizer
+from brainplug.loggers import check_logger
 from brainplug.methods import Method, choose_method
 from brainplug.model import classifier_without_weights
 from brainplug.optim.entry import OptimizerEntry
@@ -39,6 +40,8 @@ class Parts:
         Makes of a waveform ``[samples]`` what a clip is read as.
     signal_settings : dict
         All that it depends on.
+    trainable_without_head : int
+        Parameters that the method trains.
     """
 
     list_clips: Callable
@@ -49,6 +52,7 @@ class Parts:
     augment: list[Callable]
     extract: Callable[[torch.Tensor], torch.Tensor]
     signal_settings: dict
+    trainable_without_head: int
 
 
 def check_is_for_train(recipe_file: str, hparams: dict) -> None:
@@ -96,7 +100,7 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
         There is no such part, it does not take its settings, or one does not fit another.
     """
     list_clips, optimizer = choose("dataset", hparams), choose_optimizer(hparams)
-    choose("logger", hparams)
+    check_logger(hparams)
     augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
     check_batching(hparams["sorting"], hparams["batch_seconds"])
     of_backbone = hparams["backbones"].get(hparams["backbone"])
@@ -106,10 +110,11 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
     backbone = load(
         hparams["backbone"], hparams["backbone_revision"], frames=hparams["frames"], positions=hparams["positions"]
     )
-    classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    model = classifier_without_weights(backbone.model.config, method, n_classes=2, pooling=hparams["pooling"])
+    trained = model.count_parameters()["trainable_without_head"]
     extract, settings, signals = backbone.extract, backbone.signal_settings, [backbone.spec.signal]
     if hparams["features_on_device"]:
         backbone.extract_batch(torch.zeros(1, 1), torch.ones(1))  # it can
         extract, settings, signals = torch.nn.Identity(), {"signal": "waveform"}, ["waveform", *signals]
     lr = hparams["lr"] or method_lr * optimizer.lr_scale
-    return Parts(list_clips, backbone, method, optimizer, lr, suitable(augment, signals), extract, settings)
+    return Parts(list_clips, backbone, method, optimizer, lr, suitable(augment, signals), extract, settings, trained)

@@ -37,11 +37,11 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
         The data have no folds, there is nothing to draw, or all runs would have one folder.
     """
     hparams = experiment.hparams
-    _check_fold(hparams)
+    check_fold(hparams)
     draws = hparams["few_shot_draws"]
     if hparams["fold"] != ALL and draws == 1:
         return [overrides]
-    folds = _all_folds(hparams) if hparams["fold"] == ALL else [hparams["fold"]]
+    folds = all_folds(hparams) if hparams["fold"] == ALL else [hparams["fold"]]
     if draws > 1 and not hparams["few_shot"]:
         raise UsageError(
             f"{draws} draws were asked for.", "All training clips are used: there is nothing to draw.",
@@ -62,11 +62,44 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
     ]
 
 
-def _all_folds(hparams: dict) -> Sequence[int]:
+def all_folds(hparams: dict) -> Sequence[int]:
+    """The folds that ``fold: all`` stands for.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe of data with folds.
+
+    Returns
+    -------
+    Sequence[int]
+        Those of a list of one's own clips, else 1 to ``folds``.
+
+    Example
+    -------
+    >>> list(all_folds({"folds": 3}))
+    [1, 2, 3]
+    """
     return given_folds(hparams.get("manifest")) or range(1, hparams["folds"] + 1)
 
 
-def _check_fold(hparams: dict) -> None:
+def check_fold(hparams: dict) -> None:
+    """Makes sure that the data have folds, if one was asked for.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded recipe.
+
+    Raises
+    ------
+    UsageError
+        They have none.
+
+    Example
+    -------
+    >>> check_fold({"fold": None})
+    """
     if hparams["fold"] is not None and "fold" not in inspect.signature(choose("dataset", hparams)).parameters:
         raise UsageError(
             f"The fold {hparams['fold']!r} was asked for.", f"{hparams['dataset']} has given splits, and no folds.",

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import torch
 from transformers import PreTrainedConfig
 
 from brainplug.backbones.audio_spectrogram import AudioSpectrogram
@@ -16,7 +17,15 @@ from brainplug.errors import UsageError
 
 FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper)
 
-__all__ = ["FAMILIES", "Backbone", "BackboneSpec", "known_config", "load_backbone", "random_backbone"]
+__all__ = [
+    "FAMILIES",
+    "Backbone",
+    "BackboneSpec",
+    "backbone_without_weights",
+    "known_config",
+    "load_backbone",
+    "random_backbone",
+]
 
 
 def load_backbone(name: str, revision: str | None = None, **settings: object) -> Backbone:
@@ -85,6 +94,35 @@ def random_backbone(config: PreTrainedConfig, **settings: object) -> Backbone:
     config = copy.deepcopy(config)
     config._attn_implementation = None  # a model in use may have one that transformers does not know for its family
     return _family_of(config.model_type, "random").from_config(config, **settings)
+
+
+def backbone_without_weights(config: PreTrainedConfig, **settings: object) -> Backbone:
+    """Builds a backbone on torch's meta device: at once, and without memory. It has shapes, but no values.
+
+    Arguments
+    ---------
+    config : PreTrainedConfig
+        As in `random_backbone`.
+    **settings : object
+        As in `load_backbone`.
+
+    Returns
+    -------
+    Backbone
+        To see whether a run could be made of it.
+
+    Raises
+    ------
+    UsageError
+        As `random_backbone`.
+
+    Example
+    -------
+    >>> backbone_without_weights(known_config("ast"), frames=500).dim
+    768
+    """
+    with torch.device("meta"):
+        return random_backbone(config, **settings)
 
 
 def _family_of(model_type: str | None, name: str) -> type[Backbone]:

@@ -8,14 +8,12 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import torch
 import yaml
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import infer_device
-from transformers import PreTrainedConfig
 
-from brainplug.backbones import Backbone, known_config, random_backbone
+from brainplug.backbones import Backbone, backbone_without_weights, known_config
 from brainplug.backbones.loading import HUB_NAMES, find_source
 from brainplug.data.espeak import in_fresh_process
 from brainplug.data.features import cache_folder
@@ -189,12 +187,8 @@ def _examine_backbone(hparams: dict) -> Generator[Finding, None, Backbone | None
     config = yield from tried(known_config, name)
     if config is None:
         return None
-    return (yield from tried(_without_weights, config, hparams["frames"], hparams["positions"]))
-
-
-def _without_weights(config: PreTrainedConfig, frames: int, positions: str) -> Backbone:
-    with torch.device("meta"):
-        return random_backbone(config, frames=frames, positions=positions)
+    settings = {name: hparams[name] for name in ("frames", "positions")}
+    return (yield from tried(backbone_without_weights, config, **settings))
 
 
 # The first epoch

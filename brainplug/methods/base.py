@@ -95,6 +95,21 @@ class Method(ABC):
         """
         return 0.0
 
+    def may_leave_unused(self, model: torch.nn.Module) -> bool:
+        """Whether a step may leave trainable weights without a gradient, which torch has to know of many processes.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Adapted by this method.
+
+        Returns
+        -------
+        bool
+            With the published code, which trains modules whose output it throws away.
+        """
+        return self.paper_code
+
     def after_step(self, model: torch.nn.Module, step: int, total_steps: int) -> None:  # noqa: B027  most do nothing
         """Does what the method wants after a step of the optimiser, while the gradients are still there.
 

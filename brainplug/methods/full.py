@@ -41,6 +41,11 @@ class FullFineTuning(Method):
         trained = [model] if self.paper_code else self._trained(model, spec)
         return [part for module in trained for part in module.modules()]
 
+    def may_leave_unused(self, model: torch.nn.Module) -> bool:
+        """Where whole layers are dropped too, at random: by a backbone that is all trained."""
+        drops = getattr(model.config, "layerdrop", 0.0) or getattr(model.config, "encoder_layerdrop", 0.0)
+        return self.paper_code or (self.layers is None and drops > 0)
+
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Nothing to do: the weights are the backbone's own."""
 

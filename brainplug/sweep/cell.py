@@ -11,15 +11,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from brainplug.errors import UsageError
 from brainplug.files import write_json
 
+CELL_NAME = "cell.json"
 FAILURE_NAME = "failure.json"
 OUTPUT_NAME = "output.txt"
 LOCK_NAME = "cell.lock"
-TOLD = 2000  # characters at the end of what a broken cell printed, of which the reason is a part
+TOLD = 2000  # bytes at the end of what a broken cell printed, of which the reason is a part
 POLL = 0.2  # seconds
+PATIENCE = 30  # seconds, for a cell that was asked to end
+ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # by a person or a shutdown: the cell is not broken
+
+
+class Job(NamedTuple):
+    """A cell, as executors see it.
+
+    Arguments
+    ---------
+    folder : Path
+        The run's.
+    command : tuple[str, ...]
+        Runs it.
+    started_in : Path
+        The folder that relative paths in the command start from.
+    description : dict
+        Which cell it is, and all that decides its numbers; ``cell.json`` keeps it.
+    """
+
+    folder: Path
+    command: tuple[str, ...]
+    started_in: Path
+    description: dict
 
 
 @dataclass(frozen=True)
@@ -85,9 +110,7 @@ def command_of(recipe: str, arguments: Sequence[str]) -> list[str]:
     )
 
 
-def run_cell(
-    folder: Path, command: Sequence[str], share: Share, stopping: Callable[[], bool] = lambda: False
-) -> str | None:
+def run_cell(job: Job, share: Share, stopping: Callable[[], bool] = lambda: False) -> str | None:
     """Runs a cell, or goes on with it, unless it is finished.
 
     What it prints goes to ``output.txt`` in its folder. A broken cell leaves ``failure.json`` there. While it runs it
@@ -95,10 +118,8 @@ def run_cell(
 
     Arguments
     ---------
-    folder : Path
-        The run's.
-    command : Sequence[str]
-        Runs it.
+    job : Job
+        The cell.
     share : Share
         What it may use.
     stopping : Callable[[], bool]
@@ -107,33 +128,44 @@ def run_cell(
     Returns
     -------
     str | None
-        Why it broke; None where it did not.
+        Why it is not finished; None where it is, or was stopped.
     """
     try:
-        return _run_cell(folder, command, share, stopping)
+        with _lock(job.folder, stopping) as lock:
+            if stopping() or state_of(job.folder) == "finished":
+                return None
+            return _run(job, share, lock, stopping)
     except OSError as error:
-        return f"its folder cannot be used: {error}"
+        return f"its folder {job.folder} cannot be used: {error}"
 
 
-def _run_cell(folder: Path, command: Sequence[str], share: Share, stopping: Callable[[], bool]) -> str | None:
-    with _lock(folder, stopping) as lock:
-        if stopping() or (folder / "results.json").exists():
-            return None
-        (folder / FAILURE_NAME).unlink(missing_ok=True)
-        with open(folder / OUTPUT_NAME, "ab") as output:
-            start = output.tell()
-            process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=share.environment(), pass_fds=[lock]
-            )
-            if share.cores and hasattr(os, "sched_setaffinity"):
+def _run(job: Job, share: Share, lock: int, stopping: Callable[[], bool]) -> str | None:
+    (job.folder / FAILURE_NAME).unlink(missing_ok=True)
+    write_json(job.description, job.folder / CELL_NAME)
+    with open(job.folder / OUTPUT_NAME, "ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            job.command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=job.started_in,
+            env=share.environment(),
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C reaches the command alone, which then ends its cells
+        )
+        if share.cores and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(ProcessLookupError):  # it may have ended
                 os.sched_setaffinity(process.pid, share.cores)  # its threads are yet to come, and take it over
-            code = _wait(process, stopping)
-        if not code or stopping():
-            return None
-        told = (folder / OUTPUT_NAME).read_bytes()[start:][-TOLD:].decode(errors="replace")
-        reason = _reason(code, told)
-        write_json({"exit_code": code, "reason": reason}, folder / FAILURE_NAME)
-        return reason
+        code = _wait(process, stopping)
+    if stopping() or state_of(job.folder) == "finished":
+        return None
+    if -code in ASKED_TO_END:
+        return f"it was ended by {signal.Signals(-code).name}; the same command goes on with it"
+    told = (job.folder / OUTPUT_NAME).read_bytes()[start:][-TOLD:].decode(errors="replace")
+    reason = _reason(code, told)
+    with contextlib.suppress(OSError):  # a full disk: the reason is told at least
+        write_json({"exit_code": code, "reason": reason}, job.folder / FAILURE_NAME)
+    return reason
 
 
 def failure_of(folder: Path) -> str | None:
@@ -171,11 +203,19 @@ def _lock(folder: Path, stopping: Callable[[], bool]) -> Iterator[int]:
 
 
 def _wait(process: subprocess.Popen, stopping: Callable[[], bool]) -> int:
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(POLL)
-        if stopping():
-            process.terminate()
+    """Waits for a process, or ends it, with those that it has started."""
+    try:
+        while process.poll() is None and not stopping():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL)
+    finally:  # Ray stops a task by an exception
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _reason(code: int, told: str) -> str:
@@ -183,6 +223,8 @@ def _reason(code: int, told: str) -> str:
     if code < 0:
         killed = signal.Signals(-code).name
         return f"it was ended by {killed}" + (", as happens where memory is short" if killed == "SIGKILL" else "")
+    if code == 0:
+        return "it ended well, but left no results.json"
     lines = [line for line in told.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"exit code {code}"])[-1]

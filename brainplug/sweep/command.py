@@ -5,26 +5,30 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from statistics import mean
 
 import rich.live
 import rich.table
 import yaml
+from rich.markup import escape
 
-from brainplug.errors import UsageError
+from brainplug.errors import UsageError, nearest
 from brainplug.experiment import RecipeLoader, parse_arguments
 from brainplug.report import table_marks, write_table
-from brainplug.sweep.cell import command_of, failure_of, state_of
+from brainplug.sweep.cell import state_of
 from brainplug.sweep.entries import as_markdown, finished_results, make_entries, place_text, write_entries
-from brainplug.sweep.executors import Event, Job, run_here, run_on_cluster, visible_gpus
-from brainplug.sweep.plan import Plan, make_plan, write_cell
+from brainplug.sweep.executors import Event, run_here, run_on_cluster, visible_gpus
+from brainplug.sweep.plan import Plan, make_plan
 from brainplug.sweep.table import Cell, read_table
 
 TABLE_MARKS = table_marks("table", "python -m brainplug table")
 KEYS_OF_CELLS = ("row", "column", "fold", "seed")
+KEYS_OF_PROTOCOLS = ("method", "backbone")
+LEAST = {"jobs": 1, "limit": 1, "cell_cpus": 0, "cell_gpus": 0}
+STOPPED = 128 + signal.SIGINT  # exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +67,14 @@ def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
     Returns
     -------
     int
-        The exit code: 1 where a cell is broken.
+        The exit code: 1 where a cell is broken, 130 where the command was stopped.
 
     Raises
     ------
     UsageError
         The table, an option or the data folder cannot be used.
     """
+    _check_numbers(chosen)
     logging.getLogger("speechbrain").setLevel(logging.WARNING)  # it tells of each recipe that is looked at
     table = read_table(chosen.table, _settings(chosen.table, others))
     kind = "-published" if table.shared.get("paper_code") else ""
@@ -79,15 +84,28 @@ def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
     if chosen.dry_run:
         print("\n".join(describe(plan, asked, _at_once(chosen))))
         return 0
-    _check_data(asked)
-    states = {cell: state_of(cell.folder) for cell in asked}
     wanted = ("not run", "broken") if chosen.retry_failed else ("not run",)
-    cells = [cell for cell in asked if states[cell] in wanted][: chosen.limit]
-    _run(plan, cells, folder, chosen)
-    print(as_markdown(plan))
+    cells = [cell for cell in asked if state_of(cell.folder) in wanted][: chosen.limit]
+    _check_data(cells)
+    try:
+        reasons = _run(plan, cells, folder, chosen)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on.", file=sys.stderr)
+        return STOPPED
+    document = as_markdown(plan, make_entries(plan))
+    print(document)
     if chosen.write:
-        write_table(as_markdown(plan), chosen.write, TABLE_MARKS)
-    return int(any(state_of(cell.folder) == "broken" for cell in asked))
+        write_table(document, chosen.write, TABLE_MARKS)
+    return int(any(reasons) or any(state_of(cell.folder) == "broken" for cell in asked))
+
+
+def _check_numbers(chosen: argparse.Namespace) -> None:
+    for name, least in LEAST.items():
+        value = getattr(chosen, name)
+        if value is not None and value < least:
+            raise UsageError(
+                f"--{name}={value} was asked for.", f"It is less than {least}.", f"Write --{name}={max(1, least)}"
+            )
 
 
 def _settings(path: str, others: Sequence[str]) -> dict:
@@ -124,14 +142,7 @@ def select(plan: Plan, only: str) -> list[Cell]:
     UsageError
         It cannot be read, or no cell is left.
     """
-    conditions = []
-    for word in shlex.split(only):
-        key, equals, values = word.partition("=")
-        if not equals:
-            raise UsageError(
-                f"--only={only!r} was asked for.", f"{word!r} is no condition.", "Write --only 'method=lora fold=1'"
-            )
-        conditions.append((key, _choices(values)))
+    conditions = list(_conditions(plan, only))
     cells = [cell for cell in plan.cells if all(_value(plan, cell, key) in choices for key, choices in conditions)]
     if not cells:
         seen = {key: sorted({_value(plan, cell, key) for cell in plan.cells}) for key, _ in conditions}
@@ -140,16 +151,29 @@ def select(plan: Plan, only: str) -> list[Cell]:
     return cells
 
 
-def _choices(values: str) -> list[str]:
-    """The whole may be a name with a comma in it."""
-    return [*values.split(","), values]
+def _conditions(plan: Plan, only: str) -> Iterator[tuple[str, list[str]]]:
+    """Keys, and the values that they may have."""
+    known = {*KEYS_OF_CELLS, *KEYS_OF_PROTOCOLS, *(key for cell in plan.cells for key in cell.settings)}
+    asked = f"--only={only!r} was asked for."
+    try:
+        words = shlex.split(only)
+    except ValueError as error:
+        raise UsageError(asked, f"It cannot be read: {error}.", "Write --only 'method=lora fold=1'") from error
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not equals:
+            raise UsageError(asked, f"{word!r} is no condition.", "Write --only 'method=lora fold=1'")
+        if key not in known:
+            raise UsageError(asked, f"Cells have no {key!r}.", f"Write one of: {nearest(key, known)}")
+        yield key, [*values.split(","), values]  # the whole may be a name with a comma in it
 
 
 def _value(plan: Plan, cell: Cell, key: str) -> str:
     if key in KEYS_OF_CELLS:
         return str(getattr(cell, key))
-    settings = {**cell.settings, "method": plan.protocol(cell).method, "backbone": plan.protocol(cell).backbone}
-    return str(settings.get(key))
+    if key in KEYS_OF_PROTOCOLS:
+        return getattr(plan.protocol(cell), key)
+    return str(cell.settings.get(key))
 
 
 def describe(plan: Plan, cells: Sequence[Cell], at_once: int) -> list[str]:
@@ -221,64 +245,69 @@ def _check_data(cells: Sequence[Cell]) -> None:
 
 
 def _at_once(chosen: argparse.Namespace) -> int:
-    if chosen.jobs is not None and chosen.jobs < 1:
-        raise UsageError(f"--jobs={chosen.jobs} was asked for.", "That runs nothing.", "Write --jobs=1 or more")
     return chosen.jobs or max(1, len(visible_gpus()))
 
 
-def _run(plan: Plan, cells: Sequence[Cell], folder: Path, chosen: argparse.Namespace) -> None:
-    at_once = _at_once(chosen)
-    jobs = [Job(cell.folder.absolute(), tuple(command_of(cell.recipe, cell.arguments()))) for cell in cells]
-    try:
-        for cell in cells:
-            write_cell(cell, plan.protocol(cell))
-        write_entries(plan, folder)
-    except OSError as error:
-        raise UsageError(
-            f"The folder {folder} was asked for.", f"It cannot be written: {error}.", "Write --output_folder=FOLDER"
-        ) from error
+def _run(plan: Plan, cells: Sequence[Cell], folder: Path, chosen: argparse.Namespace) -> list[str | None]:
+    """Runs cells; returns of each that ended why it is not finished, if it is not."""
+    jobs, reasons = [plan.job(cell) for cell in cells], []
+    _write(plan, folder)
     events = (
         run_on_cluster(jobs, chosen.address, chosen.cell_cpus, chosen.cell_gpus)
         if chosen.executor == "ray"
-        else run_here(jobs, at_once)
+        else run_here(jobs, _at_once(chosen))
     )
-    with _terminating_as_interrupting(), _view(plan) as show:
+    with _ending_as_interrupted(), closing(events), _view(plan) as show:
         for event in events:
             show(cells[event.place], event)
             if event.kind == "ended":
-                write_entries(plan, folder)
+                reasons.append(event.reason)
+                _write(plan, folder)
+    return reasons
+
+
+def _write(plan: Plan, folder: Path) -> None:
+    try:
+        write_entries(plan, folder)
+    except OSError as error:
+        raise UsageError(
+            f"The table's folder {folder} was asked for.",
+            f"It cannot be written: {error}.",
+            "Make room or write --output_folder=FOLDER; no finished cell is lost",
+        ) from error
 
 
 @contextmanager
-def _terminating_as_interrupting() -> Iterator[None]:
-    """A kill ends the cells that run, as Ctrl-C does."""
+def _ending_as_interrupted() -> Iterator[None]:
+    """A kill, or a terminal that is closed, ends the cells that run, as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # One that is ignored, as under nohup, stays so.
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    changed = {each: handler for each, handler in before.items() if handler != signal.SIG_IGN}
+    for each in changed:
+        signal.signal(each, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in changed.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
 def _view(plan: Plan) -> Iterator[Callable[[Cell, Event], None]]:
-    """A table that fills, in a terminal; else a line for each cell that ends."""
-    ended, running = 0, {}
+    """A table that fills, in a terminal; else a line for each cell that ends. A broken cell is told in both."""
+    running = set()
     live = rich.live.Live(refresh_per_second=1) if sys.stdout.isatty() else None
 
     def show(cell: Cell, event: Event) -> None:
-        nonlocal ended
-        if event.kind == "started":
-            running[cell] = True
-        else:
-            running.pop(cell, None)
-            ended += 1
+        change = running.add if event.kind == "started" else running.discard
+        change(cell)
         if live:
             live.update(_filled(plan, running))
-        elif event.kind == "ended":
+        if event.reason or (event.kind == "ended" and not live):
             print(f"{cell.name}: {_outcome(cell, event)}", flush=True)
 
     with live or nullcontext():
@@ -286,22 +315,21 @@ def _view(plan: Plan) -> Iterator[Callable[[Cell, Event], None]]:
 
 
 def _outcome(cell: Cell, event: Event) -> str:
-    reason = event.reason or failure_of(cell.folder)
-    if reason:
-        return f"broken: {reason}"
+    if event.reason:
+        return f"{'broken' if state_of(cell.folder) == 'broken' else 'not finished'}: {event.reason}"
     result = finished_results([cell]).get(cell)
     return f"{result['test_accuracy']:.1%} after {result['seconds'] / 60:.1f} minutes" if result else "not finished"
 
 
-def _filled(plan: Plan, running: Mapping[Cell, bool]) -> rich.table.Table:
-    view = rich.table.Table(title=plan.table.name)
+def _filled(plan: Plan, running: Collection[Cell]) -> rich.table.Table:
+    view = rich.table.Table(title=escape(plan.table.name))
     for name in ("", *plan.table.columns):
-        view.add_column(name)
+        view.add_column(escape(name))
     at = {(entry.row, entry.column): entry for entry in make_entries(plan)}
     for row in plan.table.rows:
         texts = []
         for column in plan.table.columns:
             runs = sum((cell.row, cell.column) == (row, column) for cell in running)
             texts.append(place_text(at.get((row, column))) + (f" … {runs} running" if runs else ""))
-        view.add_row(row, *texts)
+        view.add_row(*map(escape, (row, *texts)))
     return view

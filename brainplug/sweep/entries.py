@@ -10,6 +10,7 @@ from statistics import mean, stdev
 
 from scipy import stats
 
+from brainplug.errors import UsageError
 from brainplug.files import atomic_file, write_json
 from brainplug.report import markdown_table
 from brainplug.sweep.cell import failure_of, state_of
@@ -91,9 +92,24 @@ def finished_results(cells: Iterable[Cell]) -> dict[Cell, dict]:
     -------
     dict[Cell, dict]
         results.json of each finished cell.
+
+    Raises
+    ------
+    UsageError
+        A file is torn.
     """
-    paths = {cell: cell.folder / "results.json" for cell in cells}
-    return {cell: json.loads(path.read_text()) for cell, path in paths.items() if path.exists()}
+    return {cell: _results(cell.folder) for cell in cells if state_of(cell.folder) == "finished"}
+
+
+def _results(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "results.json").read_text())
+    except ValueError as error:
+        raise UsageError(
+            f"The results in {folder} were asked for.",
+            f"results.json there is torn: {error}.",
+            "Remove this file, and the cell is run again",
+        ) from error
 
 
 def make_entries(plan: Plan) -> list[Entry]:
@@ -175,8 +191,8 @@ def p_value(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    if len(set(differences)) == 1:  # the test divides by their deviation
-        return 1.0 if differences[0] == 0 else 0.0
+    if max(differences) - min(differences) < 1e-9:  # the test divides by their deviation, which is rounding alone
+        return 1.0 if abs(differences[0]) < 1e-9 else 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
@@ -203,6 +219,27 @@ def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     ('+1.2', 'not run')
     """
     return NOT_RUN if value is None else f"{value:{sign}.{digits}f}"
+
+
+def p_text(value: float | None) -> str:
+    """Writes a p value.
+
+    Arguments
+    ---------
+    value : float | None
+        From 0 to 1.
+
+    Returns
+    -------
+    str
+        Text; no more than three digits are claimed.
+
+    Example
+    -------
+    >>> p_text(0.0004), p_text(0.0321), p_text(None)
+    ('< 0.001', '0.032', 'not run')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
 
 
 def spread(value: float | None, deviation: float | None) -> str:
@@ -291,11 +328,11 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
     columns = ["data", "method", "code", "trainable without head", "runs", "accuracy (%)", "best epoch", "last epoch"]
     columns += ["published", "gap", "difference", "p", "minutes a run", "peak memory (GB)"]
     published = any(entry.published is not None for entry in entries)
-    compared = plan.table.compare_with is not None
+    compared, there = plan.table.compare_with is not None, list(plan.table.places())
     hidden = {"published": not published, "gap": not published, "difference": not compared, "p": not compared}
     rows = []
     for entry in entries:
-        reference = entry.row == plan.table.compare_with
+        compared_here = entry.row != plan.table.compare_with and (plan.table.compare_with, entry.column) in there
         cells = {
             "data": entry.column,
             "method": entry.row,
@@ -307,8 +344,8 @@ def details(plan: Plan, entries: Sequence[Entry]) -> str:
             "last epoch": spread(entry.last_epoch, entry.last_epoch_deviation),
             "published": "" if entry.published is None else f"{entry.published:g}",
             "gap": "" if entry.published is None else number(entry.gap, 1, "+"),
-            "difference": "" if reference else number(entry.difference, 1, "+"),
-            "p": "" if reference else number(entry.p_value, 3),
+            "difference": number(entry.difference, 1, "+") if compared_here else "",
+            "p": p_text(entry.p_value) if compared_here and entry.pairs != 1 else "",
             "minutes a run": number(entry.minutes),
             "peak memory (GB)": number(entry.peak_memory_gb),
         }
@@ -333,29 +370,30 @@ def broken_cells(plan: Plan) -> list[str]:
     return [f"{name}: {reason}" for name, reason in reasons.items()]
 
 
-def as_markdown(plan: Plan) -> str:
+def as_markdown(plan: Plan, entries: Sequence[Entry]) -> str:
     """A table's document.
 
     Arguments
     ---------
     plan : Plan
         The table.
+    entries : Sequence[Entry]
+        As `make_entries` returns them.
 
     Returns
     -------
     str
         The overview, all that is known of each place, and what the columns mean.
     """
-    entries = make_entries(plan)
     lines = ["Test accuracy in per cent, mean and standard deviation over folds and seeds."]
     if any(entry.published is not None for entry in entries):
         lines[0] += " In brackets what the paper has."
     lines += ["", overview(plan, entries), ""]
     if plan.table.compare_with:
+        folds = " Folds share their training clips, so that p is too small rather than too large."
         lines.append(
             f"Difference: from {plan.table.compare_with}, over the folds and seeds that both have; p: of a paired "
-            "t-test, not corrected for the number of rows. Folds share their training clips, so that p is too small "
-            "rather than too large."
+            f"t-test, not corrected for the number of rows.{folds if any(cell.fold for cell in plan.cells) else ''}"
         )
         lines.append("")
     lines += [details(plan, entries)]
@@ -377,9 +415,10 @@ def write_entries(plan: Plan, folder: Path) -> None:
     folder : Path
         Where they go.
     """
-    entries = [asdict(entry) for entry in make_entries(plan)]
+    found = make_entries(plan)
     with atomic_file(str(folder / "table.md"), encoding="utf-8") as file:
-        file.write(as_markdown(plan) + "\n")
+        file.write(as_markdown(plan, found) + "\n")
+    entries = [asdict(entry) for entry in found]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(entries[0]))
     writer.writeheader()
@@ -396,7 +435,8 @@ def write_entries(plan: Plan, folder: Path) -> None:
 
 
 def _csv_value(entry: dict, key: str) -> object:
-    """Of a number that no paper has, nothing; of one that is still to come, that it is."""
+    """What is still to come says so; what there cannot be, such as the deviation of a single run, is empty."""
     if entry[key] is not None:
         return entry[key]
-    return "" if key == "published" or (key == "gap" and entry["published"] is None) else NOT_RUN
+    awaited = not entry["runs"] and key != "published" and (key != "gap" or entry["published"] is not None)
+    return NOT_RUN if awaited else ""

@@ -5,31 +5,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
-from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
 import torch
 
 from brainplug.errors import UsageError
-from brainplug.sweep.cell import Share, run_cell
+from brainplug.sweep.cell import PATIENCE, Job, Share, run_cell
 
 RETRIES = 3  # of a cell whose node was lost
-
-
-class Job(NamedTuple):
-    """A cell, as executors see it.
-
-    Arguments
-    ---------
-    folder : Path
-        The run's.
-    command : tuple[str, ...]
-        Runs it.
-    """
-
-    folder: Path
-    command: tuple[str, ...]
 
 
 class Event(NamedTuple):
@@ -42,7 +26,7 @@ class Event(NamedTuple):
     place : int
         The job's place among all.
     reason : str | None
-        Why it broke, if it did.
+        Why the cell is not finished, if it is not.
     """
 
     kind: str
@@ -75,7 +59,7 @@ def run_here(jobs: Sequence[Job], at_once: int) -> Iterator[Event]:
             if stop.is_set():
                 return
             events.put(Event("started", place))
-            events.put(Event("ended", place, run_cell(*jobs[place], share, stop.is_set)))
+            events.put(Event("ended", place, run_cell(jobs[place], share, stop.is_set)))
         except Exception as error:  # noqa: BLE001  whoever listens raises it
             events.put(error)
         finally:
@@ -184,15 +168,19 @@ def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) 
             f"Ray cannot reach it: {error}",
             "Start one with: ray start --head; or write --executor=processes",
         ) from error
+    task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
+    share, places = Share(threads=max(1, int(cpus))), {}
     try:
-        task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
-        share = Share(threads=max(1, int(cpus)))
-        places = {task.remote(*job, share): place for place, job in enumerate(jobs)}
+        places |= {task.remote(job, share): place for place, job in enumerate(jobs)}
         while places:
             done, _ = ray.wait(list(places), num_returns=1)
             for reference in done:
                 yield Event("ended", places.pop(reference), _reason(ray, reference))
     finally:
+        for reference in places:
+            ray.cancel(reference)
+        if places:  # until they have ended their processes
+            ray.wait(list(places), num_returns=len(places), timeout=PATIENCE)
         ray.shutdown()
 
 

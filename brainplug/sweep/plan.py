@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from brainplug.backbones import Backbone, known_config, random_backbone
+from brainplug.backbones import Backbone, backbone_without_weights, known_config
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, configuration, load_aside, parse_arguments, what_differs
-from brainplug.files import write_json
-from brainplug.model import classifier_without_weights
+from brainplug.experiment import load_aside, parse_arguments
+from brainplug.output_folder import configuration, what_differs
 from brainplug.parts import check_is_for_train, choose_parts
 from brainplug.report import code_name
-from brainplug.sweep.table import Cell, Table, folder_name, raise_faults
-
-CELL_NAME = "cell.json"
+from brainplug.runs import ALL, all_folds, check_fold
+from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
+from brainplug.sweep.faults import folder_name, raise_faults
+from brainplug.sweep.table import Cell, Table
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,27 @@ class Plan:
         """
         return self.protocols[cell.row, cell.column]
 
+    def job(self, cell: Cell) -> Job:
+        """What runs a cell.
+
+        Arguments
+        ---------
+        cell : Cell
+            One of them.
+
+        Returns
+        -------
+        Job
+            Of a process that is started in the current folder.
+        """
+        place = {"row": cell.row, "column": cell.column, "fold": cell.fold, "seed": cell.seed}
+        return Job(
+            folder=cell.folder.absolute(),
+            command=tuple(command_of(cell.recipe, cell.arguments())),
+            started_in=Path.cwd(),
+            description={**place, "definition": self.protocol(cell).definition},
+        )
+
 
 def make_plan(table: Table, path: str, data_folder: str | None, output_folder: str) -> Plan:
     """Lists a table's cells, and looks at each place.
@@ -124,14 +143,17 @@ def make_plan(table: Table, path: str, data_folder: str | None, output_folder: s
     UsageError
         Some could never run, or were run with other settings; all of these are named.
     """
-    cells, protocols, faults = [], {}, []
+    cells, protocols, faults = [], {}, list(table.faults)
     for row, column in table.places():
         of_place = _cell_without_fold(table, row, column, data_folder, Path(output_folder))
         try:
-            experiment, protocols[row, column] = _look_at(of_place)
-            folds = _folds(table.columns[column].get("folds", "all"), experiment.hparams)
-        except (UsageError, SystemExit) as error:  # argparse leaves by SystemExit, and has said why
+            hparams, protocols[row, column] = _look_at(of_place)
+            folds = _folds(table.columns[column].get("folds", ALL), hparams)
+        except UsageError as error:
             faults.append(f"{row} / {column}: {error}")
+            continue
+        except SystemExit:  # of argparse, which has printed why
+            faults.append(f"{row} / {column}: SpeechBrain does not take its options")
             continue
         for fold in folds:
             for seed in table.seeds:
@@ -156,16 +178,17 @@ def _run_name(fold: int | None, seed: int) -> str:
     return f"seed{seed}" if fold is None else f"fold{fold}-seed{seed}"
 
 
-def _look_at(cell: Cell) -> tuple[Experiment, Protocol]:
+def _look_at(cell: Cell) -> tuple[dict, Protocol]:
     """Loads a cell's recipe and puts its parts together, without weights."""
+    # Folders may be moved: what is compared has other names in their places.
+    arguments = (cell if cell.data_folder is None else replace(cell, data_folder="DATA")).arguments()
     with tempfile.TemporaryDirectory(prefix="brainplug-table-") as folder:
-        experiment = load_aside(*parse_arguments(cell.arguments()), folder)
-        hparams = experiment.hparams
+        experiment = load_aside(*parse_arguments(arguments), folder)
+        hparams, found = experiment.hparams, configuration(experiment)
         check_is_for_train(cell.recipe, hparams)
         parts = choose_parts(hparams, _without_weights)
-        model = classifier_without_weights(parts.backbone.model.config, parts.method, 2, hparams["pooling"])
-        definition = _definition(experiment, {folder: "FOLDER", cell.data_folder: "DATA"})
-    return experiment, Protocol(
+    recipe = [line.replace(folder, "FOLDER") for line in found["recipe"]]
+    return hparams, Protocol(
         method=hparams["method"],
         backbone=hparams["backbone"],
         optimizer=hparams["optimizer"],
@@ -175,9 +198,9 @@ def _look_at(cell: Cell) -> tuple[Experiment, Protocol]:
         frames=hparams["frames"],
         augment=tuple(map(_augmentation_name, hparams["augment"])),
         few_shot=hparams["few_shot"],
-        trainable_without_head=model.count_parameters()["trainable_without_head"],
+        trainable_without_head=parts.trainable_without_head,
         code=code_name(hparams["paper_code"]),
-        definition=definition,
+        definition={**found, "recipe": recipe},
     )
 
 
@@ -186,43 +209,28 @@ def _augmentation_name(augmentation: object) -> str:
 
 
 def _without_weights(name: str, revision: str | None, **settings: object) -> Backbone:
-    with torch.device("meta"):
-        return random_backbone(known_config(name), **settings)
-
-
-def _definition(experiment: Experiment, places: Mapping[str | None, str]) -> dict:
-    """The run's configuration without the names of its folders, which may be moved."""
-    found = configuration(experiment)
-    lines = "\n".join(found["recipe"])
-    for place, name in places.items():
-        lines = lines.replace(str(place), name) if place else lines
-    return {"recipe": lines.splitlines(), "options": found["options"]}
+    return backbone_without_weights(known_config(name), **settings)
 
 
 def _folds(folds: str | Sequence[int], hparams: dict) -> Sequence[int | None]:
-    if folds != "all":
-        return folds
-    return [None] if hparams["fold"] is None else range(1, hparams["folds"] + 1)
-
-
-def write_cell(cell: Cell, protocol: Protocol) -> None:
-    """Writes down what a cell is, before it runs.
-
-    Arguments
-    ---------
-    cell : Cell
-        Its folder is made.
-    protocol : Protocol
-        Of its place.
-    """
-    described = {"row": cell.row, "column": cell.column, "fold": cell.fold, "seed": cell.seed}
-    write_json({**described, "definition": protocol.definition}, cell.folder / CELL_NAME)
+    if folds == ALL:
+        return [None] if hparams["fold"] is None else all_folds(hparams)
+    check_fold({**hparams, "fold": folds[0]})
+    there = all_folds(hparams)
+    missing = [fold for fold in folds if fold not in there]
+    if missing:
+        raise UsageError(
+            f"The folds {missing} were asked for.",
+            "The data have no such folds.",
+            f"Write folds: all, or some of {list(there)}",
+        )
+    return folds
 
 
 def _fault_of_finished(cell: Cell, protocol: Protocol) -> Iterator[str]:
     """A finished cell whose settings are others now would stand in the table under a wrong name."""
     path = cell.folder / CELL_NAME
-    if not (cell.folder / "results.json").exists() or not path.exists():
+    if state_of(cell.folder) != "finished" or not path.exists():
         return
     there = json.loads(path.read_text())["definition"]
     if there != protocol.definition:

@@ -1,20 +1,25 @@
-"""A table of runs: reads its YAML, and refuses at once all that could not be run."""
+"""A table of runs: reads its YAML."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
 import yaml
 
-from brainplug.errors import UsageError, nearest
-from brainplug.experiment import NO_NAME, RecipeLoader, flags_without_value
+from brainplug.errors import UsageError
+from brainplug.experiment import RecipeLoader, flags_without_value
+from brainplug.sweep.faults import (
+    block,
+    faults_of_column,
+    faults_of_overrides,
+    faults_of_row,
+    faults_of_table,
+    keys_that_stand_twice,
+    raise_faults,
+)
 
-KEYS = ("rows", "columns", "shared", "seeds", "published", "compare_with", "note")
-COLUMN_KEYS = ("recipe", "data_folder", "folds", "rows", "settings")
-OF_THE_CELL = ("fold", "seed", "few_shot_draws", "output_folder")  # what the table says itself
 DEFAULT_SEEDS = (1234,)
 
 
@@ -55,20 +60,15 @@ class Cell:
         fold = "" if self.fold is None else f", fold {self.fold}"
         return f"{self.row} / {self.column}{fold}, seed {self.seed}"
 
-    def arguments(self, output_folder: str | None = None) -> list[str]:
+    def arguments(self) -> list[str]:
         """The command line of train.py.
-
-        Arguments
-        ---------
-        output_folder : str, optional
-            Another one than its own.
 
         Returns
         -------
         list[str]
             The recipe and what changes in it.
         """
-        changes = {**self.settings, "seed": self.seed, "output_folder": str(output_folder or self.folder)}
+        changes = {**self.settings, "seed": self.seed, "output_folder": str(self.folder)}
         changes |= {} if self.fold is None else {"fold": self.fold}
         changes |= {} if self.data_folder is None else {"data_folder": self.data_folder}
         return [self.recipe, *(as_flag(key, value) for key, value in changes.items())]
@@ -96,7 +96,7 @@ def as_flag(key: str, value: object) -> str:
     """
     if value is True and key in flags_without_value():
         return f"--{key}"
-    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"  # a date, for one
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class Table:
         The row from which the others' difference is taken.
     note : str
         Stands below the table.
+    faults : tuple[str, ...]
+        Why it may not be run.
     """
 
     name: str
@@ -128,9 +130,10 @@ class Table:
     columns: Mapping[str, Mapping]
     shared: Mapping
     seeds: tuple[int, ...] = DEFAULT_SEEDS
-    published: Mapping[str, Mapping[str, float]] = None
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     compare_with: str | None = None
     note: str = ""
+    faults: tuple[str, ...] = ()
 
     def places(self) -> Iterator[tuple[str, str]]:
         """The places that are filled: row and column.
@@ -141,7 +144,7 @@ class Table:
             Column by column.
         """
         for column, described in self.columns.items():
-            yield from ((row, column) for row in described.get("rows", self.rows))
+            yield from ((row, column) for row in described.get("rows", self.rows) if row in self.rows)
 
     def settings(self, row: str, column: str) -> dict:
         """What a place changes in its recipe: the row's settings go before the column's, and these before the shared.
@@ -156,7 +159,7 @@ class Table:
         dict
             Setting -> value.
         """
-        return reduce(merged, (self.shared, self.columns[column].get("settings") or {}, self.rows[row] or {}))
+        return reduce(merged, (self.shared, self.columns[column].get("settings") or {}, self.rows[row]))
 
 
 def merged(settings: Mapping, changes: Mapping) -> dict:
@@ -182,6 +185,13 @@ def merged(settings: Mapping, changes: Mapping) -> dict:
     return {**settings, **changes, **inner}
 
 
+class TableLoader(yaml.SafeLoader):
+    """Reads numbers as recipes do, and runs nothing."""
+
+
+TableLoader.yaml_implicit_resolvers = RecipeLoader.yaml_implicit_resolvers
+
+
 def read_table(path: str, overrides: Mapping) -> Table:
     """Reads a table.
 
@@ -195,142 +205,42 @@ def read_table(path: str, overrides: Mapping) -> Table:
     Returns
     -------
     Table
-        The table.
+        With its faults; the rows and columns that have some are left out.
 
     Raises
     ------
     UsageError
-        It cannot be read, or says what a table cannot be; all faults are named.
+        It cannot be read at all.
     """
     try:
-        tree = yaml.compose(Path(path).read_text(), Loader=RecipeLoader)
-        content = yaml.load(Path(path).read_text(), RecipeLoader) or {}
-        faults = list(_faults(tree, content))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        twice = keys_that_stand_twice(yaml.compose(text, Loader=TableLoader))
+        content = yaml.load(text, TableLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(
             f"The table {path!r} was asked for.",
             f"It cannot be read: {' '.join(str(error).split())}.",
             "Write it as recipes/paper_tables/esc10.yaml is written",
         ) from error
-    if faults:
-        raise_faults(path, faults)
-    columns = {
-        column: {**described, "recipe": str((Path(path).parent / described["recipe"]).resolve())}
-        for column, described in content["columns"].items()
-    }
-    shared = merged(content.get("shared") or {}, overrides)
-    others = {key: content[key] for key in ("compare_with", "note") if content.get(key)}
-    seeds = tuple(content.get("seeds") or DEFAULT_SEEDS)
-    published = content.get("published") or {}
-    return Table(Path(path).stem, content["rows"], columns, shared, seeds, published, **others)
-
-
-def raise_faults(path: str, faults: Iterable[str]) -> None:
-    """Refuses a table.
-
-    Arguments
-    ---------
-    path : str
-        Its YAML.
-    faults : Iterable[str]
-        All that is wrong.
-
-    Raises
-    ------
-    UsageError
-        With all of them.
-    """
-    faults = list(faults)
-    found = "".join(f"\n  - {fault}" for fault in faults)
-    raise UsageError(
-        f"The table {path!r} was asked for.", f"It has {len(faults)} faults:{found}\n", "Mend them; no cell was run"
-    )
-
-
-def _faults(tree: yaml.Node | None, content: object) -> Iterator[str]:
     if not isinstance(content, dict):
-        yield "it is no block of keys and values"
-        return
-    yield from (f"{key!r} stands there twice" for key in _twice(tree))
-    yield from (f"unknown key {key!r}; known are: {nearest(key, KEYS)}" for key in content if key not in KEYS)
-    for key in ("rows", "columns"):
-        if not isinstance(content.get(key), dict) or not content[key]:
-            yield f"{key} is empty; it has a name for each, and what stands behind it"
-    seeds = content.get("seeds", list(DEFAULT_SEEDS))
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        yield f"seeds is {seeds!r}, no list of whole numbers"
-    elif len(set(seeds)) < len(seeds):
-        yield f"seeds {seeds} has one twice"
-    yield from _faults_of_settings("shared", content.get("shared") or {})
-    rows = content.get("rows") if isinstance(content.get("rows"), dict) else {}
-    for row, settings in rows.items():
-        yield from _faults_of_settings(f"the row {row!r}", settings or {})
-    columns = content.get("columns") if isinstance(content.get("columns"), dict) else {}
-    for column, described in columns.items():
-        yield from _faults_of_column(column, described, rows)
-    for row, numbers in (content.get("published") or {}).items():
-        there = rows if row not in rows else columns
-        unknown = [row] if row not in rows else [column for column in numbers if column not in columns]
-        yield from (
-            f"published names {name!r}, which is not there; there are: {nearest(name, there)}" for name in unknown
-        )
-    if content.get("compare_with") and content["compare_with"] not in rows:
-        yield f"compare_with names no row; there are: {nearest(content['compare_with'], rows)}"
-    for kind, names in (("rows", rows), ("columns", columns)):
-        if len({folder_name(str(name)) for name in names}) < len(names):
-            yield f"two {kind} have the same folder: their names differ in signs alone"
-
-
-def _faults_of_settings(of: str, settings: object) -> Iterator[str]:
-    if not isinstance(settings, dict):
-        yield f"{of} is no block of settings"
-        return
-    yield from (f"{of} sets {key}, which the table does itself" for key in OF_THE_CELL if key in settings)
-
-
-def _faults_of_column(column: str, described: object, rows: Mapping) -> Iterator[str]:
-    of = f"the column {column!r}"
-    if not isinstance(described, dict) or "recipe" not in described:
-        yield f"{of} has no recipe"
-        return
-    unknown = [key for key in described if key not in COLUMN_KEYS]
-    yield from (f"{of} has the unknown key {key!r}; known are: {nearest(key, COLUMN_KEYS)}" for key in unknown)
-    folds = described.get("folds", "all")
-    if folds != "all" and not (isinstance(folds, list) and folds and all(type(fold) is int for fold in folds)):
-        yield f"{of} has the folds {folds!r}: neither all nor a list of whole numbers"
-    missing = [row for row in described.get("rows", []) if row not in rows]
-    yield from (f"{of} names the row {row!r}, which is not there; there are: {nearest(row, rows)}" for row in missing)
-    if described.get("rows", rows) == []:
-        yield f"{of} has no rows"
-    yield from _faults_of_settings(of, described.get("settings") or {})
-
-
-def _twice(node: yaml.Node | None) -> Iterator[str]:
-    """Keys that stand in one block twice; PyYAML would keep the last one in silence."""
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        yield from sorted({name for name in names if names.count(name) > 1})
-    if isinstance(node, yaml.CollectionNode):
-        for child in node.value:
-            yield from _twice(child[1] if isinstance(child, tuple) else child)
-
-
-def folder_name(name: str) -> str:
-    """A row's or column's name as one of a folder.
-
-    Arguments
-    ---------
-    name : str
-        Any text.
-
-    Returns
-    -------
-    str
-        Without what a shell or a file system would take for more than a letter.
-
-    Example
-    -------
-    >>> folder_name("conformer adapter, Houlsby")
-    'conformer_adapter_Houlsby'
-    """
-    return re.sub(NO_NAME, "_", name).strip("_.")
+        raise_faults(path, ["it is no block of keys and values"])
+    folder, rows, columns = Path(path).parent, block(content, "rows"), block(content, "columns")
+    of_rows = {row: faults_of_row(row, settings) for row, settings in rows.items()}
+    of_columns = {column: faults_of_column(column, described, rows, folder) for column, described in columns.items()}
+    of_table = [*twice, *faults_of_table(content), *faults_of_overrides(overrides)]
+    faults = sum((*of_rows.values(), *of_columns.values()), start=of_table)
+    return Table(
+        name=Path(path).stem,
+        rows={row: settings or {} for row, settings in rows.items() if not of_rows[row]},
+        columns={
+            column: {**described, "recipe": str((folder / described["recipe"]).resolve())}
+            for column, described in columns.items()
+            if not of_columns[column]
+        },
+        shared=merged(block(content, "shared"), overrides),
+        seeds=DEFAULT_SEEDS if of_table else tuple(content.get("seeds", DEFAULT_SEEDS)),
+        published=block(content, "published"),
+        compare_with=content.get("compare_with"),
+        note=content.get("note") or "",
+        faults=tuple(faults),
+    )

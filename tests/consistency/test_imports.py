@@ -19,6 +19,8 @@ DOORS = [
     "brainplug.report",
     "brainplug.inference",
     "brainplug.doctor",
+    "brainplug.page",
+    "brainplug.pictures",
 ]
 TOP_MODULES = [  # all that stands above the rooms: the doors, the model, and what is added beside them
     f"brainplug.{path.stem}"
@@ -38,11 +40,13 @@ FORBIDDEN = {
     "brainplug.optim": [*TOP_MODULES, *DOORS, "brainplug"],
     "brainplug.pretrain": [*TOP_MODULES, *DOORS],
     "brainplug.model": DOORS,
+    "brainplug.pictures": ["brainplug"],
 }
 ALLOWED = {
     "brainplug.files": ["brainplug.errors"],
     "brainplug.methods": ["brainplug.backbones.spec"],
     "brainplug.optim": ["brainplug.optim"],
+    "brainplug.pictures": ["brainplug.pictures", "brainplug.errors", "brainplug.files"],
 }
 
 
@@ -135,7 +139,8 @@ def test_imported_packages_are_declared():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
     extras = config["options.extras_require"]
-    requirements = config["options"]["install_requires"] + extras["demo"] + extras["plot"]
+    chosen = ("demo", "plot", "ray", "tensorboard", "wandb")
+    requirements = "\n".join([config["options"]["install_requires"], *(extras[name] for name in chosen)])
     declared = {distribution_name(name) for name in re.findall(r"^[\w.-]+", requirements, re.MULTILINE)}
     packages = {name.partition(".")[0] for names in IMPORTS.values() for name in names}
     others = packages - set(sys.stdlib_module_names) - {"brainplug"}

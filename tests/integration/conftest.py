@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,17 @@ def command_line(shared_esc50: Path, tiny_backbones: dict[str, str]) -> Callable
 def train_esc50(command_line: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
     """Runs the ESC-50 recipe, small, in the test's own folder; what is given overrides."""
     return lambda *options, **named: run_train(command_line(*options), tmp_path, **named)
+
+
+@pytest.fixture
+def launch(command_line: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Runs the ESC-50 recipe, small, in two processes; returns what they print."""
+
+    def run(*options: str) -> str:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPOSITORY / "train.py")]
+        command = [sys.executable, *launcher, *command_line("--distributed_backend=gloo", *options)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run

@@ -37,7 +37,7 @@ class Run:
 
 def start_server() -> None:
     """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports."""
-    multiprocessing.set_forkserver_preload(["train", __name__])
+    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", __name__])
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 
@@ -55,18 +55,29 @@ def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] |
         return Run(process.exitcode, output.read())
 
 
-def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None) -> None:
+def start_table(arguments: list[str], folder: Path, output: Path) -> multiprocessing.Process:
+    """Starts ``python -m brainplug table ARGUMENTS`` in a folder; what it prints goes to a file."""
+    output.touch()
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_run, args=(["table", *arguments], str(folder), str(output), None, "brainplug.__main__:main")
+    )
+    process.start()
+    return process
+
+
+def _run(
+    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str = "train:main"
+) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
     multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a process that a shell starts
-    import train
     from brainplug.experiment import run_command
 
     if sabotage:
         sabotage()
-    sys.exit(run_command(train.main, arguments))
+    sys.exit(run_command(resolve_name(main), arguments))
 
 
 def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:

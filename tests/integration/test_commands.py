@@ -1,6 +1,7 @@
 """python -m brainplug, as a user calls it."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,16 +11,17 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
-from brainplug.report import METHODS_MARKS
+from brainplug.report import METHODS_MARKS, results_table
 from tests.integration.running import ESC50_RECIPE, run_train
+from tests.made_runs import make_run
 
 ROOT = Path(__file__).parents[2]
 METHODS = load_hyperpyyaml((ROOT / "hparams" / "methods.yaml").read_text())
 
 
-def brainplug(*arguments: str) -> subprocess.CompletedProcess:
+def brainplug(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "brainplug", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,24 @@ def test_records_are_drawn_where_there_are_no_results(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"Drawn: {tmp_path / 'fam.png'}"
     assert (tmp_path / "fam.png").exists()
+
+
+def test_the_report_prints_its_table_and_writes_its_page(tmp_path):
+    results = make_run(tmp_path / "run")
+    done = brainplug("report", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{results_table([results])}\nWritten: {tmp_path / 'report.html'}\n"
+    assert (tmp_path / "report.html").exists()
+
+
+def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing(tmp_path):
+    results = make_run(tmp_path / "runs" / "run")
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('it is hidden', name='matplotlib')")
+    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = brainplug("report", str(tmp_path / "runs"), env={**os.environ, "PYTHONPATH": places})
+    assert done.returncode == 2
+    assert done.stdout == f"{results_table([results])}\n"
+    assert "matplotlib is missing" in done.stderr and "brainplug[plot]" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
 from brainplug.model import AudioClassifier
+from brainplug.observations import read_observations, read_predictions
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
@@ -96,6 +95,11 @@ def test_every_method(method, train_esc50, tmp_path):
     assert torch.allclose(logits, torch.load(logits_path), atol=1e-5)
     wanted = torch.tensor([description["labels"][clip.label] for clip in clips])
     assert found["test_accuracy"] == (logits.argmax(1) == wanted).float().mean().item()
+    indices = [description["labels"][row["predicted"]] for row in read_predictions(str(folder))]
+    assert indices == logits.argmax(1).tolist()
+    seen, labels = read_observations(str(folder))
+    assert seen["targets"].tolist() == wanted.tolist()
+    assert labels == list(description["labels"])
 
 
 def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
@@ -390,20 +394,6 @@ def test_other_backbones(backbone, options, train_esc50, tiny_backbones, tmp_pat
     succeeded(train_esc50(f"--backbone={tiny_backbones[backbone]}", "--output_folder=results", *options))
     signal = json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"]
     assert signal == ("log_mel" if backbone == "whisper" else "waveform")
-
-
-@pytest.fixture
-def launch(command_line, environment, tmp_path):
-    """Runs train.py in two processes."""
-
-    def run(*options: str) -> str:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPOSITORY / "train.py")]
-        command = [sys.executable, *launcher, *command_line("--distributed_backend=gloo", *options)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ class TestAccuracies:
         monkeypatch.setattr(brain, "compute_forward", lambda batch, stage: says_dog(brain, batch))
         brain._fit_valid(brain.make_dataloader(sets["valid"], sb.Stage.VALID, batch_size=2), 1, False)
         assert brain.accuracies == {"VALID": 1 / 3}
-        assert list(brain.answers()) == [("0", 1), ("1", 1), ("2", 1)]
+        assert list(brain.answers()) == [("valid0", 1), ("valid1", 1), ("valid2", 1)]
 
     @pytest.mark.parametrize(("chosen", "epoch"), [("best", 2), ("last", 3)])
     def test_both_epochs_are_tested_and_the_chosen_one_stays(self, chosen, epoch, make_brain, tmp_path, monkeypatch):

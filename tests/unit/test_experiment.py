@@ -10,12 +10,11 @@ from brainplug.errors import UsageError
 from brainplug.experiment import (
     choose,
     choose_optimizer,
-    claim_output_folder,
-    configuration,
     load_experiment,
     parse_arguments,
     run_command,
 )
+from brainplug.output_folder import claim_output_folder, configuration
 
 RECIPE = """\
 seed: 1234

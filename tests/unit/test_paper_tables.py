@@ -1,7 +1,9 @@
 """The tables of the papers that are shipped: their runs, their hyper-parameters and the numbers beside them."""
 
 import dataclasses
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,10 +57,11 @@ FINAL_NORM = 2 * 768
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory) -> dict[str, Plan]:
-    """Every shipped table, as it would be run."""
+def plan_of(tmp_path_factory) -> Callable[[str], Plan]:
+    """Plans a shipped table, as it would be run, once."""
     folder = tmp_path_factory.mktemp("tables")
 
+    @functools.cache
     def plan(name: str) -> Plan:
         path = str(TABLES / f"{name}.yaml")
         table = read_table(path, {})
@@ -68,7 +71,7 @@ def plans(tmp_path_factory) -> dict[str, Plan]:
             table = dataclasses.replace(table, rows={row: table.rows[row] for row in rows})
         return make_plan(table, path, None, str(folder / name))
 
-    return {name: plan(name) for name in [*CELLS, *CELLS_OF_TWO_ROWS]}
+    return plan
 
 
 def paper_section(title: str) -> list[list[str]]:
@@ -84,9 +87,9 @@ def test_every_table_that_is_shipped_is_tested():
 
 
 @pytest.mark.parametrize(("name", "cells"), [*CELLS.items(), *CELLS_OF_TWO_ROWS.items()])
-def test_tables_have_their_cells(name, cells, plans):
-    assert len(plans[name].cells) == cells
-    assert len({cell.folder for cell in plans[name].cells}) == cells
+def test_tables_have_their_cells(name, cells, plan_of):
+    assert len(plan_of(name).cells) == cells
+    assert len({cell.folder for cell in plan_of(name).cells}) == cells
 
 
 def test_dry_run_ends_with_the_number_of_cells(tmp_path, monkeypatch, capsys):
@@ -100,13 +103,13 @@ def test_dry_run_ends_with_the_number_of_cells(tmp_path, monkeypatch, capsys):
 
 
 @needs_paper
-def test_table_1_follows_the_papers_protocol(plans):
+def test_table_1_follows_the_papers_protocol(plan_of):
     """Frames, batches, epochs, folds and SpecAugment of each data set, as the document of the protocol has them."""
     [_, *rows] = paper_section("Protocol of the paper")
     protocol = {row[0].removesuffix(" v2"): row for row in rows}
     text = PAPER.read_text()
     with_masks = re.search(r"on the training split of (.+) only", text)[1].split(" and ")
-    plan = plans["table1"]
+    plan = plan_of("table1")
     for (row, column), found in plan.protocols.items():
         _, frames, classes, batch, epochs, *_ = protocol[column]
         assert (found.frames, found.batch_size, found.epochs) == (int(frames), int(batch), int(epochs)), (row, column)
@@ -129,8 +132,8 @@ def test_the_optimiser_has_the_papers_values():
 
 
 @pytest.mark.parametrize("row", TRAINABLE)
-def test_table_1_trains_as_many_parameters_as_the_paper(row, plans):
-    trained = plans["table1"].protocols[row, "GSC"].trainable_without_head  # the kernel of 31 is counted in the paper
+def test_table_1_trains_as_many_parameters_as_the_paper(row, plan_of):
+    trained = plan_of("table1").protocols[row, "GSC"].trainable_without_head  # the kernel of 31 is counted in the paper
     beside_norm = trained - (FINAL_NORM / 2 if row == "BitFit" else FINAL_NORM)
     assert beside_norm / 1000 == pytest.approx(TRAINABLE[row], abs=1)
 
@@ -159,5 +162,5 @@ def test_published_numbers_are_those_of_the_paper(name, title, columns):
     assert list(table.columns) == columns
 
 
-def test_soft_moa_has_no_numbers_that_are_not_at_hand(plans):
-    assert plans["soft_moa"].table.published == {}
+def test_soft_moa_has_no_numbers_that_are_not_at_hand(plan_of):
+    assert plan_of("soft_moa").table.published == {}

@@ -1,0 +1,1 @@
+"""Pictures of runs: every function takes plain data and writes a PNG."""

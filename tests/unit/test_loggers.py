@@ -1,0 +1,94 @@
+"""Loggers beside the file: every epoch once, whatever was killed, and no package that nobody asked for."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from brainplug import loggers
+from brainplug.errors import UsageError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def log(logger: object, epoch: int, loss: float) -> None:
+    logger.log_stats({"epoch": epoch, "lr": 0.1}, {"loss": loss}, {"loss": 2 * loss, "accuracy": 50.0})
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Of every curve, epochs and values as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+class TestTensorboard:
+    def test_epochs_stand_along_the_axis(self, tmp_path):
+        logger = loggers.tensorboard(str(tmp_path))
+        for epoch in (1, 2, 3):
+            log(logger, epoch, epoch / 4)
+        found = events(tmp_path)
+        assert found["loss/train"] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+        assert found["loss/valid"] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+        assert [step for step, _ in found["accuracy/valid"]] == [1, 2, 3]
+        assert [rate for _, rate in found["lr"]] == pytest.approx([0.1] * 3)
+
+    def test_an_epoch_that_is_done_again_stands_there_once(self, tmp_path):
+        first = loggers.tensorboard(str(tmp_path))
+        for epoch in (1, 2):
+            log(first, epoch, epoch)
+        resumed = loggers.tensorboard(str(tmp_path))  # the first one was killed, and closes nothing
+        for epoch in (2, 3):
+            log(resumed, epoch, 10 * epoch)
+        assert events(tmp_path)["loss/train"] == [(1, 1.0), (2, 20.0), (3, 30.0)]
+
+    def test_nothing_is_written_before_the_first_epoch(self, tmp_path):
+        loggers.tensorboard(str(tmp_path / "none"))
+        assert not (tmp_path / "none").exists()
+
+
+class TestWeightsAndBiases:
+    def test_a_resumed_run_goes_on_there(self, monkeypatch):
+        started, logged = [], []
+        run = SimpleNamespace(log=lambda stats, step: logged.append((step, stats)))
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **named: (started.append(named), run)[1]))
+        for epoch in (1, 2):
+            log(loggers.weights_and_biases("results/ESC-50/a b", "some"), epoch, math.pi)
+        assert started[0] == started[1]
+        assert started[0]["resume"] == "allow"
+        assert started[0]["id"] == "results-ESC-50-a-b"
+        assert [step for step, _ in logged] == [1, 2]
+        assert logged[0][1]["train"] == {"loss": math.pi}
+
+
+class TestChoice:
+    HPARAMS = {"loggers": {"file": None, "wandb": print, "own": dict}, "train_logger": "file's"}
+
+    def test_the_file_alone(self):
+        hparams = {**self.HPARAMS, "logger": "file"}
+        loggers.check_logger(hparams)
+        assert loggers.make_loggers(hparams) == ["file's"]
+
+    def test_one_of_one_s_own(self):
+        hparams = {**self.HPARAMS, "logger": "own"}
+        loggers.check_logger(hparams)
+        assert loggers.make_loggers(hparams) == ["file's", {}]
+
+    def test_one_that_is_missing(self):
+        with pytest.raises(UsageError, match="The logger 'owm' was asked for.*own"):
+            loggers.check_logger({**self.HPARAMS, "logger": "owm"})
+
+    def test_a_package_that_is_missing(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wandb", None)
+        with pytest.raises(UsageError, match="--logger=wandb was asked for.*not installed.*pip install wandb"):
+            loggers.check_logger({**self.HPARAMS, "logger": "wandb"})
+
+
+def test_nothing_is_imported_that_was_not_asked_for():
+    code = "import sys, train, brainplug.__main__; print(*{'ray', 'tensorboard', 'wandb'} & set(sys.modules), 'else')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["else"]

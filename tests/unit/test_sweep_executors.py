@@ -1,0 +1,230 @@
+"""Cells as processes: finished once, broken with a reason, stopped at once; with programs in place of train.py."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from brainplug.errors import UsageError
+from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME, Job, Share, command_of, failure_of, run_cell, state_of
+from brainplug.sweep.executors import Event, run_here, run_on_cluster, shares
+
+FINISHES = "Path('results.json').write_text('{}')"
+HANGS = "Path('started').touch(); time.sleep(300)"
+LONGEST = 30  # seconds; only what hangs takes longer
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., Job]:
+    """Makes a cell of a line of Python, which is run in the cell's folder."""
+
+    def make(code: str = FINISHES, name: str = "cell") -> Job:
+        (tmp_path / name).mkdir(exist_ok=True)
+        code = f"import os, signal, sys, time; from pathlib import Path; os.chdir({str(tmp_path / name)!r}); {code}"
+        return Job(tmp_path / name, (sys.executable, "-S", "-c", code), tmp_path, {"row": name})
+
+    return make
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONGEST
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+class TestShares:
+    def test_cores_are_divided_and_belong_to_one_share_each(self):
+        found = shares(3, cores=range(12), gpus=[])
+        assert [len(share.cores) for share in found] == [4, 4, 4]
+        assert sorted(core for share in found for core in share.cores) == list(range(12))
+        assert {(share.threads, share.gpu) for share in found} == {(4, None)}
+
+    def test_all_have_as_many_threads(self):
+        """So that no cell's sums are rounded in another order because of its place."""
+        assert {share.threads for share in shares(2, cores=range(3), gpus=[])} == {1}
+
+    def test_more_shares_than_cores_take_turns(self):
+        assert [share.cores for share in shares(3, cores=[4, 7], gpus=[])] == [(4,), (7,), (4,)]
+
+    def test_each_has_one_gpu(self):
+        assert [share.gpu for share in shares(4, cores=range(4), gpus=["2", "5"])] == ["2", "5", "2", "5"]
+
+    def test_the_environment_says_so(self, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        assert Share(threads=3, gpu="1").environment()["CUDA_VISIBLE_DEVICES"] == "1"
+        assert Share(threads=3).environment()["CUDA_VISIBLE_DEVICES"] == "0,1"
+        assert Share(threads=3).environment()["OMP_NUM_THREADS"] == "3"
+
+
+class TestCell:
+    def test_it_finishes_once(self, make_job):
+        job = make_job("open('runs', 'a').write('x'); " + FINISHES)
+        assert [run_cell(job, Share()) for _ in range(2)] == [None, None]
+        assert (job.folder / "runs").read_text() == "x"
+        assert state_of(job.folder) == "finished"
+        assert json.loads((job.folder / CELL_NAME).read_text()) == {"row": "cell"}
+
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+    def test_it_has_its_share(self, make_job):
+        core = max(os.sched_getaffinity(0))
+        # The process is pinned just after it was started.
+        job = make_job(
+            f"[time.sleep(0.01) for _ in range(1000) if os.sched_getaffinity(0) != {{{core}}}]; "
+            f"print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
+        )
+        run_cell(job, Share((core,), threads=5))
+        assert (job.folder / "output.txt").read_text().strip() == f"{{{core}}} 5"
+
+    def test_ctrl_c_in_a_terminal_reaches_the_command_alone(self, make_job):
+        job = make_job("print(os.getsid(0) == os.getpid())")
+        run_cell(job, Share())
+        assert (job.folder / "output.txt").read_text() == "True\n"
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            ("sys.exit('error: The lr 0 was asked for.')", "The lr 0 was asked for."),
+            ("print('error: first'); sys.exit('at the end')", "first"),
+            ("raise MemoryError('all of it')", "MemoryError: all of it"),
+            ("sys.exit(3)", "exit code 3"),
+            ("os.kill(os.getpid(), signal.SIGKILL)", "it was ended by SIGKILL, as happens where memory is short"),
+            ("os.kill(os.getpid(), signal.SIGSEGV)", "it was ended by SIGSEGV"),
+            ("print('done')", "it ended well, but left no results.json"),
+            ("os.write(1, bytes([255]) * 5000); sys.exit(3)", None),
+        ],
+    )
+    def test_a_broken_one_says_why(self, code, reason, make_job):
+        job = make_job(code)
+        told = run_cell(job, Share())
+        assert told == reason or (reason is None and told)
+        assert failure_of(job.folder) == told
+        assert state_of(job.folder) == "broken"
+
+    def test_the_reason_is_that_of_the_last_run(self, make_job):
+        run_cell(make_job("sys.exit('error: before')"), Share())
+        job = make_job("sys.exit('after')")
+        assert run_cell(job, Share()) == "after"
+        assert "before" in (job.folder / "output.txt").read_text()
+        assert run_cell(make_job(), Share()) is None
+        assert not (job.folder / FAILURE_NAME).exists()
+
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+    def test_one_that_was_asked_to_end_is_not_broken(self, name, make_job):
+        job = make_job(f"signal.signal(signal.{name}, signal.SIG_DFL); os.kill(os.getpid(), signal.{name})")
+        assert run_cell(job, Share()) == f"it was ended by {name}; the same command goes on with it"
+        assert state_of(job.folder) == "not run"
+
+    def test_a_folder_that_is_none(self, make_job, tmp_path):
+        (tmp_path / "file").touch()
+        told = run_cell(make_job()._replace(folder=tmp_path / "file" / "cell"), Share())
+        assert told.startswith(f"its folder {tmp_path}/file/cell cannot be used: ")
+
+    def test_a_program_that_is_missing(self, make_job):
+        assert "No such file" in run_cell(make_job()._replace(command=("/nowhere/python",)), Share())
+
+    def test_two_that_want_it_run_it_once(self, make_job):
+        job = make_job("open('runs', 'a').write('x'); time.sleep(0.5); " + FINISHES)
+        threads = [threading.Thread(target=run_cell, args=(job, Share())) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONGEST)
+        assert (job.folder / "runs").read_text() == "x"
+
+    def test_whoever_waits_for_another_can_stop(self, make_job):
+        job, stop = make_job(HANGS), threading.Event()
+        first = threading.Thread(target=run_cell, args=(job, Share(), stop.is_set))
+        first.start()
+        until((job.folder / "started").exists)
+        assert run_cell(job, Share(), lambda: True) is None
+        stop.set()
+        first.join(LONGEST)
+        assert state_of(job.folder) == "not run"
+
+    def test_a_stop_ends_its_children_too(self, make_job):
+        stop = threading.Event()
+        job = make_job("os.fork(); open('pids', 'a').write(f'{os.getpid()}\\n'); " + HANGS)
+        thread = threading.Thread(target=run_cell, args=(job, Share(), stop.is_set))
+        thread.start()
+        pids = job.folder / "pids"
+        until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
+        stop.set()
+        thread.join(LONGEST)
+        until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+    def test_one_that_ignores_to_be_ended_is_killed(self, make_job, monkeypatch):
+        monkeypatch.setattr("brainplug.sweep.cell.PATIENCE", 0.2)
+        job, stop = make_job("signal.signal(signal.SIGTERM, signal.SIG_IGN); " + HANGS), threading.Event()
+        thread = threading.Thread(target=run_cell, args=(job, Share(), stop.is_set))
+        thread.start()
+        until((job.folder / "started").exists)
+        stop.set()
+        thread.join(LONGEST)
+        assert not thread.is_alive()
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+class TestHere:
+    def test_all_are_run_no_more_than_asked_at_once(self, make_job):
+        jobs = [make_job("time.sleep(0.1); " + FINISHES, str(number)) for number in range(5)]
+        running, most, ended = 0, 0, []
+        for event in run_here(jobs, at_once=2):
+            running += 1 if event.kind == "started" else -1
+            most = max(most, running)
+            ended += [event.place] if event.kind == "ended" else []
+        assert sorted(ended) == [0, 1, 2, 3, 4]
+        assert most == 2
+
+    def test_a_broken_one_holds_up_none(self, make_job):
+        jobs = [make_job("sys.exit('no')", "broken"), make_job(name="whole")]
+        ended = [event for event in run_here(jobs, at_once=1) if event.kind == "ended"]
+        assert ended == [Event("ended", 0, "no"), Event("ended", 1, None)]
+
+    def test_nothing_to_do(self):
+        assert list(run_here([], at_once=2)) == []
+
+    def test_whoever_stops_listening_ends_them(self, make_job):
+        jobs = [make_job(HANGS, str(number)) for number in range(3)]
+        events = run_here(jobs, at_once=2)
+        next(events)
+        until(lambda: sum((job.folder / "started").exists() for job in jobs) == 2)
+        events.close()
+        assert [state_of(job.folder) for job in jobs] == ["not run"] * 3
+        assert not (jobs[2].folder / "started").exists()
+
+    def test_an_error_of_its_own_is_raised(self, make_job, monkeypatch):
+        def broken(*_: object) -> None:
+            raise RuntimeError("a mistake")
+
+        monkeypatch.setattr("brainplug.sweep.executors.run_cell", broken)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            list(run_here([make_job()], at_once=1))
+
+
+class TestCommand:
+    def test_the_next_program_above_runs_a_recipe(self, tmp_path):
+        recipe = tmp_path / "recipes" / "own" / "hparams" / "train.yaml"
+        recipe.parent.mkdir(parents=True)
+        for folder, wanted in ((tmp_path, tmp_path), (recipe.parents[1], recipe.parents[1])):
+            (folder / "train.py").touch()
+            assert command_of(str(recipe), ["a"]) == [sys.executable, str(wanted / "train.py"), "a", "--noprogressbar"]
+
+    def test_without_one_it_is_refused(self, tmp_path):
+        with pytest.raises(UsageError, match=r"No train\.py"):
+            command_of(str(tmp_path / "own.yaml"), [])
+
+
+def test_a_cluster_needs_ray(make_job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"Ray is not installed.*pip install 'brainplug\[ray\]'"):
+        list(run_on_cluster([make_job()], "auto", 1, 0))
