@@ -48,3 +48,29 @@ def constant(step: int, total_steps: int) -> float:
     1.0
     """
     return 1.0
+
+
+def linear(step: int, total_steps: int, warm_up: float = 0.0) -> float:
+    """A linear warm-up, then a linear way to zero (Vaswani et al., 2017, have the former).
+
+    Arguments
+    ---------
+    step, total_steps : int
+        As in `cosine`.
+    warm_up : float
+        Share of the steps in which the rate rises, 0 to 1.
+
+    Returns
+    -------
+    float
+        Up to 1, then down to 0.
+
+    Example
+    -------
+    >>> linear(5, 100, warm_up=0.1), linear(10, 100, warm_up=0.1), linear(55, 100, warm_up=0.1)
+    (0.5, 1.0, 0.5)
+    """
+    rising = warm_up * total_steps
+    if step < rising:
+        return step / rising
+    return max(0.0, (total_steps - step) / (total_steps - rising))

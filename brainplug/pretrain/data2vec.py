@@ -12,6 +12,7 @@ from transformers import Data2VecAudioModel
 from brainplug.errors import UsageError
 
 EPSILON = 1e-5  # of the instance norm
+NORMAL_EPSILON = 1e-7  # of the waveforms, as the feature extractor of the family has it
 
 
 class Teacher:
@@ -166,3 +167,59 @@ def data2vec_loss(
     else:
         each = torch.nn.functional.mse_loss(predicted, wanted, reduction="none")
     return each.sum(1).mean() / predicted.shape[1] ** 0.5
+
+
+class Data2VecPretraining(torch.nn.Module):
+    """The student and its head.
+
+    Arguments
+    ---------
+    model : Data2VecAudioModel
+        What is trained.
+    beta : float
+        As in `data2vec_loss`.
+
+    Example
+    -------
+    >>> from transformers import Data2VecAudioConfig
+    >>> config = Data2VecAudioConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    ...     conv_dim=[8] * 7, num_conv_pos_embedding_groups=4)
+    >>> pretraining = Data2VecPretraining(Data2VecAudioModel(config))
+    >>> teacher = Teacher(pretraining.model, top=1)
+    >>> mask = torch.arange(49) < 20
+    >>> outputs = pretraining(torch.randn(2, 16000), mask.expand(2, 49), teacher)
+    >>> outputs["targets"].shape
+    torch.Size([2, 49, 16])
+    """
+
+    def __init__(self, model: Data2VecAudioModel, beta: float = 0.0):
+        super().__init__()
+        self.model, self.beta = model, beta
+        self.head = torch.nn.Linear(model.config.hidden_size, model.config.hidden_size)
+        torch.nn.init.uniform_(model.masked_spec_embed)
+
+    def forward(self, waveforms: torch.Tensor, mask: torch.Tensor, teacher: Teacher) -> dict[str, torch.Tensor]:
+        """Computes the loss of a batch.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            Crops without padding, ``[batch, samples]``; each is brought to zero mean and unit variance.
+        mask : torch.Tensor
+            True where a frame is masked, ``[batch, frames]``.
+        teacher : Teacher
+            Says what is to be predicted.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            ``loss``; ``predictions`` and ``targets`` ``[batch, frames, dim]``; the mask as it is.
+        """
+        waveforms = torch.nn.functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMAL_EPSILON)
+        projected, _ = self.model.feature_projection(self.model.feature_extractor(waveforms).transpose(1, 2))
+        targets = teacher.targets(projected.detach())
+        hidden = self.model.masked_spec_embed.to(projected.dtype)
+        tokens = self.model.encoder(torch.where(mask[..., None], hidden, projected)).last_hidden_state
+        predictions = self.head(tokens)
+        loss = data2vec_loss(predictions, targets, mask, self.beta)
+        return {"loss": loss, "predictions": predictions, "targets": targets, "mask": mask}

@@ -1,5 +1,8 @@
 """Does pre-training learn, or does it collapse? What to look at, and when to raise an alarm."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 
 EPSILON = 1e-6
@@ -200,3 +203,39 @@ def majority_accuracy(labels: torch.Tensor) -> torch.Tensor:
     0.75
     """
     return torch.bincount(labels.flatten()).max() / labels.numel()
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A bound that an indicator should not cross.
+
+    Arguments
+    ---------
+    indicator : str
+        Which one.
+    meaning : str
+        What it means to cross it.
+    below, above : float
+        Outside of these it rings.
+    stops : bool
+        Whether it ends the run.
+
+    Example
+    -------
+    >>> Alarm("deviation", "all targets are alike", below=0.1).rings({"deviation": 0.05})
+    True
+    """
+
+    indicator: str
+    meaning: str
+    below: float = -math.inf
+    above: float = math.inf
+    stops: bool = False
+
+    def rings(self, indicators: dict[str, float]) -> bool:
+        """Whether the bound is crossed; NaN crosses every bound."""
+        return not self.below <= indicators[self.indicator] <= self.above
+
+    def __str__(self) -> str:
+        bound = f"below {self.below:g}" if self.below > -math.inf else f"above {self.above:g}"
+        return f"{bound} {self.meaning}"

@@ -5,6 +5,7 @@ sections II-B and II-C, https://arxiv.org/abs/2106.07447
 """
 
 import torch
+from transformers import HubertModel
 
 TEMPERATURE = 0.1
 
@@ -113,3 +114,71 @@ def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
     True
     """
     return _ScaledGradient.apply(values, factor)
+
+
+class HubertPretraining(torch.nn.Module):
+    """A model and its objective.
+
+    Arguments
+    ---------
+    model : HubertModel
+        What is trained; its configuration says the rates of dropout and of dropped layers.
+    clusters : int
+        Size of the codebook.
+    projection : int
+        As in `HubertObjective`.
+    alpha : float
+        As in `HubertObjective`.
+    feature_penalty : float
+        Weight of the convolutions' mean squared output in the loss.
+    feature_gradient : float
+        With how much of the gradient the convolutions learn.
+
+    Example
+    -------
+    >>> from transformers import HubertConfig
+    >>> config = HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    ...     conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+    >>> pretraining = HubertPretraining(HubertModel(config), clusters=5)
+    >>> mask = torch.arange(49) < 20
+    >>> outputs = pretraining(torch.randn(2, 16000), torch.zeros(2, 49, dtype=torch.long), mask.expand(2, 49))
+    >>> outputs["tokens"].shape
+    torch.Size([2, 49, 16])
+    """
+
+    def __init__(
+        self,
+        model: HubertModel,
+        clusters: int,
+        projection: int = 256,
+        alpha: float = 1.0,
+        feature_penalty: float = 10.0,
+        feature_gradient: float = 0.1,
+    ):
+        super().__init__()
+        self.model = model
+        self.objective = HubertObjective(model.config.hidden_size, clusters, projection, alpha)
+        self.feature_penalty, self.feature_gradient = feature_penalty, feature_gradient
+        torch.nn.init.uniform_(model.masked_spec_embed)
+
+    def forward(self, waveforms: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Computes the loss of a batch.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            Crops without padding, ``[batch, samples]``.
+        labels, mask : torch.Tensor
+            As in `HubertObjective.loss`.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            ``loss``, ``tokens`` ``[batch, frames, dim]``, and the labels and the mask as they are.
+        """
+        features = scale_gradient(self.model.feature_extractor(waveforms), self.feature_gradient)
+        projected = self.model.feature_projection(features.transpose(1, 2))  # [batch, frames, dim]
+        hidden = self.model.masked_spec_embed.to(projected.dtype)
+        tokens = self.model.encoder(torch.where(mask[..., None], hidden, projected)).last_hidden_state
+        loss = self.objective.loss(tokens, labels, mask) + self.feature_penalty * features.float().square().mean()
+        return {"loss": loss, "tokens": tokens, "labels": labels, "mask": mask}
