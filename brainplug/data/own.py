@@ -134,10 +134,10 @@ def _from_folders(data_folder: str | None) -> list[Clip]:
     classes = [name for name in entries if os.path.isdir(os.path.join(folder, name)) and not name.startswith(".")]
     _check_classes(folder, classes)
     files = {name: _files_below(folder, name) for name in classes}
-    audio = {name: list(filter(_is_audio, paths)) for name, paths in files.items()}
+    audio = {name: list(filter(is_audio, paths)) for name, paths in files.items()}
     _check_not_empty(folder, [name for name in classes if not audio[name]])
     loose = [name for name in entries if name not in classes]
-    _log_left_out(folder, [*loose, *(path for paths in files.values() for path in paths if not _is_audio(path))])
+    _log_left_out(folder, [*loose, *(path for paths in files.values() for path in paths if not is_audio(path))])
     return _clips_from([{"path": path, "label": name} for name in classes for path in audio[name]], folder, folder)
 
 
@@ -181,7 +181,24 @@ def _raise(fault: OSError) -> None:
     raise UsageError(f"The clips in {fault.filename} were asked for.", found, "Check the folder's permissions.")
 
 
-def _is_audio(path: str) -> bool:
+def is_audio(path: str) -> bool:
+    """Whether a file is named as audio that soundfile reads, and is not hidden.
+
+    Arguments
+    ---------
+    path : str
+        Relative to the data folder.
+
+    Returns
+    -------
+    bool
+        By its name alone.
+
+    Example
+    -------
+    >>> is_audio("dog/bark.FLAC"), is_audio("dog/.bark.wav"), is_audio("notes.txt")
+    (True, False, False)
+    """
     hidden = any(part.startswith(".") for part in Path(path).parts)
     return not hidden and os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
+from brainplug.data.own import is_audio
 from brainplug.errors import UsageError
 from brainplug.files import write_json
 
@@ -206,7 +207,9 @@ class Crops(torch.utils.data.Dataset):
     seed : int
         Of the draws.
     labels : np.ndarray, optional
-        A cluster for each 20 ms of the stream, ``[time // 320]``, as `label_stream` makes it.
+        A cluster for each 20 ms of the stream, ``[time // 320]``, as `make_labels` makes it.
+    utterances : slice, optional
+        Of which crops are cut; of all by default.
 
     Example
     -------
@@ -223,15 +226,17 @@ class Crops(torch.utils.data.Dataset):
         crop_seconds: float,
         seed: int,
         labels: np.ndarray | None = None,
+        utterances: slice = slice(None),
     ):
         self.audio = corpus.audio() if Path(corpus.folder, AUDIO_NAME).exists() else None
         self.batches, self.clips, self.seed, self.labels = batches, clips, seed, labels
         self.samples = int(crop_seconds * SAMPLE_RATE)
-        self.begins = np.array([-(-start // HOP) * HOP for start, _ in corpus.utterances()])
+        places = list(corpus.utterances())[utterances]
+        self.begins = np.array([-(-start // HOP) * HOP for start, _ in places])
         # Places at which a crop may start, in hops; an utterance is drawn by how many it has.
         room = [
             (end - begin - self.samples) // HOP + 1
-            for begin, (_, end) in zip(self.begins, corpus.utterances(), strict=True)
+            for begin, (_, end) in zip(self.begins, places, strict=True)
         ]
         self.room = np.maximum(np.array(room), 0)
         self.until = self.room.cumsum()
@@ -289,3 +294,36 @@ def describe(corpus: Corpus) -> dict:
         "utterances": len(corpus.ends),
         "skipped": corpus.skipped,
     }
+
+
+def list_audio(folder: str) -> list[Clip]:
+    """The audio files of a folder and of those below it.
+
+    Arguments
+    ---------
+    folder : str
+        Any.
+
+    Returns
+    -------
+    list[Clip]
+        Sorted by their paths.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    paths = sorted(
+        os.path.join(place, name)
+        for place, _, names in os.walk(os.path.abspath(folder), followlinks=True)
+        for name in names
+        if is_audio(name)
+    )
+    if not paths:
+        raise UsageError(
+            f"Audio to pre-train on was asked for, below {folder!r}.",
+            "There is no audio file." if os.path.isdir(folder) else "There is no such folder.",
+            "Write --data_folder= and a folder with audio files",
+        )
+    return [Clip(id=path, path=path, label="") for path in paths]
