@@ -170,7 +170,8 @@ def _write_stream(
             file.write(samples.tobytes())
             pieces.append((clips[place].path, length, length + len(samples)))
             length += len(samples)
-            if length - began >= shortest:  # what is left at the very end is too short for a crop
+            # A crop begins at a multiple of the hop. What is left at the very end is too short for one.
+            if length - began >= shortest + HOP - 1:
                 ends.append(length)
                 began = length
     return ends, [piece for piece in pieces if ends and piece[2] <= ends[-1]], skipped
