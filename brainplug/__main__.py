@@ -11,6 +11,7 @@ from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.optim.fam import RECORD_NAME
 from brainplug.page import write_page
+from brainplug.pretrain.sound.render import render
 from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
@@ -63,6 +64,14 @@ def main(arguments: list[str]) -> None:
     doctor.add_argument("--full", action="store_true", help="decodes all clips, not a sample")
     for command in (methods, report):
         command.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    sound = commands.add_parser("sound", help="makes sound to pre-train on: spoken words, events, free recordings")
+    sound.add_argument("folder")
+    sound.add_argument("--spoken_clips", type=int, default=40000)
+    sound.add_argument("--event_clips", type=int, default=12000)
+    sound.add_argument("--recordings_folder", default="/", help="where Debian's packages are installed")
+    sound.add_argument("--recordings", type=int, help="how many recordings are used; all, if it is left out")
+    sound.add_argument("--seed", type=int, default=1000)
+    sound.set_defaults(table=_sound, write=None)
     sweep = commands.add_parser(
         "table", allow_abbrev=False, help="runs all cells of a table, or goes on with it, and writes the table"
     )
@@ -84,6 +93,14 @@ def _print_table(table: str, chosen: argparse.Namespace) -> None:
     print(table, flush=True)
     if chosen.write:
         write_table(table, chosen.write, chosen.marks)
+
+
+def _sound(chosen: argparse.Namespace) -> str:
+    made = render(
+        chosen.folder, chosen.spoken_clips, chosen.event_clips, chosen.recordings_folder, chosen.seed, chosen.recordings
+    )
+    counts = ", ".join(f"{count} {kind}" for kind, count in made["clips"].items())
+    return f"{chosen.folder}: {counts} clips, {made['hours']:.2f} hours, {made['left_out']} left out"
 
 
 def _doctor(arguments: list[str], full: bool) -> int:
