@@ -101,7 +101,7 @@ def fit_clusters(features: np.ndarray, clusters: int, seed: int, starts: int = 2
 
 
 def _fill_empty(model: MiniBatchKMeans, features: np.ndarray) -> None:
-    """Puts empty clusters where a frame is farthest from its centre: starts drawn among equal frames leave some empty."""
+    """Puts an empty cluster at the frame that is farthest from its centre. Many equal frames can leave one empty."""
     for _ in range(model.n_clusters):
         labels = model.predict(features)
         sizes = np.bincount(labels, minlength=model.n_clusters)
