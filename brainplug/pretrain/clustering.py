@@ -45,7 +45,7 @@ def mfcc(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def fit_clusters(features: np.ndarray, clusters: int, seed: int, starts: int = 20) -> MiniBatchKMeans:
-    """Clusters frames.
+    """Clusters frames; no cluster is left without one.
 
     Arguments
     ---------
@@ -74,14 +74,18 @@ def fit_clusters(features: np.ndarray, clusters: int, seed: int, starts: int = 2
     >>> sorted(set(fit_clusters(frames, 4, seed=1).predict(frames).tolist()))
     [0, 1, 2, 3]
     """
-    different = len(np.unique(features, axis=0)) if len(features) < 100 * clusters else clusters
-    if different < clusters:
+    different = set()
+    for frame in features:
+        different.add(frame.tobytes())
+        if len(different) == clusters:
+            break
+    else:
         raise UsageError(
             f"{clusters} clusters were asked for.",
-            f"There are {different:,} different frames.",
+            f"There are {len(different):,} different frames.",
             "Write fewer clusters, or name a folder with more sound",
         )
-    return MiniBatchKMeans(
+    model = MiniBatchKMeans(
         clusters,
         init="k-means++",
         n_init=starts,
@@ -92,6 +96,19 @@ def fit_clusters(features: np.ndarray, clusters: int, seed: int, starts: int = 2
         reassignment_ratio=0.0,
         random_state=seed,
     ).fit(features)
+    _fill_empty(model, features)
+    return model
+
+
+def _fill_empty(model: MiniBatchKMeans, features: np.ndarray) -> None:
+    """Puts an empty cluster at the frame that is farthest from its centre. Many equal frames can leave one empty."""
+    for _ in range(model.n_clusters):
+        labels = model.predict(features)
+        sizes = np.bincount(labels, minlength=model.n_clusters)
+        if sizes.all():
+            return
+        distances = np.square(features - model.cluster_centers_[labels]).sum(1)
+        model.cluster_centers_[sizes.argmin()] = features[distances.argmax()]
 
 
 def purity(labels: np.ndarray, truths: np.ndarray) -> float:

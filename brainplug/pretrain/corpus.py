@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ class Corpus:
     folder : str
         Where it lies.
     ends : tuple[int, ...]
-        Samples at which utterances end, the first one beginning at 0. Files that are shorter than a crop were joined.
+        Samples at which utterances end, the first one beginning at 0; multiples of 320, so that frames of a stream and
+        of a crop are the same. Files that are shorter than a crop were joined.
     pieces : tuple[tuple[str, int, int], ...]
         What lies where: path, first sample and end in the stream.
     skipped : dict[str, int]
@@ -93,14 +94,14 @@ def frames_in(samples: int) -> int:
 
 
 def make_corpus(clips: Iterable[Clip], folder: str, crop_seconds: float, seed: int) -> Corpus:
-    """Decodes clips into one stream; in a second call with the same clips it is read from disk.
+    """Decodes clips into one stream; in a second call with the same clips and unchanged files it is read from disk.
 
     Arguments
     ---------
     clips : Iterable[Clip]
         Files; those without an end are read whole.
     folder : str
-        Where the corpus goes. It appears when it is whole.
+        Where the corpus goes, a folder of its own. It appears when it is whole.
     crop_seconds : float
         The least length of an utterance: shorter files are joined, in an order that is drawn.
     seed : int
@@ -109,20 +110,25 @@ def make_corpus(clips: Iterable[Clip], folder: str, crop_seconds: float, seed: i
     Returns
     -------
     Corpus
-        The utterances. Files that cannot be read, silent ones and those without a frame were left out and counted.
+        The utterances. Files that cannot be read, silent ones, those without a frame and what is left over at the end
+        were left out and counted.
 
     Raises
     ------
     UsageError
-        There is no sound.
+        There is no sound, or the folder holds something else.
     """
     clips = list(clips)
-    source = {"clips": [[clip.path, clip.start, clip.stop] for clip in clips], "crop": crop_seconds, "seed": seed}
+    source = {"clips": [_state(clip) for clip in clips], "crop": crop_seconds, "seed": seed}
     there = _read(folder)
     if there and there.pop("source") == source:
         return _as_corpus(folder, there)
     if not clips:
         raise UsageError("Audio to pre-train on was asked for.", "There is none.", "Name a folder with audio files")
+    if not there and Path(folder).is_dir() and os.listdir(folder):
+        raise UsageError(
+            f"A corpus was to be made in {folder}.", "Other files are there.", "Name a folder that does not exist yet"
+        )
     unfinished = Path(f"{folder}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -130,16 +136,26 @@ def make_corpus(clips: Iterable[Clip], folder: str, crop_seconds: float, seed: i
     if not ends:
         raise UsageError(
             f"Audio to pre-train on was asked for: {len(clips)} files.",
-            f"None can be used: {_counts(skipped)}, and no crop of {crop_seconds:g} s is filled.",
+            f"No crop of {crop_seconds:g} s is filled; left out: {_counts(skipped)}.",
             "Name a folder with more sound, or write a smaller crop_seconds",
         )
     if skipped:
         logger.warning("%s: left out %s", folder, _counts(skipped))
     found = {"ends": ends, "pieces": pieces, "skipped": dict(skipped)}
     write_json({"source": source, **found}, unfinished / CORPUS_NAME)
-    shutil.rmtree(folder, ignore_errors=True)
+    if there:
+        os.replace(folder, unfinished / "before")  # never half removed
     os.replace(unfinished, folder)
+    shutil.rmtree(Path(folder, "before"), ignore_errors=True)
     return _as_corpus(folder, found)
+
+
+def _state(clip: Clip) -> list:
+    try:
+        status = os.stat(clip.path)
+    except OSError:
+        return [clip.path, clip.start, clip.stop]
+    return [clip.path, clip.start, clip.stop, status.st_size, status.st_mtime_ns]
 
 
 def _read(folder: str) -> dict | None:
@@ -153,7 +169,7 @@ def _as_corpus(folder: str, found: dict) -> Corpus:
 
 
 def _counts(skipped: Counter) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "none left out"
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
 
 
 def _write_stream(
@@ -170,11 +186,14 @@ def _write_stream(
             file.write(samples.tobytes())
             pieces.append((clips[place].path, length, length + len(samples)))
             length += len(samples)
-            # A crop begins at a multiple of the hop. What is left at the very end is too short for one.
-            if length - began >= shortest + HOP - 1:
+            if length - began >= shortest:
                 ends.append(length)
                 began = length
-    return ends, [piece for piece in pieces if ends and piece[2] <= ends[-1]], skipped
+        file.truncate(began * np.dtype(np.int16).itemsize)
+    kept = [piece for piece in pieces if piece[2] <= began]
+    if len(kept) < len(pieces):
+        skipped["left over at the end"] = len(pieces) - len(kept)
+    return ends, kept, skipped
 
 
 def _samples(clip: Clip) -> tuple[np.ndarray | None, str]:
@@ -189,7 +208,8 @@ def _samples(clip: Clip) -> tuple[np.ndarray | None, str]:
     peak = waveform.abs().max().item()
     if peak < SILENCE:
         return None, "silent"
-    return (waveform * (FULL_SCALE / max(1.0, peak))).to(torch.int16).numpy(), ""
+    whole = waveform[: len(waveform) // HOP * HOP]  # the next file begins with a frame
+    return (whole * (FULL_SCALE / max(1.0, peak))).round().to(torch.int16).numpy(), ""
 
 
 class Crops(torch.utils.data.Dataset):
@@ -212,6 +232,11 @@ class Crops(torch.utils.data.Dataset):
     utterances : slice, optional
         Of which crops are cut; of all by default.
 
+    Raises
+    ------
+    UsageError
+        No utterance is as long as a crop, or the labels are not of this stream.
+
     Example
     -------
     >>> corpus = Corpus(getfixture("tmp_path"), (32000, 64000), (), {})
@@ -232,15 +257,22 @@ class Crops(torch.utils.data.Dataset):
         self.audio = corpus.audio() if Path(corpus.folder, AUDIO_NAME).exists() else None
         self.batches, self.clips, self.seed, self.labels = batches, clips, seed, labels
         self.samples = int(crop_seconds * SAMPLE_RATE)
-        places = list(corpus.utterances())[utterances]
-        self.begins = np.array([-(-start // HOP) * HOP for start, _ in places])
+        self.begins, ends = np.array(list(corpus.utterances())[utterances]).T
         # Places at which a crop may start, in hops; an utterance is drawn by how many it has.
-        room = [
-            (end - begin - self.samples) // HOP + 1
-            for begin, (_, end) in zip(self.begins, places, strict=True)
-        ]
-        self.room = np.maximum(np.array(room), 0)
+        self.room = np.maximum((ends - self.begins - self.samples) // HOP + 1, 0)
         self.until = self.room.cumsum()
+        if not self.until[-1]:
+            raise UsageError(
+                f"Crops of {crop_seconds:g} s were asked for.",
+                f"The longest utterance has {(ends - self.begins).max() / SAMPLE_RATE:g} s.",
+                "Write a smaller crop_seconds",
+            )
+        if labels is not None and len(labels) != corpus.ends[-1] // HOP:
+            raise UsageError(
+                f"{len(labels):,} labels were given.",
+                f"The sound in {corpus.folder} has {corpus.ends[-1] // HOP:,} frames of 20 ms.",
+                "Remove the labels, so that they are made anew",
+            )
 
     def __len__(self) -> int:
         return self.batches
@@ -265,6 +297,8 @@ class Crops(torch.utils.data.Dataset):
         return self.begins[utterances] + within * HOP
 
     def __getitem__(self, batch: int) -> dict[str, torch.Tensor]:
+        if batch >= self.batches:
+            raise IndexError(f"batch {batch} of {self.batches}")
         starts = self.starts(batch)
         waveforms = np.stack([self.audio[start : start + self.samples] for start in starts])
         found = {"waveforms": torch.from_numpy(waveforms.astype(np.float32) / FULL_SCALE)}  # [clips, samples]
@@ -288,10 +322,9 @@ def describe(corpus: Corpus) -> dict:
     dict
         Hours, files, utterances, and what was left out.
     """
-    found = asdict(corpus)
     return {
         "hours": corpus.ends[-1] / SAMPLE_RATE / 3600,
-        "files": len(found["pieces"]),
+        "files": len(corpus.pieces),
         "utterances": len(corpus.ends),
         "skipped": corpus.skipped,
     }

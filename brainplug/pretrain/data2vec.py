@@ -40,8 +40,7 @@ class Teacher:
                 f"Targets of the top {top} layers were asked for.", f"The model has {layers}.", f"Write top: {layers}"
             )
         self.student, self.top = student, top
-        self.encoder = copy.deepcopy(student.encoder).float().eval().requires_grad_(False)
-        self.encoder.layerdrop = 0.0
+        self.encoder = copy.deepcopy(student.encoder).float().eval().requires_grad_(False)  # eval: no layerdrop
 
     def averaged(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """What is averaged, and the student's own.

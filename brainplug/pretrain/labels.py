@@ -66,9 +66,8 @@ def windows(corpus: Corpus, utterances: range | None = None) -> Iterator[tuple[i
     places, step = list(corpus.utterances()), int(LONGEST * SAMPLE_RATE) // HOP * HOP
     for number in utterances if utterances is not None else range(len(places)):
         start, end = places[number]
-        first, last = -(-start // HOP) * HOP, end - (WINDOW - HOP)
-        last = first + (last - first) // HOP * HOP
-        yield from ((begin, min(begin + step, last)) for begin in range(first, last, step))
+        last = end - HOP  # the last frame that begins here would end behind the utterance
+        yield from ((begin, min(begin + step, last)) for begin in range(start, last, step))
 
 
 def read_window(audio: np.ndarray, window: tuple[int, int]) -> torch.Tensor:
@@ -172,7 +171,7 @@ def _write_labels(
     corpus: Corpus, features: Features, clusters: int, seed: int, frames: int, starts: int, path: Path
 ) -> dict:
     fitted = fit_clusters(gather(corpus, features, frames, seed), clusters, seed, starts)
-    labels = np.lib.format.open_memmap(path, "w+", np.int16, (-(-corpus.ends[-1] // HOP),))
+    labels = np.lib.format.open_memmap(path, "w+", np.int16, (corpus.ends[-1] // HOP,))
     labels[:] = NONE
     audio, counts = corpus.audio(), np.zeros(clusters, np.int64)
     for begin, end in tqdm(list(windows(corpus)), desc="Labels", unit="utterance", mininterval=1):
@@ -205,12 +204,12 @@ def phone_stream(corpus: Corpus, phones: dict[str, list[tuple[float, str]]]) -> 
     """
     names = sorted({name for said in phones.values() for _, name in said} - {""})
     numbers = {name: number for number, name in enumerate(names)}
-    stream = np.full(-(-corpus.ends[-1] // HOP), NONE, np.int16)
+    stream = np.full(corpus.ends[-1] // HOP, NONE, np.int16)
     for path, start, end in corpus.pieces:
         said = phones.get(path)
         if not said:
             continue
-        hops = np.arange(-(-start // HOP), end // HOP)
+        hops = np.arange(start // HOP, end // HOP)
         middles = (hops * HOP + WINDOW / 2 - start) / SAMPLE_RATE  # seconds
         sounding = np.searchsorted([begin for begin, _ in said], middles, side="right") - 1
         of_phones = np.array([numbers.get(name, NONE) for _, name in said], np.int16)
