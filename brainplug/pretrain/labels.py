@@ -90,8 +90,8 @@ def read_window(audio: np.ndarray, window: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def gather(corpus: Corpus, features: Features, frames: int, seed: int) -> np.ndarray:
-    """Features of parts of the corpus, drawn by chance.
+def gather(corpus: Corpus, features: Features, frames: int, seed: int, path: str) -> np.ndarray:
+    """Features of parts of the corpus, drawn by chance; on disk, since they may be more than fits into memory.
 
     Arguments
     ---------
@@ -103,20 +103,27 @@ def gather(corpus: Corpus, features: Features, frames: int, seed: int) -> np.nda
         How many at most.
     seed : int
         Of the draw.
+    path : str
+        Of the file, an array of numpy's.
 
     Returns
     -------
     np.ndarray
         ``[frames, dim]``.
     """
-    audio, found, missing = corpus.audio(), [], frames
-    places = list(windows(corpus))
-    for place in np.random.default_rng(seed).permutation(len(places)):
-        if missing <= 0:
+    audio, places = corpus.audio(), list(windows(corpus))
+    order = np.random.default_rng(seed).permutation(len(places))
+    frames = min(frames, sum((end - begin) // HOP for begin, end in places))
+    gathered, filled = None, 0
+    for place in tqdm(order, desc="Features", unit="utterance", mininterval=1):
+        if filled == frames:
             break
-        found.append(features(read_window(audio, places[place])).float().numpy()[:missing])
-        missing -= len(found[-1])
-    return np.concatenate(found)
+        found = features(read_window(audio, places[place])).float().numpy()[: frames - filled]
+        if gathered is None:
+            gathered = np.lib.format.open_memmap(path, "w+", np.float32, (frames, found.shape[1]))
+        gathered[filled : filled + len(found)] = found
+        filled += len(found)
+    return gathered
 
 
 def make_labels(
@@ -149,7 +156,8 @@ def make_labels(
     UsageError
         There are fewer different frames than clusters.
     """
-    wanted = {**source, "clusters": clusters, "seed": seed, "frames": frames, "starts": starts, "samples": corpus.ends[-1]}
+    wanted = {**source, "clusters": clusters, "seed": seed, "frames": frames, "starts": starts}
+    wanted["samples"] = corpus.ends[-1]
     summary_path = Path(folder, SUMMARY_NAME)
     if not summary_path.exists() or json.loads(summary_path.read_text())["source"] != wanted:
         unfinished = Path(f"{folder}.unfinished")
@@ -170,7 +178,9 @@ def make_labels(
 def _write_labels(
     corpus: Corpus, features: Features, clusters: int, seed: int, frames: int, starts: int, path: Path
 ) -> dict:
-    fitted = fit_clusters(gather(corpus, features, frames, seed), clusters, seed, starts)
+    drawn = path.with_name("drawn.npy")
+    fitted = fit_clusters(gather(corpus, features, frames, seed, drawn), clusters, seed, starts)
+    drawn.unlink()
     labels = np.lib.format.open_memmap(path, "w+", np.int16, (corpus.ends[-1] // HOP,))
     labels[:] = NONE
     audio, counts = corpus.audio(), np.zeros(clusters, np.int64)

@@ -139,7 +139,9 @@ def layer_features(model: PreTrainedModel, layer: int, normalize: bool) -> Featu
     layers = model.config.num_hidden_layers
     if not 1 <= layer <= layers:
         raise UsageError(
-            f"Clusters of layer {layer} were asked for.", f"The model has {layers}.", f"Write a layer from 1 to {layers}"
+            f"Clusters of layer {layer} were asked for.",
+            f"The model has {layers}.",
+            f"Write a layer from 1 to {layers}",
         )
     model.eval()
 
@@ -174,9 +176,7 @@ def agreements(sound: Sound, features: dict[str, Features], clusters: int, seed:
         return None
     utterances = len(sound.corpus.ends)
     held_out = range(utterances - sound.held_out, utterances)
-    return {
-        name: agreement(sound.corpus, each, phones, held_out, clusters, seed) for name, each in features.items()
-    }
+    return {name: agreement(sound.corpus, each, phones, held_out, clusters, seed) for name, each in features.items()}
 
 
 def finish(
@@ -278,8 +278,6 @@ def pretrain(brain: PretrainBrain, hparams: dict, sound: Sound, labels: np.ndarr
 def is_finished(hparams: dict) -> bool:
     """Whether a run was made to its end before."""
     return Path(hparams["output_folder"], "results.json").is_file()
-
-
 
 
 def changes_of(changes: dict, overrides: str) -> str:
