@@ -78,6 +78,8 @@ class HealthLog:
 
     def __init__(self, path: str):
         self.path, self.rows = path, []
+        self.valid: dict[str, float] = {}  # of the last epoch
+        self.ringing: list[str] = []  # the alarms of the last row
 
     def add(self, row: dict[str, float]) -> None:
         """Adds a row and writes the file."""
@@ -89,13 +91,13 @@ class HealthLog:
 
     @mark_as_saver
     def save(self, path: str) -> None:
-        """Writes the rows for a checkpoint."""
-        Path(path).write_text(json.dumps(self.rows))
+        """Writes all of it for a checkpoint."""
+        Path(path).write_text(json.dumps([self.rows, self.valid, self.ringing]))
 
     @mark_as_loader
     def load(self, path: str, end_of_epoch: bool) -> None:
-        """Takes a checkpoint's rows over."""
-        self.rows = json.loads(Path(path).read_text())
+        """Takes over what a checkpoint has."""
+        self.rows, self.valid, self.ringing = json.loads(Path(path).read_text())
 
 
 class PretrainBrain(sb.Brain):
@@ -135,7 +137,6 @@ class PretrainBrain(sb.Brain):
         self.total_steps = hparams["epoch_counter"].limit * hparams["steps_an_epoch"]
         self.log: HealthLog = hparams["health_log"]
         self.ended = time.monotonic()
-        self.ringing: list[str] = []
         self._forget_pace()
         if checkpointer is not None:
             checkpointer.add_recoverables({**modules, "epoch_counter": hparams["epoch_counter"], "health": self.log})
@@ -261,13 +262,13 @@ class PretrainBrain(sb.Brain):
     def _ring(self, row: dict[str, float]) -> None:
         """Warns of alarms, and stops where the model has collapsed."""
         ringing = [alarm for alarm in self.alarms if alarm.rings(row)]
-        self.ringing = [str(alarm) for alarm in ringing]
+        self.log.ringing = [str(alarm) for alarm in ringing]
         for alarm in ringing:
             logger.warning("Step %d: %s is %.4g; %s", self.optimizer_step, alarm.indicator, row[alarm.indicator], alarm)
         if any(alarm.stops for alarm in ringing):
             raise UsageError(
                 f"Pre-training was asked for, and got to step {self.optimizer_step}.",
-                f"The model has collapsed: {'; '.join(self.ringing)}. {self.log.path} shows how it came.",
+                f"The model has collapsed: {'; '.join(self.log.ringing)}. {self.log.path} shows how it came.",
                 "Write a lower --lr, a longer warm-up, or for data2vec a higher tau",
             )
 
@@ -287,9 +288,9 @@ class PretrainBrain(sb.Brain):
             self.train_loss = stage_loss
             return
         means = torch.stack(self.measured).mean(0).tolist()
-        self.valid = {"loss": stage_loss, **dict(zip(self.names, means, strict=True))}
+        self.log.valid = {"loss": stage_loss, **dict(zip(self.names, means, strict=True))}
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}, {"loss": self.train_loss}, self.valid
+            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}, {"loss": self.train_loss}, self.log.valid
         )
         if self.checkpointer is not None:
-            self.checkpointer.save_and_keep_only(self.valid, num_to_keep=2)
+            self.checkpointer.save_and_keep_only(self.log.valid, num_to_keep=2)

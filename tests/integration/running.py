@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -43,9 +44,13 @@ def start_server() -> None:
 
 def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
     """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
+    return _run_to_end(arguments, folder, sabotage, "train:main")
+
+
+def _run_to_end(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None, main: str) -> Run:
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(arguments, str(folder), output.name, sabotage)
+            target=_run, args=(arguments, str(folder), output.name, sabotage, main)
         )
         process.start()
         process.join(LONGEST_RUN)
@@ -65,8 +70,13 @@ def start_table(arguments: list[str], folder: Path, output: Path) -> multiproces
     return process
 
 
+def run_recipe(script: str, arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
+    """Runs ``python recipes/SCRIPT ARGUMENTS`` as `run_train` runs train.py."""
+    return _run_to_end(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
+
+
 def _run(
-    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str = "train:main"
+    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str
 ) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -77,7 +87,8 @@ def _run(
 
     if sabotage:
         sabotage()
-    sys.exit(run_command(resolve_name(main), arguments))
+    command = runpy.run_path(main)["main"] if main.endswith(".py") else resolve_name(main)
+    sys.exit(run_command(command, arguments))
 
 
 def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:
