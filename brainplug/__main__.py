@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from brainplug.doctor import examine, summary
 from brainplug.experiment import run_command
 from brainplug.fam_records import draw_records
+from brainplug.files import find_files
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.optim.fam import RECORD_NAME
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     methods.set_defaults(
         table=lambda chosen: list_methods(chosen.hparams, chosen.backbone, chosen.n_classes), marks=METHODS_MARKS
     )
-    backbones = commands.add_parser("backbones", help="the backbones that have a short name")
+    backbones = commands.add_parser("backbones", help="the backbones that have a short name, and what they are")
     backbones.set_defaults(table=lambda chosen: list_backbones(), write=None)
     groups = commands.add_parser("optimizers", help="which parameters an optimiser treats alike, and how")
     groups.add_argument("--backbone", default="nano-ast")
@@ -115,8 +115,8 @@ def _doctor(arguments: list[str], full: bool) -> int:
 
 def _report(chosen: argparse.Namespace) -> None:
     """The table of the results, then what is drawn: FAM's records, which may stand alone, and the page."""
-    there = Path(chosen.folder)
-    only_records = any(there.rglob(RECORD_NAME)) and not any(there.rglob("results.json")) and not chosen.write
+    records, results = (find_files(chosen.folder, name) for name in (RECORD_NAME, "results.json"))
+    only_records = records and not results and not chosen.write
     if not only_records:
         _print_table(results_table(read_results(chosen.folder)), chosen)
     for path in draw_records(chosen.folder):

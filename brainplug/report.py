@@ -15,7 +15,7 @@ import torch
 from brainplug.brain import AudioBrain
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
-from brainplug.files import atomic_file
+from brainplug.files import atomic_file, find_files
 from brainplug.methods import Method
 from brainplug.methods.peft_method import PeftMethod
 from brainplug.model import AudioClassifier
@@ -315,7 +315,7 @@ def read_results(folder: str) -> list[dict]:
     UsageError
         There is none.
     """
-    found = sorted(Path(folder).rglob("results.json"))
+    found = find_files(folder, "results.json")
     if not found:
         raise UsageError(
             f"The results in {folder!r} were asked for.", "There is no results.json.", "Name a folder above runs"

@@ -56,6 +56,8 @@ class Wav2Vec2(Backbone):
         mask_embedding="masked_spec_embed",
     )
 
+    extractor_class: ClassVar = Wav2Vec2FeatureExtractor
+
     def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
         super().__init__(model, name, revision)
         self.normalize = normalize
@@ -74,17 +76,23 @@ class Wav2Vec2(Backbone):
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
         """Loads a model of the family; clips may have any length, so `frames` and `positions` play no part."""
         model = load_pretrained(AutoModel, source, revision)
-        extractor = load_pretrained(Wav2Vec2FeatureExtractor, source, revision)
+        extractor = load_pretrained(cls.extractor_class, source, revision)
         commit = getattr(model.config, "_commit_hash", None)
         return cls(model, name, weights_revision(source, commit), extractor.do_normalize)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, name: str = "random", **settings: object) -> "Wav2Vec2":
-        """Builds a model of the family; clips are normalised, as the feature extractor does unless told otherwise."""
+    def from_config(
+        cls,
+        config: PreTrainedConfig,
+        name: str = "random",
+        extractor: Wav2Vec2FeatureExtractor | None = None,
+        **settings: object,
+    ) -> "Wav2Vec2":
+        """Builds a model of the family; clips are normalised, unless an extractor says otherwise."""
         model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
         # The embedding of masked frames is made on the CPU, whatever device is asked for.
         model.to(torch.get_default_device())
-        return cls(model, name, "random", Wav2Vec2FeatureExtractor().do_normalize)
+        return cls(model, name, "random", (extractor or cls.extractor_class()).do_normalize)
 
     @property
     def signal_settings(self) -> dict:

@@ -1,6 +1,8 @@
 """Results files become tables, and tables stand in documents between their marks."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,23 @@ def test_runs_are_found_below_a_folder(tmp_path):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no results\.json"):
         read_results(str(tmp_path))
+
+
+def test_runs_that_train_meanwhile_do_not_stop_the_report(tmp_path, monkeypatch):
+    for folder in ("finished", "training/save"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "finished" / "results.json").write_text(json.dumps(RUN))
+    scandir, removed = os.scandir, []
+
+    def scandir_too_late(folder):
+        if Path(folder).name == "save":  # a checkpoint that goes after its folder was listed
+            Path(folder).rmdir()
+            removed.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir_too_late)
+    assert read_results(str(tmp_path)) == [RUN]
+    assert removed
 
 
 def test_rows_are_means_over_folds_best_method_first():
