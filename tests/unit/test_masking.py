@@ -15,7 +15,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def published_mask(draw: np.random.Generator, clips: int, frames: int, probability: float, length: int) -> np.ndarray:
-    """fairseq's compute_mask_indices for fixed lengths and equal counts, written with NumPy."""
+    """As fairseq's compute_mask_indices does for fixed lengths and equal counts, written with NumPy."""
     spans = int(probability * frames / length + draw.random())
     rows = []
     for _ in range(clips):
