@@ -12,7 +12,7 @@ from brainplug.listing import list_backbones, list_methods, list_optimizer_group
 from brainplug.optim.fam import RECORD_NAME
 from brainplug.page import write_page
 from brainplug.pretrain.sound.render import render
-from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
+from brainplug.report import METHODS_MARKS, RESULTS_MARKS, classifies, read_results, tables_of, write_table
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
 
@@ -118,10 +118,11 @@ def _report(chosen: argparse.Namespace) -> None:
     records, results = (find_files(chosen.folder, name) for name in (RECORD_NAME, "results.json"))
     only_records = records and not results and not chosen.write
     if not only_records:
-        _print_table(results_table(read_results(chosen.folder)), chosen)
+        results = read_results(chosen.folder)
+        _print_table(tables_of(results), chosen)
     for path in draw_records(chosen.folder):
         print(f"Drawn: {path}")
-    if not only_records:
+    if not only_records and any(map(classifies, results)):  # the page shows what classifies
         print(f"Written: {write_page(chosen.folder)}")
 
 

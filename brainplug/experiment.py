@@ -28,6 +28,8 @@ WHOLE_NUMBERS = {
     "few_shot": range(1, 10**6),
     "few_shot_draws": range(1, 10**4),
     "folds": range(3, 10**3),
+    "frozen_updates": range(10**9),
+    "beam_size": range(1, 10**4),
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited", "cache_features", "features_on_device")

@@ -16,6 +16,8 @@ from brainplug.backbones.loading import load_pretrained
 from brainplug.backbones.padding import ClipNorm, Silence
 from brainplug.backbones.spec import BackboneSpec, TokenMask
 
+SHORTEST = 400  # samples, the receptive field of the convolutions
+
 
 class Wav2Vec2(Backbone):
     """A transformer of the wav2vec 2.0 family.
@@ -54,6 +56,7 @@ class Wav2Vec2(Backbone):
         feed_forward_out="feed_forward.output_dense",
         norms=("layer_norm", "final_layer_norm"),
         mask_embedding="masked_spec_embed",
+        convolutions="feature_extractor",
     )
 
     extractor_class: ClassVar = Wav2Vec2FeatureExtractor
@@ -101,8 +104,7 @@ class Wav2Vec2(Backbone):
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """The waveform ``[samples]``, normalised where the checkpoint wants it; never shorter than one token."""
-        shortest = 400  # samples, the receptive field of the convolutions
-        waveform = torch.nn.functional.pad(waveform, (0, max(0, shortest - len(waveform))))
+        waveform = torch.nn.functional.pad(waveform, (0, max(0, SHORTEST - len(waveform))))
         if not self.normalize:
             return waveform
         variance, mean = torch.var_mean(waveform, correction=0)
@@ -120,6 +122,24 @@ class Wav2Vec2(Backbone):
         self._tokens.tokens = self._first_frames.tokens = None
         after = self._convolutions_behind
         return tokens, _shortened(mask, mask.sum(1), after) if after else mask
+
+    def count_tokens(self, samples: int) -> int:
+        """Counts the tokens of a clip.
+
+        Arguments
+        ---------
+        samples : int
+            Its length at 16 kHz.
+
+        Returns
+        -------
+        int
+            One for each 20 ms, or so.
+        """
+        count = max(samples, SHORTEST)
+        for kernel_size, stride in [*self._convolutions, *self._convolutions_behind]:
+            count = (count - kernel_size) // stride + 1
+        return count
 
     @property
     def _convolutions(self) -> list[tuple[int, int]]:

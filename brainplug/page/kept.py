@@ -11,7 +11,7 @@ from statistics import mean
 from brainplug.files import find_files
 from brainplug.observations import OBSERVATIONS, PREDICTIONS
 from brainplug.pictures.learning import Curve
-from brainplug.report import code_name, method_name
+from brainplug.report import classifies, code_name, method_name
 
 TRAIN_LOG = "train_log.txt"
 EPOCH = re.compile(
@@ -56,7 +56,7 @@ class Run:
 
 
 def find_runs(folder: str) -> list[Run]:
-    """Finds the runs below a folder.
+    """Finds the runs of classification below a folder.
 
     Arguments
     ---------
@@ -75,8 +75,8 @@ def find_runs(folder: str) -> list[Run]:
     """
     cells = _cells(Path(folder))
     order = {cell: place for place, cell in enumerate(cells)}
-    paths = find_files(folder, "results.json")
-    runs = [_run(path.parent, json.loads(path.read_text()), cells.get(path.parent)) for path in paths]
+    found = [(path.parent, json.loads(path.read_text())) for path in find_files(folder, "results.json")]
+    runs = [_run(folder, results, cells.get(folder)) for folder, results in found if classifies(results)]
     return sorted(runs, key=lambda run: order.get(run.folder, len(order)))
 
 

@@ -67,7 +67,7 @@ def write_card(folder: str, results: dict, rows: list[dict[str, float]]) -> None
     folder : str
         Where the model is.
     results : dict
-        What results.json says.
+        What pretraining.json says.
     rows : list[dict[str, float]]
         The log of health.
     """

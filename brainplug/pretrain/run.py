@@ -182,7 +182,7 @@ def agreements(sound: Sound, features: dict[str, Features], clusters: int, seed:
 def finish(
     brain: PretrainBrain, hparams: dict, sound: Sound, normalize: bool, others: dict[str, Features], **more: object
 ) -> None:
-    """Writes the model as transformers' own files, its card and results.json, which says that all is done.
+    """Writes the model as transformers' own files, its card and pretraining.json, which says that all is done.
 
     Arguments
     ---------
@@ -197,7 +197,7 @@ def finish(
     others : dict[str, Features]
         What stands beside the layers where clusters are compared with phones.
     **more : object
-        What else results.json says.
+        What else pretraining.json says.
     """
     model = brain.pretraining.model.cpu().eval()
     export(model, hparams["model_folder"], normalize)
@@ -221,7 +221,7 @@ def finish(
         **more,
     }
     write_card(hparams["model_folder"], results, brain.log.rows)
-    write_json(results, f"{hparams['output_folder']}/results.json")
+    write_json(results, f"{hparams['output_folder']}/pretraining.json")
 
 
 def _mean(brain: PretrainBrain, name: str) -> float | None:
@@ -277,7 +277,7 @@ def pretrain(brain: PretrainBrain, hparams: dict, sound: Sound, labels: np.ndarr
 
 def is_finished(hparams: dict) -> bool:
     """Whether a run was made to its end before."""
-    return Path(hparams["output_folder"], "results.json").is_file()
+    return Path(hparams["output_folder"], "pretraining.json").is_file()
 
 
 def changes_of(changes: dict, overrides: str) -> str:

@@ -75,9 +75,7 @@ def run_recipe(script: str, arguments: list[str], folder: Path, sabotage: Callab
     return _run_to_end(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
 
 
-def _run(
-    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str
-) -> None:
+def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

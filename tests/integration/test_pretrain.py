@@ -88,7 +88,7 @@ def test_the_result_is_a_backbone_and_transformers_own_model(uninterrupted):
 def test_results_and_card_say_what_was_measured(uninterrupted):
     recipe, folder = uninterrupted
     model_folder = folder / "results" / MODELS[recipe]
-    results = json.loads((model_folder.parent / "results.json").read_text())
+    results = json.loads((model_folder.parent / "pretraining.json").read_text())
     assert results["steps"] == 6
     assert results["corpus"]["files"] == 10
     assert results["agreement_with_phones"] is None  # tones have none
