@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,7 +280,7 @@ def is_finished(hparams: dict) -> bool:
 
 
 def changes_of(changes: dict, overrides: str) -> str:
-    """What one of several runs changes in a recipe, beside what the command line does; the latter has the last word.
+    r"""What one of several runs changes in a recipe, beside what the command line does; the latter has the last word.
 
     Arguments
     ---------
