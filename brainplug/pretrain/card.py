@@ -36,10 +36,11 @@ the clusters, the other half is measured): purity, and the mutual information as
 | --- | --- | --- |
 {rows}
 """
-SOUND = """{hours:.1f} hours, which the project makes itself (`python -m brainplug sound`): {clips}. The words of the spoken
-corpus's phrases, made-up words that sound like them, its validation and test voices and those that sound like these
-are not among it; nor is any file of ESC-50, or a recording that matches one of the 400 clips of ESC-10. The voices that
-were not heard: {voices}.
+SOUND = """{hours:.1f} hours, which the project makes itself (`python -m brainplug sound`): {clips}.
+
+Not among it are the words of the spoken corpus's phrases, made-up words that sound like them, its validation and test
+voices and those that sound like these ({voices}), any file of ESC-50, and recordings that match one of the 400 clips of
+ESC-10.
 
 Recordings are from these Debian packages, with the terms of their sounds. No audio is contained here.
 

@@ -247,7 +247,9 @@ def export(model: PreTrainedModel, folder: str, normalize: bool) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     config = json.loads(Path(folder, "config.json").read_text())
-    write_json({**config, "architectures": [type(model).__name__]}, Path(folder, "config.json"))
+    config["architectures"] = [type(model).__name__]
+    config["attn_implementation"] = model.config._attn_implementation  # transformers reads it, but does not write it
+    write_json(config, Path(folder, "config.json"))
     halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(halves, Path(folder, "model.safetensors.new"), metadata={"format": "pt"})
     os.replace(Path(folder, "model.safetensors.new"), Path(folder, "model.safetensors"))

@@ -17,8 +17,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 SIZES = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
     "conv_dim": 7 * [512], "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
-    "conv_bias": False, "hidden_act": "gelu", "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0,
-    "layerdrop": 0.05, "initializer_range": 0.02, "num_conv_pos_embedding_groups": 16,
+    "conv_bias": False, "hidden_act": "gelu", "hidden_dropout": 0.1, "attention_dropout": 0.1,
+    "activation_dropout": 0.0, "layerdrop": 0.05, "initializer_range": 0.02, "num_conv_pos_embedding_groups": 16,
 }  # fmt: skip
 CONFIGS = {
     "hubert": {
