@@ -59,7 +59,7 @@ def test_base_has_the_published_values(base):
     assert hparams["clips"] * hparams["crop_seconds"] == BATCH_SECONDS[name]
     optimizer = hparams["optimizer"]([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
     # fairseq's Adam takes the decay off the weights, as AdamW does
-    assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-6, 0.01)
+    assert (tuple(optimizer["betas"]), optimizer["eps"], optimizer["weight_decay"]) == ((0.9, 0.98), 1e-6, 0.01)
     assert 90e6 < sum(parameter.numel() for parameter in hparams["model"].parameters()) < 97e6
 
 
