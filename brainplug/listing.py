@@ -230,5 +230,6 @@ def list_backbones() -> str:
         sizes = str(layers), str(backbone.dim), f"{millions:.2f}", megabytes
         about, where = ABOUT[name], HUB_NAMES.get(name, "bundled")
         rows.append((name, *sizes, backbone.spec.signal, about.licence, where, about.made))
-    columns = ("backbone", "layers", "width", "million parameters", "MB", "signal", "licence", "from", "trained on")
+    of_size = "layers", "width", "million parameters", "MB"
+    columns = "backbone", *of_size, "signal", "licence", "from", "how it was made"
     return markdown_table(columns, rows)

@@ -456,7 +456,7 @@ class TestRandomWeights:
         ("name", "revision", "message"),
         [
             ("random:nano-asst", None, "Write --backbone= one of random:nano-ast"),
-            ("random:", None, "random:wav2vec2"),
+            ("random:", None, "random:ast"),
             ("random:nano-ast", "main", "--backbone_revision=seed-1"),
         ],
     )
