@@ -264,6 +264,8 @@ def restore_method(settings: dict) -> Method:
 def _method_classes() -> dict[str, type[Method]]:
     """All classes of this room that are methods, by name."""
     folder = importlib.import_module("brainplug.methods")
-    modules = [importlib.import_module(f"{folder.__name__}.{each.name}") for each in pkgutil.iter_modules(folder.__path__)]
+    modules = [
+        importlib.import_module(f"{folder.__name__}.{each.name}") for each in pkgutil.iter_modules(folder.__path__)
+    ]
     found = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
     return {each.__name__: each for each in found if issubclass(each, Method)}

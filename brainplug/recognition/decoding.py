@@ -48,9 +48,7 @@ def make_decoder(decoding: str, characters: Characters, beam_size: int = 20) -> 
     if decoding == "greedy":
         return partial(_best_paths, characters)
     # Its pruning of the history takes beams for equal whose last words are.
-    searcher = CTCBeamSearcher(
-        blank_index=BLANK, vocab_list=characters.names, beam_size=beam_size, prune_history=False
-    )
+    searcher = CTCBeamSearcher(blank_index=BLANK, vocab_list=characters.names, beam_size=beam_size, prune_history=False)
     return partial(_best_texts, searcher)
 
 

@@ -41,11 +41,16 @@ def start_server() -> None:
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 
-def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
-    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
+def run_train(
+    arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None, main: str = "train:main"
+) -> Run:
+    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process.
+
+    `main` names the command, where it is another one.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(arguments, str(folder), output.name, sabotage)
+            target=_run, args=(arguments, str(folder), output.name, sabotage, main)
         )
         process.start()
         process.join(LONGEST_RUN)
