@@ -8,6 +8,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from brainplug.brain import AdaptationBrain
+from brainplug.errors import UsageError
 from brainplug.recognition.characters import BLANK, Characters
 from brainplug.recognition.decoding import make_decoder
 
@@ -34,6 +35,22 @@ class CTCBrain(AdaptationBrain):
             sb.Stage.VALID: make_decoder("greedy", characters),
             sb.Stage.TEST: make_decoder(self.hparams.decoding, characters, self.hparams.beam_size),
         }
+
+    def on_fit_start(self) -> None:
+        """Makes sure that more than the head will train.
+
+        Raises
+        ------
+        UsageError
+            The run ends before that.
+        """
+        if self.hparams.frozen_updates >= self.total_steps:
+            raise UsageError(
+                f"{self.hparams.frozen_updates} updates of the head alone were asked for.",
+                f"The run has {self.total_steps} in all.",
+                "Write a smaller --frozen_updates, or a larger --number_of_epochs",
+            )
+        super().on_fit_start()
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         """Seeds the step; only the head trains in the first ``frozen_updates``."""
@@ -71,9 +88,10 @@ class CTCBrain(AdaptationBrain):
         return loss
 
     def after_step(self) -> None:
-        """As the method wants it, once it trains."""
-        if not self.model.held:
-            super().after_step()
+        """As the method wants it, whose steps count from its first one."""
+        step, total = (count - self.hparams.frozen_updates for count in (self.optimizer_step + 1, self.total_steps))
+        if step > 0:
+            self.method.after_step(self.model.backbone.model, step, total)
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the errors of the last stage."""

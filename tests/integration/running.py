@@ -42,12 +42,13 @@ def start_server() -> None:
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 
-def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
-    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
-    return _run_to_end(arguments, folder, sabotage, "train:main")
+def run_train(
+    arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None, main: str = "train:main"
+) -> Run:
+    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process.
 
-
-def _run_to_end(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None, main: str) -> Run:
+    `main` names the command, where it is another one: a function, or a script that has a `main`.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
         process = multiprocessing.get_context("forkserver").Process(
             target=_run, args=(arguments, str(folder), output.name, sabotage, main)
@@ -72,7 +73,7 @@ def start_table(arguments: list[str], folder: Path, output: Path) -> multiproces
 
 def run_recipe(script: str, arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
     """Runs ``python recipes/SCRIPT ARGUMENTS`` as `run_train` runs train.py."""
-    return _run_to_end(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
+    return run_train(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
 
 
 def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str) -> None:
