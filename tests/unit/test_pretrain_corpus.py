@@ -331,8 +331,9 @@ def test_labels_are_those_of_the_crops_frames(crop_seconds, counted):
 
 def test_a_run_over_the_crops_ends(counted):
     crops = Crops(counted, batches=3, clips=2, crop_seconds=0.9, seed=1)
-    assert len(list(crops)) == len(crops) == 3
-    assert len(list(torch.utils.data.DataLoader(crops, batch_size=None))) == 3
+    with pytest.raises(IndexError, match="3 of 3"):
+        crops[3]
+    assert len(crops) == len(list(torch.utils.data.DataLoader(crops, batch_size=None))) == 3
 
 
 @pytest.mark.parametrize("labels", [0, 312, 314, 50])
