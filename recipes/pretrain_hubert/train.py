@@ -48,7 +48,7 @@ class HubertBrain(PretrainBrain):
     def indicators(self, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Accuracies beside what guessing would reach, and over how many clusters predictions and labels spread."""
         labels, mask, objective = outputs["labels"], outputs["mask"], self.pretraining.objective
-        masked, visible = (objective(outputs["tokens"][where]).float() for where in (mask, ~mask))
+        masked, visible = (objective(outputs["tokens"][where].float()) for where in (mask, ~mask))
         accuracy = (masked.argmax(1) == labels[mask]).float().mean()
         copied, majority = copy_accuracy(labels, mask), majority_accuracy(labels)
         return {
