@@ -82,7 +82,7 @@ class Characters:
 
 
 def normal_text(text: str) -> str:
-    """Writes a text as all transcripts are compared: lower case, one space between words, composed characters.
+    r"""Writes a text as all transcripts are compared: lower case, one space between words, composed characters.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def normal_text(text: str) -> str:
 
     Example
     -------
-    >>> normal_text("  TURN it\\toff ")
+    >>> normal_text("  TURN it\toff ")
     'turn it off'
     """
     return " ".join(unicodedata.normalize("NFC", text.lower()).split())
