@@ -110,7 +110,7 @@ def test_librispeech_has_the_published_values_of_100_hours():
     assert hparams["method_settings"]["full"]["lr"] == 3e-5
     assert hparams["lr_schedule"].keywords == {"warm_up": 0.1, "hold": 0.4, "decay": 0.5}
     optimizer = choose_optimizer(hparams).build(torch.nn.Linear(1, 1), lr=1.0).defaults
-    assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-8, 0.0)
+    assert (list(optimizer["betas"]), optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-8, 0.0)
 
 
 def test_recipes_of_recognition_have_the_same_keys():
