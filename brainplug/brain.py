@@ -267,7 +267,7 @@ class AdaptationBrain(sb.Brain, ABC):
         Returns
         -------
         dict[str, dict[str, float]]
-            By ``best`` and ``last``: ``epoch``, and what was measured, such as ``test_accuracy``.
+            By ``best`` and ``last``: ``epoch``, and of what was measured ``valid_...`` and ``test_...``.
         """
         tested = {}
         for name in sorted(("last", "best"), key=lambda name: name == chosen):
