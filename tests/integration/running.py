@@ -81,6 +81,8 @@ def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], 
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
+    for number, handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+        signal.signal(number, handler)  # tests may run where they are ignored: in the background, under nohup
     multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a process that a shell starts
     from brainplug.experiment import run_command
 
