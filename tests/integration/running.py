@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -41,11 +42,16 @@ def start_server() -> None:
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 
-def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
-    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
+def run_train(
+    arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None, main: str = "train:main"
+) -> Run:
+    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process.
+
+    `main` names the command, where it is another one: a function, or a script that has a `main`.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(arguments, str(folder), output.name, sabotage)
+            target=_run, args=(arguments, str(folder), output.name, sabotage, main)
         )
         process.start()
         process.join(LONGEST_RUN)
@@ -65,19 +71,25 @@ def start_table(arguments: list[str], folder: Path, output: Path) -> multiproces
     return process
 
 
-def _run(
-    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str = "train:main"
-) -> None:
+def run_recipe(script: str, arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
+    """Runs ``python recipes/SCRIPT ARGUMENTS`` as `run_train` runs train.py."""
+    return run_train(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
+
+
+def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
+    for number, handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+        signal.signal(number, handler)  # tests may run where they are ignored: in the background, under nohup
     multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a process that a shell starts
     from brainplug.experiment import run_command
 
     if sabotage:
         sabotage()
-    sys.exit(run_command(resolve_name(main), arguments))
+    command = runpy.run_path(main)["main"] if main.endswith(".py") else resolve_name(main)
+    sys.exit(run_command(command, arguments))
 
 
 def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:

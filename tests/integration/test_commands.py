@@ -98,6 +98,8 @@ def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing
         (("optimizers", "--optimizer", "fan"), "one of: fam"),
         (("optimizers", "--method", "loar"), "lora"),
         (("report", "nowhere"), "no results.json"),
+        (("methods", "--backbone", "random:nano-asst"), "random:nano-ast"),
+        (("sound", "brainplug"), "Something else is there"),
         (("import-petl-ast", "nowhere.pt", "--method=linear", "--out=nowhere"), "nowhere.pt"),
     ],
 )
