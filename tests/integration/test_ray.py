@@ -71,8 +71,9 @@ def running(jobs: list[Job]) -> dict[int, psutil.Process]:
     """The processes of the cells that run, by place."""
     found = {}
     for place, job in enumerate(jobs):
-        if (job.folder / "started").exists() and not (job.folder / "ended").exists():
-            pid = int((job.folder / "started").read_text().splitlines()[-1].split()[0])
+        starts = (job.folder / "started").read_text() if (job.folder / "started").exists() else ""
+        if starts.endswith("\n") and not (job.folder / "ended").exists():  # else it is just being written
+            pid = int(starts.splitlines()[-1].split()[0])
             if psutil.pid_exists(pid):
                 found[place] = psutil.Process(pid)
     return found
