@@ -104,10 +104,10 @@ def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing
     ],
 )
 def test_bad_input_is_told_without_a_traceback(arguments, message):
-    done = brainplug(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_train(list(arguments), ROOT, main="brainplug.__main__:main")
+    assert done.code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
 
 
 def test_a_published_command_line_starts_a_run(tiny_backbones, shared_esc50, tmp_path):
