@@ -25,6 +25,7 @@ SETTINGS = {
     "soft_moa": {"reduction_rate": 8, "experts": 3},
     "vera": {"r": 4},
 }
+FAMILIES = ("audio_spectrogram_transformer", "wav2vec2", "hubert")
 LONGEST_RUN = 120  # seconds; only a run that hangs takes longer
 
 
@@ -38,7 +39,8 @@ class Run:
 
 def start_server() -> None:
     """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports."""
-    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", __name__])
+    models = [f"transformers.models.{name}.modeling_{name}" for name in FAMILIES]  # transformers imports them late
+    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", "brainplug.pretrain.run", *models, __name__])
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 

@@ -1,6 +1,7 @@
 """Sound to pre-train on, as files: what is written, what is told of it, and when it is not made again."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ from brainplug.pretrain.sound.clips import make_clip, plan_corpus  # noqa: E402
 from brainplug.pretrain.sound.render import render  # noqa: E402
 
 RECORDINGS = 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_made_up_words() -> Iterator[None]:
+    """Thousands take seconds to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainplug.pretrain.sound.clips.MADE_UP", 50)
+        yield
 
 
 @pytest.fixture(scope="module")
