@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -61,6 +62,36 @@ def run_train(
             process.kill()
             raise TimeoutError(f"{arguments} did not end:\n{output.read()}")
         return Run(process.exitcode, output.read())
+
+
+def run_in_two(arguments: list[str], folder: Path, main: str = "train:main") -> Run:
+    """Runs a command in two processes that share the work, in the environment that torchrun makes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
+        processes = [
+            multiprocessing.get_context("forkserver").Process(
+                target=_run, args=(arguments, str(folder), output.name, functools.partial(_join, rank, port), main)
+            )
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(LONGEST_RUN)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return Run(max(abs(process.exitcode) for process in processes), output.read())
+
+
+def _join(rank: int, port: int) -> None:
+    """Says to torch which of two processes this one is."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )  # fmt: skip
 
 
 def start_table(arguments: list[str], folder: Path, output: Path) -> multiprocessing.Process:

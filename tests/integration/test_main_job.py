@@ -411,8 +411,8 @@ def test_a_run_on_random_weights_can_be_rebuilt_from_what_it_wrote(train_esc50, 
 @pytest.mark.parametrize(
     "options", [[], ["--paper_code=True"], ["--batch_seconds=2"], ["--sorting=ascending"]], ids=str
 )
-def test_two_processes(options, launch, tmp_path):
-    launch("--output_folder=results", "--ckpt_interval_steps=1", *options)
+def test_two_processes(options, two_processes, tmp_path):
+    two_processes("--output_folder=results", "--ckpt_interval_steps=1", *options)
     found = results(tmp_path / "results")
     assert (found["n_train"], found["epochs"]) == (24, 2)
     # Each process takes half of the batches, so an epoch has 3 steps; the second one ends at cosine(5, 6).
@@ -420,8 +420,8 @@ def test_two_processes(options, launch, tmp_path):
     assert f"lr: {rate:.2e}" in (tmp_path / "results/train_log.txt").read_text().splitlines()[1]
 
 
-def test_two_processes_in_debug_mode(launch, tmp_path):
-    assert "test accuracy" in launch("--debug")
+def test_two_processes_in_debug_mode(two_processes, tmp_path):
+    assert "test accuracy" in two_processes("--debug")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from brainplug.backbones import load_backbone
-from tests.integration.running import KILLED, REPOSITORY, Run, kill, run_recipe
+from tests.integration.running import KILLED, REPOSITORY, Run, kill, run_in_two, run_recipe
 
 SCRIPTS = {name: f"pretrain_{name}/train.py" for name in ("hubert", "data2vec")}
 MODELS = {"hubert": "iteration2/nano-hubert", "data2vec": "nano-data2vec"}
@@ -141,16 +139,13 @@ def test_killed_run_ends_as_the_uninterrupted_one(uninterrupted, point, tmp_path
 
 
 @pytest.mark.parametrize("recipe", sorted(SCRIPTS))
-def test_two_processes_share_the_work(recipe, environment, tmp_path):
+def test_two_processes_share_the_work(recipe, tmp_path):
     make_sound(tmp_path / "sound")
     folder = REPOSITORY / "recipes" / f"pretrain_{recipe}"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *(str(folder / "train.py"), str(folder / "hparams" / "nano.yaml")),
-        *arguments_of(recipe, ("--device=cpu", "--distributed_backend=gloo", "--number_of_epochs=1")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    more = ("--device=cpu", "--distributed_backend=gloo", "--number_of_epochs=1")
+    arguments = [str(folder / "hparams" / "nano.yaml"), *arguments_of(recipe, more)]
+    run = run_in_two(arguments, tmp_path, str(folder / "train.py"))
+    assert run.code == 0, run.output
     assert os.path.exists(tmp_path / "results" / MODELS[recipe] / "model.safetensors")
 
 
