@@ -2,16 +2,17 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from brainplug.doctor import examine, summary
 from brainplug.experiment import run_command
 from brainplug.fam_records import draw_records
+from brainplug.files import find_files
 from brainplug.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.optim.fam import RECORD_NAME
 from brainplug.page import write_page
-from brainplug.report import METHODS_MARKS, RESULTS_MARKS, read_results, results_table, write_table
+from brainplug.pretrain.sound.render import render
+from brainplug.report import METHODS_MARKS, RESULTS_MARKS, classifies, read_results, tables_of, write_table
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     methods.set_defaults(
         table=lambda chosen: list_methods(chosen.hparams, chosen.backbone, chosen.n_classes), marks=METHODS_MARKS
     )
-    backbones = commands.add_parser("backbones", help="the backbones that have a short name")
+    backbones = commands.add_parser("backbones", help="the backbones that have a short name, and what they are")
     backbones.set_defaults(table=lambda chosen: list_backbones(), write=None)
     groups = commands.add_parser("optimizers", help="which parameters an optimiser treats alike, and how")
     groups.add_argument("--backbone", default="nano-ast")
@@ -63,6 +64,14 @@ def main(arguments: list[str]) -> None:
     doctor.add_argument("--full", action="store_true", help="decodes all clips, not a sample")
     for command in (methods, report):
         command.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    sound = commands.add_parser("sound", help="makes sound to pre-train on: spoken words, events, free recordings")
+    sound.add_argument("folder")
+    sound.add_argument("--spoken_clips", type=int, default=40000)
+    sound.add_argument("--event_clips", type=int, default=12000)
+    sound.add_argument("--recordings_folder", default="/", help="where Debian's packages are installed")
+    sound.add_argument("--recordings", type=int, help="how many recordings are used; all, if it is left out")
+    sound.add_argument("--seed", type=int, default=1000)
+    sound.set_defaults(table=_sound, write=None)
     sweep = commands.add_parser(
         "table", allow_abbrev=False, help="runs all cells of a table, or goes on with it, and writes the table"
     )
@@ -86,6 +95,14 @@ def _print_table(table: str, chosen: argparse.Namespace) -> None:
         write_table(table, chosen.write, chosen.marks)
 
 
+def _sound(chosen: argparse.Namespace) -> str:
+    made = render(
+        chosen.folder, chosen.spoken_clips, chosen.event_clips, chosen.recordings_folder, chosen.seed, chosen.recordings
+    )
+    counts = ", ".join(f"{count} {kind}" for kind, count in made["clips"].items())
+    return f"{chosen.folder}: {counts} clips, {made['hours']:.2f} hours, {made['left_out']} left out"
+
+
 def _doctor(arguments: list[str], full: bool) -> int:
     """Prints findings as they come; 1 where there is an error."""
     findings = []
@@ -98,13 +115,14 @@ def _doctor(arguments: list[str], full: bool) -> int:
 
 def _report(chosen: argparse.Namespace) -> None:
     """The table of the results, then what is drawn: FAM's records, which may stand alone, and the page."""
-    there = Path(chosen.folder)
-    only_records = any(there.rglob(RECORD_NAME)) and not any(there.rglob("results.json")) and not chosen.write
+    records, results = (find_files(chosen.folder, name) for name in (RECORD_NAME, "results.json"))
+    only_records = records and not results and not chosen.write
     if not only_records:
-        _print_table(results_table(read_results(chosen.folder)), chosen)
+        results = read_results(chosen.folder)
+        _print_table(tables_of(results), chosen)
     for path in draw_records(chosen.folder):
         print(f"Drawn: {path}")
-    if not only_records:
+    if not only_records and any(map(classifies, results)):  # the page shows what classifies
         print(f"Written: {write_page(chosen.folder)}")
 
 

@@ -9,15 +9,15 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import main_process_only
 
 from brainplug.files import atomic_file, write_json
-from brainplug.model import AudioClassifier
+from brainplug.model import AdaptedModel
 
 
-def save_delta(model: AudioClassifier, path: Path, description: dict) -> None:
+def save_delta(model: AdaptedModel, path: Path, description: dict) -> None:
     """Writes what training made as safetensors, with its description in the file's header.
 
     Arguments
     ---------
-    model : AudioClassifier
+    model : AdaptedModel
         Its delta is written.
     path : Path
         The file; it appears when it is whole.
@@ -29,12 +29,12 @@ def save_delta(model: AudioClassifier, path: Path, description: dict) -> None:
         file.write(safetensors.torch.save(delta, metadata={"brainplug": json.dumps(description)}))
 
 
-def save_adapter(model: AudioClassifier, folder: str, description: dict) -> None:
+def save_adapter(model: AdaptedModel, folder: str, description: dict) -> None:
     """Writes the adapter of a finished run: ``adapter.safetensors`` and ``adapter.json``.
 
     Arguments
     ---------
-    model : AudioClassifier
+    model : AdaptedModel
         With the weights that were tested.
     folder : str
         The run's output folder.
@@ -45,12 +45,12 @@ def save_adapter(model: AudioClassifier, folder: str, description: dict) -> None
     write_json(description, Path(folder, "adapter.json"))
 
 
-def load_delta(model: AudioClassifier, path: Path) -> None:
+def load_delta(model: AdaptedModel, path: Path) -> None:
     """Loads what `save_delta` wrote.
 
     Arguments
     ---------
-    model : AudioClassifier
+    model : AdaptedModel
         Built with the same method, backbone and number of classes.
     path : Path
         The file.
@@ -63,14 +63,14 @@ def load_delta(model: AudioClassifier, path: Path) -> None:
     model.load_delta(safetensors.torch.load_file(path))
 
 
-def keep_delta(checkpointer: Checkpointer, model: AudioClassifier, description: dict) -> None:
+def keep_delta(checkpointer: Checkpointer, model: AdaptedModel, description: dict) -> None:
     """Has a checkpointer keep of a model what training made, and nothing else.
 
     Arguments
     ---------
     checkpointer : Checkpointer
         It saves and loads the model under the name ``model``.
-    model : AudioClassifier
+    model : AdaptedModel
         The model.
     description : dict
         As for `save_delta`.

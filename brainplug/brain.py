@@ -1,10 +1,12 @@
-"""AudioBrain: SpeechBrain's training loop for an adapted classifier."""
+"""SpeechBrain's training loop for adapted models; AudioBrain trains classifiers."""
 
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import speechbrain as sb
@@ -18,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from brainplug.adapter_io import load_delta
 from brainplug.errors import UsageError
 from brainplug.methods import Method
-from brainplug.model import AudioClassifier
+from brainplug.model import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
 
 CHECKPOINTS_TO_KEEP = 2  # the newest two, so that one may be torn, and the best two
@@ -55,15 +57,15 @@ class Stopwatch:
             self.before, self.started = float(file.read()), time.monotonic()
 
 
-class AudioBrain(sb.Brain):
-    """Trains and tests an `AudioClassifier`.
+class AdaptationBrain(sb.Brain, ABC):
+    """Trains and tests an adapted model; a subclass says what it computes and what it measures.
 
     Both the best validation epoch and the last one are tested; test data selects nothing. Every step draws its random
     numbers from the run's seed, the epoch and the step, so that a resumed run repeats what an uninterrupted one does.
 
     Arguments
     ---------
-    model : AudioClassifier
+    model : AdaptedModel
         What is trained.
     method : Method
         How it was adapted.
@@ -72,7 +74,7 @@ class AudioBrain(sb.Brain):
     lr : float
         Highest learning rate.
     hparams : dict
-        Needs ``seed``, ``epoch_counter``, ``train_loggers``, ``lr_schedule``, ``augment`` and ``features_on_device``.
+        Needs ``seed``, ``epoch_counter``, ``train_loggers`` and ``lr_schedule``.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
@@ -83,9 +85,11 @@ class AudioBrain(sb.Brain):
     The run option ``max_grad_norm`` 0 clips no gradient.
     """
 
+    best_key: ClassVar[str]  # of a checkpoint's meta data: the best epoch has the largest
+
     def __init__(
         self,
-        model: AudioClassifier,
+        model: AdaptedModel,
         method: Method,
         optimizer: Callable,
         lr: float,
@@ -101,7 +105,7 @@ class AudioBrain(sb.Brain):
         self.method = method
         self.model = model  # as it is, where `modules` may hold it wrapped
         self.stopwatch = Stopwatch()
-        self.accuracies: dict[str, float] = {}
+        self.measured: dict[str, dict[str, float]] = {}  # by stage
         if checkpointer is not None:
             # With --debug each process has a temporary folder of its own now; all take the main one's.
             checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
@@ -146,6 +150,165 @@ class AudioBrain(sb.Brain):
         np.random.seed(seed)  # transformers draws the masks of wav2vec 2.0 with numpy
         random.seed(seed)
 
+    @abstractmethod
+    def measures(self) -> dict[str, float]:
+        """What the stage that ends measured, as shares; it is logged in per cent and kept with the checkpoint.
+
+        Returns
+        -------
+        dict[str, float]
+            Name -> share.
+        """
+
+    def meta(self, measured: dict[str, float]) -> dict:
+        """What a checkpoint says of itself.
+
+        Arguments
+        ---------
+        measured : dict[str, float]
+            In validation.
+
+        Returns
+        -------
+        dict
+            It has the key `best_key`.
+        """
+        return measured
+
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        """Stops the run at a loss that is not finite, and names the clips.
+
+        Raises
+        ------
+        UsageError
+            The loss is NaN or infinite.
+        """
+        if not torch.isfinite(loss):
+            raise UsageError(
+                f"A finite loss was asked for, in epoch {self.hparams.epoch_counter.current}, step {self.step}.",
+                f"Its loss is {loss.item()}, for the clips: {', '.join(self.batch_ids)}.",
+                f"Listen to these clips, or write a lower --lr than {self.lr:g}",
+            )
+
+    def init_optimizers(self) -> None:
+        """Makes the optimiser; gradients are clipped before its steps, the method does what it wants after them."""
+        super().init_optimizers()
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+        def before_step(*_: object) -> None:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.largest_norm)
+
+        self.optimizer.register_step_pre_hook(before_step)
+        self.optimizer.register_step_post_hook(lambda *_: self.after_step())
+
+    def after_step(self) -> None:
+        """Has the method do what it wants after a step."""
+        self.method.after_step(self.model.backbone.model, self.optimizer_step + 1, self.total_steps)
+
+    def optimizers_step(self) -> None:
+        """Sets the learning rates of this step, then steps."""
+        factor = self.hparams.lr_schedule(self.optimizer_step, self.total_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        super().optimizers_step()
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
+        """Saves after whole steps only: gradients that wait for the rest of their batches are in no checkpoint."""
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+
+    def _wrap_distributed(self) -> None:
+        """Wraps as SpeechBrain does, but keeps batch norms on the CPU, where torch cannot synchronise them."""
+        unused = self.method.may_leave_unused(self.model.backbone.model)
+        self.find_unused_parameters = self.find_unused_parameters or unused
+        if not self.distributed_launch or self.device_type != "cpu":
+            return super()._wrap_distributed()
+        self.modules["model"] = DistributedDataParallel(self.model, find_unused_parameters=self.find_unused_parameters)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Logs; after validation it saves too."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            return
+        self.measured[stage.name] = measured = self.measures()
+        if stage == sb.Stage.TEST:
+            return
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        for logger in self.hparams.train_loggers:
+            logger.log_stats(
+                {"epoch": epoch, "lr": rate},
+                {"loss": self.train_loss},
+                {"loss": stage_loss, **{name: 100 * share for name, share in measured.items()}},
+            )
+        if self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(
+                {"epoch": epoch, **self.meta(measured)},
+                num_to_keep=CHECKPOINTS_TO_KEEP,
+                max_keys=[self.best_key],
+                importance_keys=[],
+            )
+
+    def test_epochs(
+        self, test_set: DynamicItemDataset, chosen: str, test_loader_kwargs: dict
+    ) -> dict[str, dict[str, float]]:
+        """Tests the best validation epoch and the last one; the model is left with the weights of the chosen one.
+
+        Arguments
+        ---------
+        test_set : DynamicItemDataset
+            Test clips.
+        chosen : str
+            ``best`` or ``last``.
+        test_loader_kwargs : dict
+            As in `evaluate`.
+
+        Returns
+        -------
+        dict[str, dict[str, float]]
+            By ``best`` and ``last``: ``epoch``, and of what was measured ``valid_...`` and ``test_...``.
+        """
+        tested = {}
+        for name in sorted(("last", "best"), key=lambda name: name == chosen):
+            max_key = self.best_key if name == "best" else None
+            self.evaluate(test_set, max_key=max_key, test_loader_kwargs=dict(test_loader_kwargs))
+            tested[name] = {"epoch": self.tested.meta["epoch"]}
+            for measure, share in self.measured["TEST"].items():
+                tested[name] |= {f"valid_{measure}": self.tested.meta[measure], f"test_{measure}": share}
+        return tested
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Loads the checkpoint to test: the last one with all its counts, of the best one the weights alone.
+
+        Raises
+        ------
+        UsageError
+            There is none.
+        """
+        self.tested = self.checkpointer.find_checkpoint(max_key=max_key, min_key=min_key)
+        if self.tested is None:
+            raise UsageError(
+                "A test was asked for.",
+                f"There is no checkpoint in {self.checkpointer.checkpoints_dir}.",
+                "Train first: the same command without --test_only",
+            )
+        if max_key or min_key:
+            load_delta(self.model, self.tested.paramfiles["model"])
+        else:
+            self.checkpointer.load_checkpoint(self.tested)
+
+
+class AudioBrain(AdaptationBrain):
+    """Trains and tests an `AudioClassifier`.
+
+    Arguments
+    ---------
+    As in `AdaptationBrain`; ``hparams`` needs ``augment`` and ``features_on_device`` too.
+    """
+
+    best_key = "accuracy"
+
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Classifies a batch; returns logits ``[batch, n_classes]``."""
         batch = batch.to(self.device)
@@ -181,85 +344,14 @@ class AudioBrain(sb.Brain):
             self.answered.append((batch.id, answers))
         return loss
 
-    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
-        """Stops the run at a loss that is not finite, and names the clips.
-
-        Raises
-        ------
-        UsageError
-            The loss is NaN or infinite.
-        """
-        if not torch.isfinite(loss):
-            raise UsageError(
-                f"A finite loss was asked for, in epoch {self.hparams.epoch_counter.current}, step {self.step}.",
-                f"Its loss is {loss.item()}, for the clips: {', '.join(self.batch_ids)}.",
-                f"Listen to these clips, or write a lower --lr than {self.lr:g}",
-            )
-
-    def init_optimizers(self) -> None:
-        """Makes the optimiser; gradients are clipped before its steps, the method does what it wants after them."""
-        super().init_optimizers()
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-
-        def before_step(*_: object) -> None:
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.largest_norm)
-
-        def after_step(*_: object) -> None:
-            self.method.after_step(self.model.backbone.model, self.optimizer_step + 1, self.total_steps)
-
-        self.optimizer.register_step_pre_hook(before_step)
-        self.optimizer.register_step_post_hook(after_step)
-
-    def optimizers_step(self) -> None:
-        """Sets the learning rates of this step, then steps."""
-        factor = self.hparams.lr_schedule(self.optimizer_step, self.total_steps)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        super().optimizers_step()
-
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
-        """Saves after whole steps only: gradients that wait for the rest of their batches are in no checkpoint."""
-        if self.step % self.grad_accumulation_factor:
-            return False
-        return super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
-
-    def _wrap_distributed(self) -> None:
-        """Wraps as SpeechBrain does, but keeps batch norms on the CPU, where torch cannot synchronise them."""
-        unused = self.method.may_leave_unused(self.model.backbone.model)
-        self.find_unused_parameters = self.find_unused_parameters or unused
-        if not self.distributed_launch or self.device_type != "cpu":
-            return super()._wrap_distributed()
-        self.modules["model"] = DistributedDataParallel(self.model, find_unused_parameters=self.find_unused_parameters)
-
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the counts of the last stage."""
         self.right, self.seen = torch.zeros((), dtype=torch.long, device=self.device), 0
         self.answered: list[tuple[list[str], torch.Tensor]] = []
 
-    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
-        """Logs; after validation it saves too."""
-        if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
-            return
-        accuracy = self.right.item() / max(1, self.seen)
-        self.accuracies[stage.name] = accuracy
-        if stage == sb.Stage.TEST:
-            return
-        rate = max(group["lr"] for group in self.optimizer.param_groups)
-        for logger in self.hparams.train_loggers:
-            logger.log_stats(
-                {"epoch": epoch, "lr": rate},
-                {"loss": self.train_loss},
-                {"loss": stage_loss, "accuracy": 100 * accuracy},
-            )
-        if self.checkpointer is not None:
-            self.checkpointer.save_and_keep_only(
-                {"epoch": epoch, "accuracy": accuracy},
-                num_to_keep=CHECKPOINTS_TO_KEEP,
-                max_keys=["accuracy"],
-                importance_keys=[],
-            )
+    def measures(self) -> dict[str, float]:
+        """The share of right answers."""
+        return {"accuracy": self.right.item() / max(1, self.seen)}
 
     def answers(self) -> Iterator[tuple[str, int]]:
         """What the last stage that was measured answered.
@@ -272,59 +364,9 @@ class AudioBrain(sb.Brain):
         for ids, indices in self.answered:
             yield from zip(ids, indices.tolist(), strict=True)
 
-    def test_epochs(
-        self, test_set: DynamicItemDataset, chosen: str, test_loader_kwargs: dict
-    ) -> dict[str, dict[str, float]]:
-        """Tests the best validation epoch and the last one; the model is left with the weights of the chosen one.
-
-        Arguments
-        ---------
-        test_set : DynamicItemDataset
-            Test clips.
-        chosen : str
-            ``best`` or ``last``.
-        test_loader_kwargs : dict
-            As in `evaluate`.
-
-        Returns
-        -------
-        dict[str, dict[str, float]]
-            By ``best`` and ``last``: ``epoch``, ``valid_accuracy`` and ``test_accuracy``.
-        """
-        tested = {}
-        for name in sorted(("last", "best"), key=lambda name: name == chosen):
-            max_key = "accuracy" if name == "best" else None
-            self.evaluate(test_set, max_key=max_key, test_loader_kwargs=dict(test_loader_kwargs))
-            tested[name] = {
-                "epoch": self.tested.meta["epoch"],
-                "valid_accuracy": self.tested.meta["accuracy"],
-                "test_accuracy": self.accuracies["TEST"],
-            }
-        return tested
-
-    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
-        """Loads the checkpoint to test: the last one with all its counts, of the best one the weights alone.
-
-        Raises
-        ------
-        UsageError
-            There is none.
-        """
-        self.tested = self.checkpointer.find_checkpoint(max_key=max_key, min_key=min_key)
-        if self.tested is None:
-            raise UsageError(
-                "A test was asked for.",
-                f"There is no checkpoint in {self.checkpointer.checkpoints_dir}.",
-                "Train first: the same command without --test_only",
-            )
-        if max_key or min_key:
-            load_delta(self.model, self.tested.paramfiles["model"])
-        else:
-            self.checkpointer.load_checkpoint(self.tested)
-
 
 def _make_optimizer(
-    entry: OptimizerEntry, model: AudioClassifier, lr: float, parameters: Iterable
+    entry: OptimizerEntry, model: AdaptedModel, lr: float, parameters: Iterable
 ) -> torch.optim.Optimizer:
     """Makes the optimiser; SpeechBrain gives the parameters, with `remove_vector_weight_decay` in two groups."""
     parameters = list(parameters)

@@ -28,6 +28,8 @@ WHOLE_NUMBERS = {
     "few_shot": range(1, 10**6),
     "few_shot_draws": range(1, 10**4),
     "folds": range(3, 10**3),
+    "frozen_updates": range(10**9),
+    "beam_size": range(1, 10**4),
 }
 MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited", "cache_features", "features_on_device")
@@ -158,9 +160,12 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         resolved = _resolve(recipe_file, overrides)
         values = _checked_values(_nodes(resolved))
         kind = _own_data(_nodes(resolved)) + _other_optimizer(recipe, changes) + _kind_of_run(values)
-        if kind and "experiment" in recipe and "experiment" not in changes:
-            overrides += f"\nexperiment: {_nodes(resolved)['experiment'].value}{kind}"
-            resolved = _resolve(recipe_file, overrides)
+        if "experiment" in recipe and "experiment" not in changes:
+            name = _nodes(resolved)["experiment"].value
+            whole_name = name.replace(":", "-") + kind  # no colon, which not every file system and tool takes in a path
+            if whole_name != name:
+                overrides += f"\nexperiment: {whole_name}"
+                resolved = _resolve(recipe_file, overrides)
         hparams = load_hyperpyyaml(resolved, loader=RecipeLoader)
     except UsageError:
         raise

@@ -8,6 +8,7 @@ from statistics import mean
 
 import numpy as np
 
+from brainplug.files import find_files
 from brainplug.optim.fam import RECORD_NAME
 from brainplug.pictures.canvas import needing_plot
 
@@ -72,7 +73,7 @@ def draw_records(folder: str) -> list[Path]:
     []
     """
     drawn = []
-    for path in sorted(Path(folder).rglob(RECORD_NAME)):
+    for path in find_files(folder, RECORD_NAME):
         if groups := read_records(path):
             _draw(groups, path.with_suffix(".png"))
             drawn.append(path.with_suffix(".png"))

@@ -51,6 +51,32 @@ def atomic_file(path: str, mode: str = "w", **options: object) -> Iterator[IO]:
         raise
 
 
+def find_files(folder: str | Path, name: str) -> list[Path]:
+    r"""Finds all files of a name below a folder, even while others write and remove folders there.
+
+    Arguments
+    ---------
+    folder : str | Path
+        Where to look; one that does not exist holds none.
+    name : str
+        The files' name.
+
+    Returns
+    -------
+    list[Path]
+        Sorted.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_json(1, folder / "run" / "one.json")
+    >>> [path.parent.name for path in find_files(folder, "one.json")]
+    ['run']
+    """
+    # Path.rglob fails where a folder vanishes between being listed and being read; os.walk passes over it.
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) if name in names)
+
+
 def write_json(value: object, path: Path) -> None:
     r"""Writes JSON to a temporary name and renames it.
 

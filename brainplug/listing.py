@@ -9,8 +9,9 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from transformers import PreTrainedConfig
 
-from brainplug.backbones import known_config, random_backbone
-from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.backbones import base_name, known_config, random_backbone
+from brainplug.backbones.about import ABOUT
+from brainplug.backbones.loading import BUNDLED_FOLDER, HUB_NAMES, bundled_names
 from brainplug.errors import UsageError
 from brainplug.experiment import choose
 from brainplug.methods import Method, choose_method
@@ -47,7 +48,7 @@ def read_methods(folder: str, backbone: str) -> tuple[dict[str, dict], dict[str,
     True
     """
     methods, backbones = _read_blocks(folder, ("methods.yaml", "backbones.yaml"))
-    return methods, backbones.get(backbone) or {}
+    return methods, backbones.get(base_name(backbone)) or {}
 
 
 def _read_blocks(folder: str, names: Sequence[str]) -> list[dict]:
@@ -206,7 +207,7 @@ def list_optimizer_groups(folder: str, optimizer: str, backbone: str, method: st
 
 
 def list_backbones() -> str:
-    """Lists the backbones that have a short name, from their configurations alone.
+    """Lists the backbones that have a short name: their size from their configurations alone, and where they come from.
 
     Returns
     -------
@@ -223,7 +224,12 @@ def list_backbones() -> str:
         with torch.device("meta"):
             backbone = random_backbone(known_config(name))
         layers = len(backbone.spec.layers_of(backbone.model))
-        parameters = sum(parameter.numel() for parameter in backbone.parameters())
-        where = HUB_NAMES.get(name, "bundled")
-        rows.append((name, str(layers), str(backbone.dim), f"{parameters:,}", backbone.spec.signal, where))
-    return markdown_table(("backbone", "layers", "width", "parameters", "signal", "from"), rows)
+        millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
+        weights = BUNDLED_FOLDER / name / "model.safetensors"
+        megabytes = f"{weights.stat().st_size / 1e6:.1f}" if weights.is_file() else "-"
+        sizes = str(layers), str(backbone.dim), f"{millions:.2f}", megabytes
+        about, where = ABOUT[name], HUB_NAMES.get(name, "bundled")
+        rows.append((name, *sizes, backbone.spec.signal, about.licence, where, about.made))
+    of_size = "layers", "width", "million parameters", "MB"
+    columns = "backbone", *of_size, "signal", "licence", "from", "how it was made"
+    return markdown_table(columns, rows)

@@ -1,7 +1,7 @@
-"""Backbone, method, pooling and head as one module."""
+"""Backbone, method and head as one module; with a pooling it classifies."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -16,8 +16,8 @@ from brainplug.methods import Method
 POOLINGS = ("ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH")
 
 
-class AudioClassifier(torch.nn.Module):
-    """Classifies clips with an adapted backbone.
+class AdaptedModel(torch.nn.Module):
+    """A backbone, adapted by a method, with a linear head; what the head reads, and answers, a subclass says.
 
     Frozen means frozen: what the method does not train has no gradient, and its modules stay in evaluation mode (no
     dropout, fixed norms) while the method's own modules train.
@@ -28,99 +28,45 @@ class AudioClassifier(torch.nn.Module):
         Pretrained; adapted in place.
     method : Method
         How it is adapted.
-    n_classes : int
-        Number of classes.
-    pooling : str
-        Over which tokens the mean goes, padding left out: ``ALL``; ``CLS``, the first one; ``PROMPTS``, those of prompt
-        tuning; ``SPEECH``, those of the clip; ``PROMPTS+SPEECH``.
+    n_outputs : int
+        Width of the head's answers.
     gradient_checkpointing : bool
         Computes each layer a second time on the way back instead of keeping what is inside it: less memory, more time.
+    frozen_parts : Sequence[str]
+        Paths of the backbone's modules that stay frozen whatever the method trains.
 
     Raises
     ------
     UsageError
-        Unknown pooling, or one over tokens that there are not; settings of the method that do not suit the backbone.
-
-    Example
-    -------
-    >>> from brainplug.backbones import load_backbone
-    >>> from brainplug.methods.linear import LinearProbe
-    >>> model = AudioClassifier(load_backbone("nano-ast", frames=100), LinearProbe(), n_classes=5)
-    >>> model.count_parameters()["trainable"] == 2 * 192 + 193 * 5  # final layer norm and head
-    True
+        Settings of the method do not suit the backbone.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         method: Method,
-        n_classes: int,
-        pooling: str = "ALL",
+        n_outputs: int,
         gradient_checkpointing: bool = False,
+        frozen_parts: Sequence[str] = (),
     ):
         super().__init__()
         spec = backbone.spec
-        _check_pooling(pooling, spec, method)
-        self.backbone, self.method, self.pooling = backbone.requires_grad_(False), method, pooling
+        self.backbone, self.method = backbone.requires_grad_(False), method
         self.special_tokens = method.special_tokens(spec)
         pretrained_tensors = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
-        training = set(method.training_modules(backbone.model, spec))
+        frozen = [part for path in frozen_parts for part in find_module(backbone.model, path).modules()]
+        training = set(method.training_modules(backbone.model, spec)).difference(frozen)
         self._frozen_modules = [module for module in backbone.model.modules() if module not in training]
         method.attach(backbone.model, spec)
         if spec.final_norm and method.trains_final_norm:
             find_module(backbone.model, spec.final_norm).requires_grad_(True)
-        self.head = torch.nn.Linear(backbone.dim, n_classes)
+        for module in frozen:
+            module.requires_grad_(False)
+        self.head = torch.nn.Linear(backbone.dim, n_outputs)
         self._delta_names = _names_of_delta(self, pretrained_tensors)
         if gradient_checkpointing:
             for layer in spec.layers_of(backbone.model):
                 _recompute(layer)
-
-    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Classifies a batch.
-
-        Arguments
-        ---------
-        signal : torch.Tensor
-            ``[batch, frames, mel_bands]`` or ``[batch, samples]``.
-        lengths : torch.Tensor
-            Share of each signal that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        torch.Tensor
-            Logits ``[batch, n_classes]``.
-        """
-        return self.head(self.pool(*self.backbone(signal, lengths)))
-
-    def pool(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Turns the tokens of a clip into one vector.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            ``[batch, special tokens + prompts + tokens of the clip, dim]``.
-        mask : torch.Tensor, optional
-            True where a token is not padding, ``[batch, special tokens + tokens of the clip]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, dim]``.
-        """
-        prompts_end = self.special_tokens + self.method.prompts
-        start, end = {
-            "ALL": (0, None),
-            "CLS": (0, 1),
-            "PROMPTS": (self.special_tokens, prompts_end),
-            "SPEECH": (prompts_end, None),
-            "PROMPTS+SPEECH": (self.special_tokens, None),
-        }[self.pooling]
-        if mask is None:
-            return tokens[:, start:end].mean(1)
-        prompts = mask.new_ones(len(mask), self.method.prompts)
-        mask = torch.cat([mask[:, : self.special_tokens], prompts, mask[:, self.special_tokens :]], dim=1)
-        weights = mask[:, start:end, None].to(tokens.dtype)
-        return (tokens[:, start:end] * weights).sum(1) / weights.sum(1).clamp(min=1)
 
     def merge(self) -> None:
         """Computes what was trained into the backbone's own weights.
@@ -134,7 +80,7 @@ class AudioClassifier(torch.nn.Module):
         """
         self.method.merge(self.backbone.model, self.backbone.spec)
 
-    def train(self, mode: bool = True) -> "AudioClassifier":
+    def train(self, mode: bool = True) -> "AdaptedModel":
         """Sets training mode, but for what is frozen."""
         super().train(mode)
         for module in self._frozen_modules:
@@ -188,6 +134,93 @@ class AudioClassifier(torch.nn.Module):
         head = sum(p.numel() for p in self.head.parameters())
         total = sum(p.numel() for p in self.parameters())
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
+
+
+class AudioClassifier(AdaptedModel):
+    """Classifies clips with an adapted backbone.
+
+    Arguments
+    ---------
+    backbone, method, gradient_checkpointing : Backbone, Method, bool
+        As in `AdaptedModel`.
+    n_classes : int
+        Number of classes.
+    pooling : str
+        Over which tokens the mean goes, padding left out: ``ALL``; ``CLS``, the first one; ``PROMPTS``, those of prompt
+        tuning; ``SPEECH``, those of the clip; ``PROMPTS+SPEECH``.
+
+    Raises
+    ------
+    UsageError
+        Unknown pooling, or one over tokens that there are not; settings of the method that do not suit the backbone.
+
+    Example
+    -------
+    >>> from brainplug.backbones import load_backbone
+    >>> from brainplug.methods.linear import LinearProbe
+    >>> model = AudioClassifier(load_backbone("nano-ast", frames=100), LinearProbe(), n_classes=5)
+    >>> model.count_parameters()["trainable"] == 2 * 192 + 193 * 5  # final layer norm and head
+    True
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        n_classes: int,
+        pooling: str = "ALL",
+        gradient_checkpointing: bool = False,
+    ):
+        _check_pooling(pooling, backbone.spec, method)
+        super().__init__(backbone, method, n_classes, gradient_checkpointing)
+        self.pooling = pooling
+
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Classifies a batch.
+
+        Arguments
+        ---------
+        signal : torch.Tensor
+            ``[batch, frames, mel_bands]`` or ``[batch, samples]``.
+        lengths : torch.Tensor
+            Share of each signal that is not padding, ``[batch]``.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits ``[batch, n_classes]``.
+        """
+        return self.head(self.pool(*self.backbone(signal, lengths)))
+
+    def pool(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Turns the tokens of a clip into one vector.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            ``[batch, special tokens + prompts + tokens of the clip, dim]``.
+        mask : torch.Tensor, optional
+            True where a token is not padding, ``[batch, special tokens + tokens of the clip]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, dim]``.
+        """
+        prompts_end = self.special_tokens + self.method.prompts
+        start, end = {
+            "ALL": (0, None),
+            "CLS": (0, 1),
+            "PROMPTS": (self.special_tokens, prompts_end),
+            "SPEECH": (prompts_end, None),
+            "PROMPTS+SPEECH": (self.special_tokens, None),
+        }[self.pooling]
+        if mask is None:
+            return tokens[:, start:end].mean(1)
+        prompts = mask.new_ones(len(mask), self.method.prompts)
+        mask = torch.cat([mask[:, : self.special_tokens], prompts, mask[:, self.special_tokens :]], dim=1)
+        weights = mask[:, start:end, None].to(tokens.dtype)
+        return (tokens[:, start:end] * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def classifier_without_weights(
@@ -262,7 +295,7 @@ def _recompute(layer: torch.nn.Module) -> None:
     )
 
 
-def _names_of_delta(model: torch.nn.Module, pretrained_tensors: set[int]) -> set[str]:
+def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[str]:
     """Names of the tensors that are trained, or that the backbone did not bring along."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     saved = model.state_dict().keys()

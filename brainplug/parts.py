@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from brainplug.backbones import Backbone, load_backbone
+from brainplug.backbones import Backbone, base_name, load_backbone
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.pipeline import check_batching
 from brainplug.errors import UsageError
@@ -103,7 +103,7 @@ def choose_parts(hparams: dict, load: Callable[..., Backbone] = load_backbone) -
     check_logger(hparams)
     augment = choose_augmentations(hparams["augment"], hparams["augmentations"], hparams["augment_settings"])
     check_batching(hparams["sorting"], hparams["batch_seconds"])
-    of_backbone = hparams["backbones"].get(hparams["backbone"])
+    of_backbone = hparams["backbones"].get(base_name(hparams["backbone"]))
     method, method_lr = choose_method(
         hparams["method"], hparams["methods"], of_backbone, hparams["method_settings"], paper_code=hparams["paper_code"]
     )

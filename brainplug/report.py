@@ -12,13 +12,13 @@ from statistics import mean, stdev
 
 import torch
 
-from brainplug.brain import AudioBrain
+from brainplug.brain import AdaptationBrain, AudioBrain
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
-from brainplug.files import atomic_file
+from brainplug.files import atomic_file, find_files
 from brainplug.methods import Method
 from brainplug.methods.peft_method import PeftMethod
-from brainplug.model import AudioClassifier
+from brainplug.model import AdaptedModel, AudioClassifier
 
 REPORTED_PACKAGES = ("brainplug", "torch", "torchaudio", "speechbrain", "transformers", "peft", "hyperpyyaml")
 
@@ -87,8 +87,38 @@ def collect_results(
         JSON values. ``test_accuracy`` is that of the best validation epoch, with ``paper_code`` that of the last one.
     """
     splits = Counter(clip.split for clip in clips)
-    backbone, chosen = brain.model.backbone, tested["last" if hparams["paper_code"] else "best"]
-    epochs = hparams["epoch_counter"].current
+    chosen = tested["last" if hparams["paper_code"] else "best"]
+    return {
+        **describe_run(brain, hparams),
+        "few_shot": hparams["few_shot"],
+        **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
+        "n_classes": len(labels),
+        "best_epoch": tested["best"]["epoch"],
+        "tested_epoch": chosen["epoch"],
+        "valid_accuracy": chosen["valid_accuracy"],
+        "test_accuracy": chosen["test_accuracy"],
+        "test_accuracy_best_epoch": tested["best"]["test_accuracy"],
+        "test_accuracy_last_epoch": tested["last"]["test_accuracy"],
+        "paper_code": hparams["paper_code"],
+    }
+
+
+def describe_run(brain: AdaptationBrain, hparams: dict) -> dict:
+    """What results.json says of a run whatever it was trained for: what was run, and what it took.
+
+    Arguments
+    ---------
+    brain : AdaptationBrain
+        After the test.
+    hparams : dict
+        The loaded recipe.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    backbone, epochs = brain.model.backbone, hparams["epoch_counter"].current
     return {
         "dataset": data_name(hparams),
         "fold": hparams["fold"],
@@ -99,23 +129,13 @@ def collect_results(
         "optimizer": hparams["optimizer"],
         "lr": brain.lr,
         "seed": hparams["seed"],
-        "few_shot": hparams["few_shot"],
-        **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
-        "n_classes": len(labels),
-        **brain.model.count_parameters(),
-        "best_epoch": tested["best"]["epoch"],
-        "tested_epoch": chosen["epoch"],
         "epochs": epochs,
-        "valid_accuracy": chosen["valid_accuracy"],
-        "test_accuracy": chosen["test_accuracy"],
-        "test_accuracy_best_epoch": tested["best"]["test_accuracy"],
-        "test_accuracy_last_epoch": tested["last"]["test_accuracy"],
+        **brain.model.count_parameters(),
         "seconds": brain.stopwatch.seconds,
         "seconds_per_epoch": brain.stopwatch.seconds / max(1, epochs),
         "peak_memory_bytes": peak_memory_bytes(brain.device),
         "device": brain.device,
         "precision": brain.precision,
-        "paper_code": hparams["paper_code"],
         "packages": package_versions(),
     }
 
@@ -164,15 +184,33 @@ def describe_adapter(model: AudioClassifier, method: Method, hparams: dict, labe
         JSON values.
     """
     return {
-        "backbone": model.backbone.name,
-        "backbone_revision": model.backbone.revision,
-        "method": hparams["method"],
-        "method_settings": method_settings(method),
-        "paper_code": hparams["paper_code"],
+        **describe_method(model, method, hparams),
         "positions": hparams["positions"],
         "pooling": model.pooling,
         "labels": labels,
+    }
+
+
+def describe_method(model: AdaptedModel, method: Method, hparams: dict) -> dict:
+    """What is to be known of every adapter: backbone and method.
+
+    Arguments
+    ---------
+    model, method, hparams : AdaptedModel, Method, dict
+        As in `describe_adapter`.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    return {
+        "backbone": model.backbone.name,
+        "backbone_revision": model.backbone.revision,
         "signal": model.backbone.signal_settings,
+        "method": hparams["method"],
+        "method_settings": method_settings(method),
+        "paper_code": hparams["paper_code"],
     }
 
 
@@ -315,7 +353,7 @@ def read_results(folder: str) -> list[dict]:
     UsageError
         There is none.
     """
-    found = sorted(Path(folder).rglob("results.json"))
+    found = find_files(folder, "results.json")
     if not found:
         raise UsageError(
             f"The results in {folder!r} were asked for.", "There is no results.json.", "Name a folder above runs"
@@ -367,6 +405,83 @@ def results_table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def recognition_table(results: list[dict]) -> str:
+    """A Markdown table of runs of recognition: a row for each of what `results_table` has one, fewest errors first.
+
+    Arguments
+    ---------
+    results : list[dict]
+        As `read_results` returns them.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    Example
+    -------
+    >>> run = {"dataset": "spoken", "backbone": "hubert", "method": "full", "decoding": "greedy", "epochs": 2,
+    ...     "trainable": 100, "test_wer": 0.1, "test_cer": 0.05, "test_wer_last_epoch": 0.12,
+    ...     "test_cer_last_epoch": 0.06, "seconds": 60.0}
+    >>> print(recognition_table([run]).splitlines()[-1])
+    | spoken | hubert | full | greedy | 100 | 2 | 1 | 10.0 | 5.0 | 12.0 | 6.0 | 1.0 |
+    """
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for run in results:
+        groups[run["dataset"], run["backbone"], method_name(run), run["decoding"]].append(run)
+    lines = [
+        "| data | backbone | method | decoding | trainable | epochs | runs | WER, best validation epoch (%) | CER (%) "
+        "| WER, last epoch (%) | CER (%) | minutes a run |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, runs in sorted(groups.items(), key=lambda item: (item[0][:2], mean(r["test_wer"] for r in item[1]))):
+        rates = ("test_wer", "test_cer", "test_wer_last_epoch", "test_cer_last_epoch")
+        spreads = " | ".join(_spread(run[rate] for run in runs) for rate in rates)
+        minutes = mean(run["seconds"] for run in runs) / 60
+        counts = f"{runs[0]['trainable']:,} | {runs[0]['epochs']} | {len(runs)}"
+        lines.append(f"| {' | '.join(kind)} | {counts} | {spreads} | {minutes:.1f} |")
+    return "\n".join(lines)
+
+
+def tables_of(results: list[dict]) -> str:
+    """The tables of runs: one of those that classify, one of those that recognise speech.
+
+    Arguments
+    ---------
+    results : list[dict]
+        As `read_results` returns them.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    classify, recognise = ([run for run in results if classifies(run) == wanted] for wanted in (True, False))
+    tables = [results_table(classify)] if classify else []
+    return "\n\n".join(tables + ([recognition_table(recognise)] if recognise else []))
+
+
+def classifies(results: dict) -> bool:
+    """Whether a run was one of classification.
+
+    Arguments
+    ---------
+    results : dict
+        As in results.json.
+
+    Returns
+    -------
+    bool
+        False where speech was recognised.
+
+    Example
+    -------
+    >>> classifies({"test_accuracy": 0.5})
+    True
+    """
+    return "test_accuracy" in results
+
+
 def method_name(results: dict) -> str:
     """A method with the place of its adapters, without which its number says little, and the optimiser.
 
@@ -391,9 +506,9 @@ def method_name(results: dict) -> str:
     return placed if optimizer == "adamw" else f"{placed}, {optimizer}"
 
 
-def _spread(accuracies: Iterable[float]) -> str:
+def _spread(shares: Iterable[float]) -> str:
     """Mean and standard deviation in per cent; the mean alone of a single run."""
-    values = [100 * accuracy for accuracy in accuracies]
+    values = [100 * share for share in shares]
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 

@@ -25,6 +25,12 @@ GSC_SPEAKERS = {
 }
 GSC_NOISES = ("doing_the_dishes", "white_noise")
 US8K_CLASSES = {3: "dog_bark", 8: "siren"}
+LIBRISPEECH_CHAPTERS = {
+    "train-clean-100": ("103/1240", "1034/121119"),
+    "dev-clean": ("84/121123",),
+    "test-clean": ("1089/134686",),
+}
+LIBRISPEECH_TEXTS = ("CHAPTER ONE", "THAT HAD ITS SOURCE AWAY BACK IN THE WOODS")
 IEMOCAP_EMOTIONS = ("ang", "hap", "neu", "sad", "exc", "fru", "xxx")
 
 
@@ -116,4 +122,18 @@ def make_iemocap(folder: Path) -> Path:
         (ratings / f"{dialogue}.txt").write_text("\n".join(lines) + "\n")
         (ratings / f"._{dialogue}.txt").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X\xff")
     (folder / "README.txt").touch()
+    return folder
+
+
+def make_librispeech(folder: Path, seconds: float = 2.0) -> Path:
+    """LibriSpeech: two utterances in each of a few chapters of three parts."""
+    for part, chapters in LIBRISPEECH_CHAPTERS.items():
+        for chapter in chapters:
+            name = chapter.replace("/", "-")
+            lines = [f"{name}-{number:04d} {text}" for number, text in enumerate(LIBRISPEECH_TEXTS)]
+            for line in lines:
+                write_noise(folder / part / chapter / f"{line.split()[0]}.flac", seconds)
+            (folder / part / chapter / f"{name}.trans.txt").write_text("\n".join(lines) + "\n")
+    for name in ("BOOKS.TXT", "CHAPTERS.TXT", "LICENSE.TXT", "README.TXT", "SPEAKERS.TXT"):
+        (folder / name).touch()
     return folder

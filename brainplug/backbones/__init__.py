@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 
 import torch
 from transformers import PreTrainedConfig
 
 from brainplug.backbones.audio_spectrogram import AudioSpectrogram
 from brainplug.backbones.base import Backbone
-from brainplug.backbones.loading import fetch_config, find_source, known_config
+from brainplug.backbones.loading import RANDOM, base_name, fetch_config, find_source, known_config, load_pretrained
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.backbones.wav2vec2 import Wav2Vec2
 from brainplug.backbones.wavlm import WavLM
@@ -21,6 +22,7 @@ __all__ = [
     "FAMILIES",
     "Backbone",
     "BackboneSpec",
+    "base_name",
     "backbone_without_weights",
     "known_config",
     "load_backbone",
@@ -35,16 +37,17 @@ def load_backbone(name: str, revision: str | None = None, **settings: object) ->
     ---------
     name : str
         A bundled one (``nano-ast``), a short name (``ast``, ``wav2vec2``, ``hubert``, ``data2vec``, ``wavlm``,
-        ``whisper``), a folder, or a hub id of a supported family.
+        ``whisper``), a folder, or a hub id of a supported family. ``random:`` before it takes random weights in place
+        of the pretrained ones, drawn with the seed that torch was given last.
     revision : str, optional
-        Pins the hub's revision.
+        Pins the hub's revision. Of random weights ``seed-1`` draws again those of the seed 1.
     **settings : object
         What the recipe says of the input: `frames` and `positions`, for AST and Whisper.
 
     Returns
     -------
     Backbone
-        With its weights, in float32.
+        With its weights, in float32. Its `revision` names them: with that and the name one gets the same.
 
     Raises
     ------
@@ -58,8 +61,35 @@ def load_backbone(name: str, revision: str | None = None, **settings: object) ->
     'log_mel'
     """
     source = find_source(name)
+    if name.startswith(RANDOM):
+        return _with_random_weights(source, name, revision, **settings)
     model_type = json.loads(fetch_config(source, revision).read_text()).get("model_type")
     return _family_of(model_type, name).load(source, name, revision, **settings)
+
+
+def _with_random_weights(source: str, name: str, revision: str | None, **settings: object) -> Backbone:
+    """As the pretrained one in everything but its weights, how it reads clips included."""
+    seed = torch.initial_seed() if revision is None else _seed_of(revision, name)
+    fetch_config(source, None)  # from the hub, if it is not here
+    config = known_config(name)
+    family = _family_of(config.model_type, name)
+    extractor = load_pretrained(family.extractor_class, source, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        backbone = family.from_config(config, name, extractor, **settings)
+    backbone.revision = f"seed-{seed}"
+    return backbone
+
+
+def _seed_of(revision: str, name: str) -> int:
+    found = re.fullmatch(r"seed-(\d+)", revision)
+    if not found:
+        raise UsageError(
+            f"The backbone {name!r}, revision {revision!r}, was asked for.",
+            "The revision of random weights is the seed that they are drawn with.",
+            "Leave --backbone_revision out, or write --backbone_revision=seed-1, for one",
+        )
+    return int(found[1])
 
 
 def random_backbone(config: PreTrainedConfig, **settings: object) -> Backbone:

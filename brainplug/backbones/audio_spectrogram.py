@@ -61,6 +61,8 @@ class AudioSpectrogram(Backbone):
         special_tokens=SPECIAL_TOKENS,
     )
 
+    extractor_class: ClassVar = ASTFeatureExtractor
+
     def __init__(self, model: ASTModel, name: str, revision: str, log_mel: LogMel):
         super().__init__(model, name, revision)
         self.log_mel = log_mel
@@ -69,15 +71,18 @@ class AudioSpectrogram(Backbone):
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "AudioSpectrogram":
         """Loads an AST for clips of `frames` frames of 10 ms; see `resize_positions` for `positions`."""
         model = load_pretrained(ASTModel, source, revision)
-        extractor = load_pretrained(ASTFeatureExtractor, source, revision)
+        extractor = load_pretrained(cls.extractor_class, source, revision)
         commit = getattr(model.config, "_commit_hash", None)
         return cls._fit(model, extractor, name, weights_revision(source, commit), **settings)
 
     @classmethod
-    def from_config(cls, config: ASTConfig, name: str = "random", **settings: object) -> "AudioSpectrogram":
-        """Builds an AST; its input is normalised with AudioSet's mean and deviation."""
+    def from_config(
+        cls, config: ASTConfig, name: str = "random", extractor: ASTFeatureExtractor | None = None, **settings: object
+    ) -> "AudioSpectrogram":
+        """Builds an AST; its input is normalised with AudioSet's mean and deviation, unless an extractor has others."""
         model = ASTModel(copy.deepcopy(config)).eval()
-        return cls._fit(model, ASTFeatureExtractor(num_mel_bins=config.num_mel_bins), name, "random", **settings)
+        extractor = extractor or ASTFeatureExtractor(num_mel_bins=config.num_mel_bins)
+        return cls._fit(model, extractor, name, "random", **settings)
 
     @classmethod
     def _fit(

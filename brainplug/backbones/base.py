@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import UsageError
@@ -22,10 +22,11 @@ class Backbone(torch.nn.Module, ABC):
     name : str
         How the user called it.
     revision : str
-        Which weights these are: the hub's commit, a hash of the file, or ``random``.
+        Which weights these are: the hub's commit, a hash of the file, ``seed-1``, or ``random``.
     """
 
     spec: ClassVar[BackboneSpec]
+    extractor_class: ClassVar[type[FeatureExtractionMixin]]
     sample_rate = 16000  # Hz, of every family here
 
     def __init__(self, model: PreTrainedModel, name: str, revision: str):
@@ -61,7 +62,13 @@ class Backbone(torch.nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: PreTrainedConfig, name: str = "random", **settings: object) -> "Backbone":
+    def from_config(
+        cls,
+        config: PreTrainedConfig,
+        name: str = "random",
+        extractor: FeatureExtractionMixin | None = None,
+        **settings: object,
+    ) -> "Backbone":
         """Builds one with random weights, without any file; under ``torch.device("meta")`` without memory too.
 
         Arguments
@@ -70,6 +77,8 @@ class Backbone(torch.nn.Module, ABC):
             Of this family; left as it is.
         name : str
             How the user called it.
+        extractor : FeatureExtractionMixin, optional
+            How clips are read; None: as the family's do unless told otherwise.
         **settings : object
             As in `load`.
 

@@ -59,6 +59,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
         decoder_ffn_dim=2048,
     ),
 }
+RANDOM = "random:"  # before a name: that backbone, but with random weights
 NETWORK_PATIENCE = 5.0  # seconds until the hub counts as out of reach
 # Never used by a classifier, so a checkpoint may lack it: the embedding of masked frames.
 MAY_BE_MISSING = {"masked_spec_embed"}
@@ -82,6 +83,27 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/config.json"))
 
 
+def base_name(name: str) -> str:
+    """What a backbone with random weights is made after.
+
+    Arguments
+    ---------
+    name : str
+        As in `find_source`.
+
+    Returns
+    -------
+    str
+        The name behind ``random:``; any other name as it is.
+
+    Example
+    -------
+    >>> base_name("random:nano-ast"), base_name("ast")
+    ('nano-ast', 'ast')
+    """
+    return name.removeprefix(RANDOM)
+
+
 def find_source(name: str) -> str:
     """Turns a backbone's name into what transformers can load.
 
@@ -89,7 +111,7 @@ def find_source(name: str) -> str:
     ---------
     name : str
         ``nano-ast``, a short name (``ast``, ``wav2vec2``, ``hubert``, ``data2vec``, ``wavlm``, ``whisper``), a folder,
-        or a hub id such as ``facebook/hubert-large-ll60k``.
+        or a hub id such as ``facebook/hubert-large-ll60k``; ``random:`` may stand before each of them.
 
     Returns
     -------
@@ -106,18 +128,21 @@ def find_source(name: str) -> str:
     >>> find_source("ast")
     'MIT/ast-finetuned-audioset-10-10-0.4593'
     """
-    if name in bundled_names():
-        return str(BUNDLED_FOLDER / name)
-    if name in HUB_NAMES:
-        return HUB_NAMES[name]
-    if Path(name, "config.json").is_file():
-        return name
-    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
-        return name
+    base = base_name(name)
+    if base in bundled_names():
+        return str(BUNDLED_FOLDER / base)
+    if base in HUB_NAMES:
+        return HUB_NAMES[base]
+    if Path(base, "config.json").is_file():
+        return base
+    if base.count("/") == 1 and not base.startswith((".", "/")) and not Path(base).exists():
+        return base
+    before = RANDOM if name.startswith(RANDOM) else ""
+    candidates = [before + known for known in (*bundled_names(), *HUB_NAMES)]
     raise UsageError(
         f"The backbone {name!r} was asked for.",
-        f"No bundled backbone has this name, and no folder {name!r} holds a config.json.",
-        f"Write --backbone= one of {nearest(name, [*bundled_names(), *HUB_NAMES])}, a folder, or a hub id OWNER/NAME",
+        f"No bundled backbone has this name, and no folder {base!r} holds a config.json.",
+        f"Write --backbone= one of {nearest(name, candidates)}, {before}FOLDER, or a hub id {before}OWNER/NAME",
     )
 
 

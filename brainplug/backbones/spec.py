@@ -48,6 +48,8 @@ class BackboneSpec:
         Tokens that stand before those of the clip; the first of them is [CLS].
     mask_embedding : str, optional
         Path of the vector that stands for masked frames, from the model; no classifier reads it.
+    convolutions : str, optional
+        Path of what makes frames of samples, from the model; None where it takes no waveform.
 
     Example
     -------
@@ -74,6 +76,7 @@ class BackboneSpec:
     final_norm: str | None = None
     special_tokens: int = 0
     mask_embedding: str | None = None
+    convolutions: str | None = None
 
     def layers_of(self, model: torch.nn.Module) -> torch.nn.ModuleList:
         """The transformer layers of a model.

@@ -16,6 +16,8 @@ from brainplug.backbones.loading import load_pretrained
 from brainplug.backbones.padding import ClipNorm, Silence
 from brainplug.backbones.spec import BackboneSpec, TokenMask
 
+SHORTEST = 400  # samples, the receptive field of the convolutions
+
 
 class Wav2Vec2(Backbone):
     """A transformer of the wav2vec 2.0 family.
@@ -54,7 +56,10 @@ class Wav2Vec2(Backbone):
         feed_forward_out="feed_forward.output_dense",
         norms=("layer_norm", "final_layer_norm"),
         mask_embedding="masked_spec_embed",
+        convolutions="feature_extractor",
     )
+
+    extractor_class: ClassVar = Wav2Vec2FeatureExtractor
 
     def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
         super().__init__(model, name, revision)
@@ -74,17 +79,23 @@ class Wav2Vec2(Backbone):
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Wav2Vec2":
         """Loads a model of the family; clips may have any length, so `frames` and `positions` play no part."""
         model = load_pretrained(AutoModel, source, revision)
-        extractor = load_pretrained(Wav2Vec2FeatureExtractor, source, revision)
+        extractor = load_pretrained(cls.extractor_class, source, revision)
         commit = getattr(model.config, "_commit_hash", None)
         return cls(model, name, weights_revision(source, commit), extractor.do_normalize)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, name: str = "random", **settings: object) -> "Wav2Vec2":
-        """Builds a model of the family; clips are normalised, as the feature extractor does unless told otherwise."""
+    def from_config(
+        cls,
+        config: PreTrainedConfig,
+        name: str = "random",
+        extractor: Wav2Vec2FeatureExtractor | None = None,
+        **settings: object,
+    ) -> "Wav2Vec2":
+        """Builds a model of the family; clips are normalised, unless an extractor says otherwise."""
         model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
         # The embedding of masked frames is made on the CPU, whatever device is asked for.
         model.to(torch.get_default_device())
-        return cls(model, name, "random", Wav2Vec2FeatureExtractor().do_normalize)
+        return cls(model, name, "random", (extractor or cls.extractor_class()).do_normalize)
 
     @property
     def signal_settings(self) -> dict:
@@ -93,8 +104,7 @@ class Wav2Vec2(Backbone):
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """The waveform ``[samples]``, normalised where the checkpoint wants it; never shorter than one token."""
-        shortest = 400  # samples, the receptive field of the convolutions
-        waveform = torch.nn.functional.pad(waveform, (0, max(0, shortest - len(waveform))))
+        waveform = torch.nn.functional.pad(waveform, (0, max(0, SHORTEST - len(waveform))))
         if not self.normalize:
             return waveform
         variance, mean = torch.var_mean(waveform, correction=0)
@@ -112,6 +122,24 @@ class Wav2Vec2(Backbone):
         self._tokens.tokens = self._first_frames.tokens = None
         after = self._convolutions_behind
         return tokens, _shortened(mask, mask.sum(1), after) if after else mask
+
+    def count_tokens(self, samples: int) -> int:
+        """Counts the tokens of a clip.
+
+        Arguments
+        ---------
+        samples : int
+            Its length at 16 kHz.
+
+        Returns
+        -------
+        int
+            One for each 20 ms, or so.
+        """
+        count = max(samples, SHORTEST)
+        for kernel_size, stride in [*self._convolutions, *self._convolutions_behind]:
+            count = (count - kernel_size) // stride + 1
+        return count
 
     @property
     def _convolutions(self) -> list[tuple[int, int]]:

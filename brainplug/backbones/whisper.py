@@ -59,6 +59,8 @@ class Whisper(Backbone):
         final_norm="layer_norm",
     )
 
+    extractor_class: ClassVar = WhisperFeatureExtractor
+
     def __init__(self, model: WhisperEncoder, name: str, revision: str, extractor: WhisperFeatureExtractor):
         super().__init__(model, name, revision)
         self.extractor = extractor
@@ -69,15 +71,22 @@ class Whisper(Backbone):
     def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Whisper":
         """Loads the encoder for clips of `frames` frames of 10 ms; see `resize_positions` for `positions`."""
         model = load_pretrained(WhisperModel, source, revision).encoder
-        extractor = load_pretrained(WhisperFeatureExtractor, source, revision)
+        extractor = load_pretrained(cls.extractor_class, source, revision)
         commit = getattr(model.config, "_commit_hash", None)
         return cls._fit(model, extractor, name, weights_revision(source, commit), **settings)
 
     @classmethod
-    def from_config(cls, config: WhisperConfig, name: str = "random", **settings: object) -> "Whisper":
+    def from_config(
+        cls,
+        config: WhisperConfig,
+        name: str = "random",
+        extractor: WhisperFeatureExtractor | None = None,
+        **settings: object,
+    ) -> "Whisper":
         """Builds an encoder; its positions are Whisper's own."""
         model = WhisperEncoder(copy.deepcopy(config)).eval()
-        return cls._fit(model, WhisperFeatureExtractor(config.num_mel_bins), name, "random", **settings)
+        extractor = extractor or WhisperFeatureExtractor(config.num_mel_bins)
+        return cls._fit(model, extractor, name, "random", **settings)
 
     @classmethod
     def _fit(

@@ -35,6 +35,8 @@ class Clip:
         Where it ends, seconds.
     duration : float, optional
         Its length in seconds, known once it was decoded.
+    text : str
+        What is said. Empty where that is not known.
 
     Example
     -------
@@ -51,6 +53,7 @@ class Clip:
     start: float | None = None
     stop: float | None = None
     duration: float | None = None
+    text: str = ""
 
 
 COLUMNS = [field.name for field in dataclasses.fields(Clip)]

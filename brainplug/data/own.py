@@ -21,7 +21,8 @@ AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} 
     ".aac .aif .aifc .amr .m4a .mp4 .oga .opus .pcm .snd .sph .wave .webm .wma".split()
 )
 SPLIT_NAMES = set("train training valid validation val dev test testing eval".split())
-TABLE_COLUMNS = ("path", "label", "split", "fold", "group", "start", "stop", "id")
+TABLE_COLUMNS = ("path", "label", "text", "split", "fold", "group", "start", "stop", "id")
+NO_LABEL = "speech"  # of clips that are transcribed, not classified
 
 
 def list_clips(
@@ -31,6 +32,7 @@ def list_clips(
     folds: int = 5,
     seed: int = 0,
     splits_file: str | None = None,
+    transcribed: bool = False,
     **_: object,
 ) -> list[Clip]:
     """Lists the clips of a folder or of a CSV file, with their splits.
@@ -57,6 +59,8 @@ def list_clips(
         Of what is drawn.
     splits_file : str, optional
         Where it is written down, as a CSV that is itself a manifest.
+    transcribed : bool
+        Whether the CSV has, instead of a label, what is said: the column ``text``.
 
     Returns
     -------
@@ -77,7 +81,12 @@ def list_clips(
     >>> [sum(clip.split == split for clip in list_clips(folder)) for split in ("train", "valid", "test")]
     [16, 2, 2]
     """
-    clips = _from_table(manifest, data_folder) if manifest else _from_folders(data_folder)
+    if transcribed and not manifest:
+        found = "A folder says nothing of what is said."
+        raise UsageError("Transcribed clips of your own were asked for.", found, "Write --manifest=clips.csv")
+    clips = _from_table(manifest, data_folder, transcribed) if manifest else _from_folders(data_folder)
+    if not transcribed:
+        _check_labels(clips, manifest or data_folder)
     _check_listed(clips, manifest or data_folder)
     if fold is not None:
         if not _is_given("fold", clips):
@@ -118,7 +127,7 @@ def given_folds(manifest: str | None) -> list[int]:
     """
     if not manifest:
         return []
-    found = {row.get("fold", "").strip() for row in read_table(_absolute(manifest), TABLE_COLUMNS[:2])}
+    found = {row.get("fold", "").strip() for row in read_table(_absolute(manifest), TABLE_COLUMNS[:1])}
     return sorted(map(int, found)) if all(text.isdecimal() for text in found) else []
 
 
@@ -134,10 +143,10 @@ def _from_folders(data_folder: str | None) -> list[Clip]:
     classes = [name for name in entries if os.path.isdir(os.path.join(folder, name)) and not name.startswith(".")]
     _check_classes(folder, classes)
     files = {name: _files_below(folder, name) for name in classes}
-    audio = {name: list(filter(_is_audio, paths)) for name, paths in files.items()}
+    audio = {name: list(filter(is_audio, paths)) for name, paths in files.items()}
     _check_not_empty(folder, [name for name in classes if not audio[name]])
     loose = [name for name in entries if name not in classes]
-    _log_left_out(folder, [*loose, *(path for paths in files.values() for path in paths if not _is_audio(path))])
+    _log_left_out(folder, [*loose, *(path for paths in files.values() for path in paths if not is_audio(path))])
     return _clips_from([{"path": path, "label": name} for name in classes for path in audio[name]], folder, folder)
 
 
@@ -181,7 +190,24 @@ def _raise(fault: OSError) -> None:
     raise UsageError(f"The clips in {fault.filename} were asked for.", found, "Check the folder's permissions.")
 
 
-def _is_audio(path: str) -> bool:
+def is_audio(path: str) -> bool:
+    """Whether a file is named as audio that soundfile reads, and is not hidden.
+
+    Arguments
+    ---------
+    path : str
+        Relative to the data folder.
+
+    Returns
+    -------
+    bool
+        By its name alone.
+
+    Example
+    -------
+    >>> is_audio("dog/bark.FLAC"), is_audio("dog/.bark.wav"), is_audio("notes.txt")
+    (True, False, False)
+    """
     hidden = any(part.startswith(".") for part in Path(path).parts)
     return not hidden and os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
 
@@ -205,13 +231,14 @@ def _log_left_out(folder: str, paths: Sequence[str]) -> None:
 # Lists
 
 
-def _from_table(manifest: str, data_folder: str | None) -> list[Clip]:
+def _from_table(manifest: str, data_folder: str | None, transcribed: bool) -> list[Clip]:
     manifest = _absolute(manifest)
     folder = _absolute(data_folder) if data_folder else os.path.dirname(manifest)
     _entries(folder)
     rows = []
-    for number, row in enumerate(read_table(manifest, TABLE_COLUMNS[:2]), start=1):
+    for number, row in enumerate(read_table(manifest, ("path", "text" if transcribed else "label")), start=1):
         _check_path(number, row["path"], manifest)
+        row |= {"label": NO_LABEL} if transcribed else {}
         rows.append(
             {name: text.strip() if name != "path" else text for name, text in row.items() if name in TABLE_COLUMNS}
         )
@@ -256,7 +283,7 @@ def _ids(rows: Sequence[dict[str, str]]) -> list[str]:
 # Both
 
 
-def _check_listed(clips: Sequence[Clip], source: str) -> None:
+def _check_labels(clips: Sequence[Clip], source: str) -> None:
     asked = f"The clips of {source} were asked for."
     for clip in clips:
         if not clip.label:
@@ -265,6 +292,10 @@ def _check_listed(clips: Sequence[Clip], source: str) -> None:
     if len(labels) < 2:
         found = f"There are {len(clips)} clips, with {' '.join(map(repr, labels)) or 'no label'}."
         raise UsageError(asked, found, "Give clips of two classes or more.")
+
+
+def _check_listed(clips: Sequence[Clip], source: str) -> None:
+    asked = f"The clips of {source} were asked for."
     stretches = {}
     for clip in clips:
         other = stretches.setdefault(stretch_of(clip), clip)

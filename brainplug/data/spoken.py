@@ -125,6 +125,7 @@ def _read_list(folder: Path, split: str) -> Iterator[Clip]:
                 split=split,
                 group=row["speaker"],
                 duration=float(row["seconds"]),
+                text=row["text"],
             )
 
 

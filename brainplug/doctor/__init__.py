@@ -13,7 +13,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import infer_device
 
-from brainplug.backbones import Backbone, backbone_without_weights, known_config
+from brainplug.backbones import Backbone, backbone_without_weights, base_name, known_config
 from brainplug.backbones.loading import HUB_NAMES, find_source
 from brainplug.data.espeak import in_fresh_process
 from brainplug.data.features import cache_folder
@@ -152,7 +152,7 @@ def _examine_settings(hparams: dict) -> Generator[Finding, None, Backbone | None
         choose_method,
         hparams["method"],
         hparams["methods"],
-        hparams["backbones"].get(hparams["backbone"]),
+        hparams["backbones"].get(base_name(hparams["backbone"])),
         hparams["method_settings"],
         paper_code=hparams["paper_code"],
     )

@@ -1,6 +1,8 @@
 """The contract of every method: settings that attach themselves to a backbone."""
 
+import importlib
 import inspect
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -212,10 +214,58 @@ def choose_method(
             f"It does not take them: {error}.",
             "Write settings that hparams/methods.yaml shows for it",
         ) from error
-    if not isinstance(made, PeftConfig):
-        return made, lr
+    return _of_peft(made, paper_code) if isinstance(made, PeftConfig) else made, lr
+
+
+def _of_peft(config: PeftConfig, paper_code: bool) -> Method:
     from brainplug.methods.adalora import AdaLoRA
     from brainplug.methods.peft_method import PeftMethod
 
-    wrapper = AdaLoRA if isinstance(made, AdaLoraConfig) else PeftMethod
-    return wrapper(made, paper_code=paper_code), lr
+    wrapper = AdaLoRA if isinstance(config, AdaLoraConfig) else PeftMethod
+    return wrapper(config, paper_code=paper_code)
+
+
+def restore_method(settings: dict) -> Method:
+    """Makes a method of its settings as an adapter file has them.
+
+    Arguments
+    ---------
+    settings : dict
+        JSON values, as `brainplug.report.method_settings` returns them: the class, and what it takes.
+
+    Returns
+    -------
+    Method
+        The method.
+
+    Raises
+    ------
+    UsageError
+        There is no such class, or it does not take its settings.
+
+    Example
+    -------
+    >>> restore_method({"class": "LoRA", "rank": 4, "reduction_rate": None}).rank
+    4
+    """
+    taken = {name: value for name, value in settings.items() if name != "class"}
+    try:
+        if "peft_type" in taken:
+            return _of_peft(PeftConfig.from_peft_type(**taken), paper_code=False)
+        return _method_classes()[settings["class"]](**taken)
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"A method with the settings {settings} was asked for.",
+            f"It cannot be made: {error}.",
+            "Use the version of brainplug that wrote the adapter file",
+        ) from error
+
+
+def _method_classes() -> dict[str, type[Method]]:
+    """All classes of this room that are methods, by name."""
+    folder = importlib.import_module("brainplug.methods")
+    modules = [
+        importlib.import_module(f"{folder.__name__}.{each.name}") for each in pkgutil.iter_modules(folder.__path__)
+    ]
+    found = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
+    return {each.__name__: each for each in found if issubclass(each, Method)}

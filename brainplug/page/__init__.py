@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from brainplug.errors import UsageError
-from brainplug.files import atomic_file
+from brainplug.files import atomic_file, find_files
 from brainplug.page.documents import Block, read_markdown
 from brainplug.page.kept import Run, find_runs, missing_files
 from brainplug.page.sections import make_sections
@@ -85,7 +85,7 @@ def introduction(runs: list[Run]) -> str:
 
 def _documents(folder: Path, runs: list[Run]) -> list[tuple[str, list[Block]]]:
     """The tables that were run as such, and one of the other runs."""
-    paths = sorted(folder.rglob("table.md"))
+    paths = find_files(folder, "table.md")
     found = [
         (f"Table {path.parent.absolute().name}", read_markdown(path.read_text(encoding="utf-8"))) for path in paths
     ]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from brainplug.files import find_files
 from brainplug.observations import OBSERVATIONS, PREDICTIONS
 from brainplug.pictures.learning import Curve
-from brainplug.report import code_name, method_name
+from brainplug.report import classifies, code_name, method_name
 
 TRAIN_LOG = "train_log.txt"
 EPOCH = re.compile(
@@ -55,7 +56,7 @@ class Run:
 
 
 def find_runs(folder: str) -> list[Run]:
-    """Finds the runs below a folder.
+    """Finds the runs of classification below a folder.
 
     Arguments
     ---------
@@ -74,15 +75,15 @@ def find_runs(folder: str) -> list[Run]:
     """
     cells = _cells(Path(folder))
     order = {cell: place for place, cell in enumerate(cells)}
-    paths = sorted(Path(folder).rglob("results.json"))
-    runs = [_run(path.parent, json.loads(path.read_text()), cells.get(path.parent)) for path in paths]
+    found = [(path.parent, json.loads(path.read_text())) for path in find_files(folder, "results.json")]
+    runs = [_run(folder, results, cells.get(folder)) for folder, results in found if classifies(results)]
     return sorted(runs, key=lambda run: order.get(run.folder, len(order)))
 
 
 def _cells(folder: Path) -> dict[Path, tuple[str, str, str]]:
     """Folder of each cell -> table, column and row. A table may have been moved as a whole."""
     found = {}
-    for path in sorted(folder.rglob("table.json")):
+    for path in find_files(folder, "table.json"):
         table = json.loads(path.read_text())
         for cell in table["cells"]:
             place = Path(*Path(cell["folder"]).parts[-3:])  # column, row, fold and seed
@@ -95,7 +96,8 @@ def _run(folder: Path, results: dict, cell: tuple[str, str, str] | None) -> Run:
     task = f"{results['dataset']}, {results['n_classes']} classes, {results['backbone']}{code}"
     if cell:
         table, column, row = cell
-        return Run(folder, results, row, f"{table}: {column}", f"{table}: {task}")
+        data = table if column == table else f"{table}: {column}"
+        return Run(folder, results, row, data, f"table {table}: {task.removeprefix(f'{table}, ')}")
     clips = "clip" if results["few_shot"] == 1 else "clips"
     shots = "" if results["few_shot"] is None else f", {results['few_shot']} {clips} a class"
     return Run(folder, results, method_name(results), task + shots, task)

@@ -10,10 +10,10 @@ matplotlib.use("Agg")
 
 # isort: split
 import matplotlib.pyplot as plt
-import yaml
-from prepare import HERE, MADE_UP, RELATIVES, vocabulary, voices
 
 from brainplug.data.spoken import TEST_VOICES, VALID_VOICES
+from brainplug.pretrain.sound.recordings import known_packages
+from brainplug.pretrain.sound.words import MADE_UP, RELATIVES, vocabulary, voices
 
 CARD = """# {name}
 
@@ -38,7 +38,7 @@ out at random; they measure the progress of this training and say nothing about 
 | kind | clips | where from |
 | --- | --- | --- |
 | spoken words | {word:,} | espeak-ng: {n_words} words, {made_up:,} made-up ones, {n_voices} voices at many rates |
-| synthetic sound events | {event:,} | `recipes/pretrain_ast/sounds.py` |
+| synthetic sound events | {event:,} | `brainplug/pretrain/sound/events.py` |
 | free recordings | {file:,} | the Debian packages below |
 
 Not heard: any word of the spoken corpus's phrases, or a made-up one that sounds like it; its validation and test voices
@@ -73,7 +73,7 @@ def write_card(folder: str, hparams: dict, corpus: object, parameters: int) -> N
     log = Path(hparams["train_log"]).read_text()
     columns = {name: [float(value) for value in re.findall(rf"{name}: ([\d.e+-]+)", log)] for name in CURVES}
     _draw(columns, Path(folder, "curve.png"))
-    config, packages = hparams["ast"].config, yaml.safe_load((HERE / "packages.yaml").read_text())
+    config, packages = hparams["ast"].config, known_packages()
     used = {name: about for name, about in packages.items() if name not in corpus.missing_packages}
     card = CARD.format(
         name=Path(folder).name, parameters=parameters / 1e6, layers=config.num_hidden_layers, dim=config.hidden_size,

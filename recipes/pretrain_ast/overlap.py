@@ -4,7 +4,7 @@
     python recipes/pretrain_ast/overlap.py TEST_FOLDER --recordings_folder=/
 
 A backbone that heard a test clip must not be scored on it. What this prints belongs into `leave_out` in
-`packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
+`brainplug/pretrain/sound/packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
 """
 
 import argparse
@@ -16,10 +16,17 @@ import brainplug  # noqa: F401  before torchaudio: it lets it load beside any to
 # isort: split
 import numpy as np
 import torch
-import yaml
-from prepare import HERE, MOST_PIECES, SECONDS, read_recording
-from recordings import AUDIO_SUFFIXES, find_recordings, label_recordings
 from tqdm import tqdm
+
+from brainplug.pretrain.sound.recordings import (
+    AUDIO_SUFFIXES,
+    MOST_PIECES,
+    SECONDS,
+    find_recordings,
+    known_packages,
+    label_recordings,
+    read_recording,
+)
 
 SAMPLE_RATE = 8000  # Hz, enough to tell recordings apart
 TEMPLATE = 4000  # samples of each test clip that are searched: its loudest half second
@@ -102,7 +109,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     clips = sorted(path for path in Path(chosen.test_folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     templates = torch.stack([loudest(read(path)) for path in tqdm(clips, desc="test clips")])
-    files, _ = find_recordings(chosen.recordings_folder, yaml.safe_load((HERE / "packages.yaml").read_text()))
+    files, _ = find_recordings(chosen.recordings_folder, known_packages())
     files = [path for path, labels in label_recordings(files).items() if "speech" not in labels]
     for path in tqdm(files, desc="recordings"):
         recording = read(path)

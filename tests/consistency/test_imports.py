@@ -17,6 +17,7 @@ DOORS = [
     "brainplug.brain",
     "brainplug.sweep",
     "brainplug.report",
+    "brainplug.recognition",
     "brainplug.inference",
     "brainplug.doctor",
     "brainplug.page",
@@ -40,6 +41,9 @@ FORBIDDEN = {
     "brainplug.optim": [*TOP_MODULES, *DOORS, "brainplug"],
     "brainplug.pretrain": [*TOP_MODULES, *DOORS],
     "brainplug.model": DOORS,
+    "brainplug.recognition": [
+        *("brainplug.__main__", "brainplug.inference", "brainplug.sweep", "brainplug.doctor", "brainplug.page"),
+    ],
     "brainplug.pictures": ["brainplug"],
 }
 ALLOWED = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.integration.running import ESC50_RECIPE, REPOSITORY, SETTINGS, Run, run_train, start_server
+from tests.integration.running import ESC50_RECIPE, REPOSITORY, SETTINGS, Run, run_in_two, run_train, start_server
 
 SAMPLE_RATE, SECONDS = 16000, 0.5
 CLASSES = ("noise", "tone")
@@ -105,6 +105,18 @@ def command_line(shared_esc50: Path, tiny_backbones: dict[str, str]) -> Callable
 def train_esc50(command_line: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
     """Runs the ESC-50 recipe, small, in the test's own folder; what is given overrides."""
     return lambda *options, **named: run_train(command_line(*options), tmp_path, **named)
+
+
+@pytest.fixture
+def two_processes(command_line: Callable[..., list[str]], tmp_path: Path) -> Callable[..., str]:
+    """As `launch`, without torchrun, whose imports take seconds."""
+
+    def run(*options: str) -> str:
+        done = run_in_two(command_line("--distributed_backend=gloo", *options), tmp_path)
+        assert done.code == 0, done.output
+        return done.output
+
+    return run
 
 
 @pytest.fixture

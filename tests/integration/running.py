@@ -3,7 +3,9 @@
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,6 +26,7 @@ SETTINGS = {
     "soft_moa": {"reduction_rate": 8, "experts": 3},
     "vera": {"r": 4},
 }
+FAMILIES = ("audio_spectrogram_transformer", "wav2vec2", "hubert")
 LONGEST_RUN = 120  # seconds; only a run that hangs takes longer
 
 
@@ -37,15 +40,21 @@ class Run:
 
 def start_server() -> None:
     """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports."""
-    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", __name__])
+    models = [f"transformers.models.{name}.modeling_{name}" for name in FAMILIES]  # transformers imports them late
+    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", "brainplug.pretrain.run", *models, __name__])
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 
-def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
-    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process."""
+def run_train(
+    arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None, main: str = "train:main"
+) -> Run:
+    """Runs ``python train.py ARGUMENTS`` in a folder; `sabotage` is called before, in the same process.
+
+    `main` names the command, where it is another one: a function, or a script that has a `main`.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(arguments, str(folder), output.name, sabotage)
+            target=_run, args=(arguments, str(folder), output.name, sabotage, main)
         )
         process.start()
         process.join(LONGEST_RUN)
@@ -53,6 +62,36 @@ def run_train(arguments: list[str], folder: Path, sabotage: Callable[[], None] |
             process.kill()
             raise TimeoutError(f"{arguments} did not end:\n{output.read()}")
         return Run(process.exitcode, output.read())
+
+
+def run_in_two(arguments: list[str], folder: Path, main: str = "train:main") -> Run:
+    """Runs a command in two processes that share the work, in the environment that torchrun makes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
+        processes = [
+            multiprocessing.get_context("forkserver").Process(
+                target=_run, args=(arguments, str(folder), output.name, functools.partial(_join, rank, port), main)
+            )
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(LONGEST_RUN)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return Run(max(abs(process.exitcode) for process in processes), output.read())
+
+
+def _join(rank: int, port: int) -> None:
+    """Says to torch which of two processes this one is."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )  # fmt: skip
 
 
 def start_table(arguments: list[str], folder: Path, output: Path) -> multiprocessing.Process:
@@ -65,9 +104,12 @@ def start_table(arguments: list[str], folder: Path, output: Path) -> multiproces
     return process
 
 
-def _run(
-    arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str = "train:main"
-) -> None:
+def run_recipe(script: str, arguments: list[str], folder: Path, sabotage: Callable[[], None] | None = None) -> Run:
+    """Runs ``python recipes/SCRIPT ARGUMENTS`` as `run_train` runs train.py."""
+    return run_train(arguments, folder, sabotage, str(REPOSITORY / "recipes" / script))
+
+
+def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], None] | None, main: str) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -79,7 +121,8 @@ def _run(
 
     if sabotage:
         sabotage()
-    sys.exit(run_command(resolve_name(main), arguments))
+    command = runpy.run_path(main)["main"] if main.endswith(".py") else resolve_name(main)
+    sys.exit(run_command(command, arguments))
 
 
 def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:

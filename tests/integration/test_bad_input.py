@@ -57,7 +57,7 @@ def results(finished: dict[str, Path], train_esc50: Callable[..., Run], tmp_path
 BAD_OPTIONS = {
     "--method=conformr": ["'conformr'", "--method= one of: conformer"],
     "--method=": ["bitfit, bottleneck, conformer", "linear, "],
-    "--backbone=nano-ats": ["'nano-ats'", "nano-ast", "a folder, or a hub id"],
+    "--backbone=nano-ats": ["'nano-ats'", "nano-ast, ", "FOLDER, or a hub id"],
     "--backbone=.": ["'.'", "config.json"],
     "--backbone=someone/something": ["'someone/something'", "is not in the cache", "--backbone=nano-ast"],
     "--dataset=esc5": ["'esc5'", "--dataset= one of: esc50"],

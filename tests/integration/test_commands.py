@@ -12,23 +12,22 @@ from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.report import METHODS_MARKS, results_table
-from tests.integration.running import ESC50_RECIPE, run_train
+from tests.integration.running import ESC50_RECIPE, Run, run_train
 from tests.made_runs import make_run
 
 ROOT = Path(__file__).parents[2]
 METHODS = load_hyperpyyaml((ROOT / "hparams" / "methods.yaml").read_text())
 
 
-def brainplug(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "brainplug", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+def brainplug(*arguments: str) -> Run:
+    return run_train(list(arguments), ROOT, main="brainplug.__main__:main")
 
 
 @pytest.fixture(scope="module")
 def listing() -> str:
     done = brainplug("methods", "--backbone", "nano-ast", "--n_classes", "10")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.code == 0, done.output
+    return done.output
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -45,37 +44,37 @@ def test_the_table_of_the_methods_is_written_between_its_marks(tmp_path):
     document = tmp_path / "README.md"
     document.write_text("\n".join(METHODS_MARKS))
     done = brainplug("methods", "--backbone", "ast", "--write", str(document))
-    assert done.returncode == 0, done.stderr
-    assert document.read_text() == f"{METHODS_MARKS[0]}\n{done.stdout}{METHODS_MARKS[1]}"
+    assert done.code == 0, done.output
+    assert document.read_text() == f"{METHODS_MARKS[0]}\n{done.output}{METHODS_MARKS[1]}"
 
 
 def test_the_backbones_are_listed():
     done = brainplug("backbones")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.output
     for name in (*bundled_names(), *HUB_NAMES):
-        assert f"| {name} " in done.stdout
+        assert f"| {name} " in done.output
 
 
 def test_the_groups_of_an_optimiser_are_listed():
     done = brainplug("optimizers", "--backbone", "nano-ast", "--method", "conformer")
-    assert done.returncode == 0, done.stderr
-    assert [line.split(" ")[1] for line in done.stdout.splitlines()[2:]] == ["conv", "norm", "other"]
+    assert done.code == 0, done.output
+    assert [line.split(" ")[1] for line in done.output.splitlines()[2:]] == ["conv", "norm", "other"]
 
 
 def test_records_are_drawn_where_there_are_no_results(tmp_path):
     record = {"step": 10, "group": "conv", "name": "down.weight", "bands": [0.7, 0.3], "momentum": 0.9}
     (tmp_path / "fam.jsonl").write_text(json.dumps(record))
     done = brainplug("report", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"Drawn: {tmp_path / 'fam.png'}"
+    assert done.code == 0, done.output
+    assert done.output.strip() == f"Drawn: {tmp_path / 'fam.png'}"
     assert (tmp_path / "fam.png").exists()
 
 
 def test_the_report_prints_its_table_and_writes_its_page(tmp_path):
     results = make_run(tmp_path / "run")
     done = brainplug("report", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{results_table([results])}\nWritten: {tmp_path / 'report.html'}\n"
+    assert done.code == 0, done.output
+    assert done.output == f"{results_table([results])}\nWritten: {tmp_path / 'report.html'}\n"
     assert (tmp_path / "report.html").exists()
 
 
@@ -83,7 +82,8 @@ def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing
     results = make_run(tmp_path / "runs" / "run")
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('it is hidden', name='matplotlib')")
     places = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = brainplug("report", str(tmp_path / "runs"), env={**os.environ, "PYTHONPATH": places})
+    command = [sys.executable, "-m", "brainplug", "report", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places})
     assert done.returncode == 2
     assert done.stdout == f"{results_table([results])}\n"
     assert "matplotlib is missing" in done.stderr and "brainplug[plot]" in done.stderr
@@ -98,14 +98,16 @@ def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing
         (("optimizers", "--optimizer", "fan"), "one of: fam"),
         (("optimizers", "--method", "loar"), "lora"),
         (("report", "nowhere"), "no results.json"),
+        (("methods", "--backbone", "random:nano-asst"), "random:nano-ast"),
+        (("sound", "brainplug"), "Something else is there"),
         (("import-petl-ast", "nowhere.pt", "--method=linear", "--out=nowhere"), "nowhere.pt"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(arguments, message):
     done = brainplug(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
 
 
 def test_a_published_command_line_starts_a_run(tiny_backbones, shared_esc50, tmp_path):
@@ -115,8 +117,8 @@ def test_a_published_command_line_starts_a_run(tiny_backbones, shared_esc50, tmp
         "--is_few_shot_exp True --few_shot_samples 9"
     )
     done = brainplug("import-petl-ast", "--flags", published)
-    assert done.returncode == 0, done.stderr
-    words = shlex.split(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.output
+    words = shlex.split(done.output.splitlines()[-1])
     assert words[:3] == ["python", "train.py", "recipes/ESC50/hparams/train.yaml"]
     options = ["--device=cpu", "--noprogressbar", "--number_of_epochs=1", "--batch_size=4"]
     replaced = {option.partition("=")[0] for option in options}

@@ -64,8 +64,9 @@ def record_logits(path: str) -> None:
 def logits_of_adapter(folder: Path, clips: list[Clip]) -> torch.Tensor:
     """Classifies clips with what adapter.json and adapter.safetensors say, and nothing else, ``[clips, classes]``."""
     description = json.loads((folder / "adapter.json").read_text())
-    backbone = load_backbone(description["backbone"], frames=description["signal"]["frames"])
-    assert backbone.revision == description["backbone_revision"]
+    named = description["backbone"], description["backbone_revision"]
+    backbone = load_backbone(*named, frames=description["signal"]["frames"])
+    assert (backbone.name, backbone.revision) == named
     changed = SETTINGS.get(description["method"], {})
     settings = {name: value for name, value in description["method_settings"].items() if name in changed}
     method, _ = choose_method(description["method"], METHODS, {description["method"]: settings})
@@ -396,11 +397,22 @@ def test_other_backbones(backbone, options, train_esc50, tiny_backbones, tmp_pat
     assert signal == ("log_mel" if backbone == "whisper" else "waveform")
 
 
+def test_a_run_on_random_weights_can_be_rebuilt_from_what_it_wrote(train_esc50, tiny_backbones, tmp_path):
+    logits_path = tmp_path / "logits.pt"
+    options = [f"--backbone=random:{tiny_backbones['ast']}", "--method=linear", "--seed=7"]
+    succeeded(train_esc50(*options, sabotage=partial(record_logits, str(logits_path))))
+    folder = Path(f"{tmp_path}/results/ESC50/random-{tiny_backbones['ast']}-linear-fold1/7")
+    assert (results(folder)["backbone"], results(folder)["backbone_revision"]) == (options[0].split("=")[1], "seed-7")
+    torch.manual_seed(1)  # not the run's
+    clips = [clip for clip in read_manifest(str(folder / "manifest.csv")) if clip.split == "test"]
+    assert torch.allclose(logits_of_adapter(folder, clips), torch.load(logits_path), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--paper_code=True"], ["--batch_seconds=2"], ["--sorting=ascending"]], ids=str
 )
-def test_two_processes(options, launch, tmp_path):
-    launch("--output_folder=results", "--ckpt_interval_steps=1", *options)
+def test_two_processes(options, two_processes, tmp_path):
+    two_processes("--output_folder=results", "--ckpt_interval_steps=1", *options)
     found = results(tmp_path / "results")
     assert (found["n_train"], found["epochs"]) == (24, 2)
     # Each process takes half of the batches, so an epoch has 3 steps; the second one ends at cosine(5, 6).
@@ -408,8 +420,8 @@ def test_two_processes(options, launch, tmp_path):
     assert f"lr: {rate:.2e}" in (tmp_path / "results/train_log.txt").read_text().splitlines()[1]
 
 
-def test_two_processes_in_debug_mode(launch, tmp_path):
-    assert "test accuracy" in launch("--debug")
+def test_two_processes_in_debug_mode(two_processes, tmp_path):
+    assert "test accuracy" in two_processes("--debug")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from brainplug.backbones import known_config, load_backbone, random_backbone, whisper
+from brainplug.backbones import Backbone, known_config, load_backbone, random_backbone, whisper
 from brainplug.backbones.audio_spectrogram import SPECIAL_TOKENS, resize_positions
 from brainplug.backbones.base import weights_revision
 from brainplug.backbones.loading import ARCHITECTURES, HUB_NAMES, find_source
@@ -33,6 +33,10 @@ from brainplug.errors import UsageError
 from tests.conftest import AST_CONFIG, TINY, TINY_BACKBONES, TINY_CONVOLUTIONS, WAV2VEC2_CONFIG, WHISPER_CONFIG
 
 BANDS, TIMES = 2, 5  # patches of 16 by 16 every 10, of 32 bands and 64 frames
+
+
+def find_parameter(backbone: Backbone, path: str) -> torch.Tensor:
+    return dict(backbone.model.named_parameters())[path]
 
 
 def make_ast() -> ASTModel:
@@ -400,6 +404,65 @@ class TestFromConfig:
         tensors = [*backbone.parameters(), *backbone.buffers()]
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert 19e6 < sum(parameter.numel() for parameter in backbone.parameters()) < 95e6
+
+
+class TestRandomWeights:
+    @pytest.mark.parametrize("name", TINY_BACKBONES)
+    def test_they_are_those_of_the_seed(self, name, tiny_backbones):
+        random_name = f"random:{tiny_backbones[name]}"
+        torch.manual_seed(3)
+        first = load_backbone(random_name, frames=44)
+        torch.rand(5)  # what was drawn meanwhile changes nothing
+        again = load_backbone(random_name, frames=44)
+        torch.manual_seed(4)
+        other = load_backbone(random_name, frames=44)
+        named = load_backbone(first.name, first.revision, frames=44)  # as an adapter's file says
+        assert (first.name, first.revision, other.revision) == (random_name, "seed-3", "seed-4")
+        weights = [list(backbone.parameters()) for backbone in (first, again, named)]
+        assert all(torch.equal(*pair) for others in weights[1:] for pair in zip(weights[0], others, strict=True))
+        projection = f"{first.spec.layers}.0.{first.spec.query}.weight"
+        assert not torch.equal(*(find_parameter(backbone, projection) for backbone in (first, other)))
+
+    @pytest.mark.parametrize("name", TINY_BACKBONES)
+    def test_all_else_is_as_in_the_pretrained_one(self, name, tiny_backbones):
+        pretrained = load_backbone(tiny_backbones[name], frames=44)
+        made = load_backbone(f"random:{tiny_backbones[name]}", frames=44)
+        assert type(made) is type(pretrained)
+        assert made.signal_settings == pretrained.signal_settings
+        assert {n: p.shape for n, p in made.state_dict().items()} == {
+            n: p.shape for n, p in pretrained.state_dict().items()
+        }
+        assert made.model.training == pretrained.model.training
+
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_clips_are_read_as_the_extractor_says(self, normalize, tiny_backbones, tmp_path):
+        folder = shutil.copytree(tiny_backbones["hubert"], tmp_path / "hubert")
+        Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(folder)
+        assert load_backbone(f"random:{folder}").normalize == normalize
+
+    def test_a_bundled_one_has_its_own_mean_and_deviation(self):
+        settings = load_backbone("random:nano-ast").signal_settings
+        assert settings == load_backbone("nano-ast").signal_settings
+        assert settings["mean"] == -8.75
+
+    def test_what_is_drawn_afterwards_does_not_depend_on_them(self):
+        torch.manual_seed(3)
+        without = torch.rand(5)
+        torch.manual_seed(3)
+        load_backbone("random:nano-ast")
+        assert torch.equal(torch.rand(5), without)
+
+    @pytest.mark.parametrize(
+        ("name", "revision", "message"),
+        [
+            ("random:nano-asst", None, "Write --backbone= one of random:nano-ast"),
+            ("random:", None, "random:ast"),
+            ("random:nano-ast", "main", "--backbone_revision=seed-1"),
+        ],
+    )
+    def test_what_cannot_be(self, name, revision, message):
+        with pytest.raises(UsageError, match=message):
+            load_backbone(name, revision)
 
 
 class TestKnownConfigs:

@@ -211,7 +211,7 @@ class TestAccuracies:
         # Says "dog" to every clip: right for one of the three clips 0, 1, 2, which come in batches of two and one.
         monkeypatch.setattr(brain, "compute_forward", lambda batch, stage: says_dog(brain, batch))
         brain._fit_valid(brain.make_dataloader(sets["valid"], sb.Stage.VALID, batch_size=2), 1, False)
-        assert brain.accuracies == {"VALID": 1 / 3}
+        assert brain.measured == {"VALID": {"accuracy": 1 / 3}}
         assert list(brain.answers()) == [("valid0", 1), ("valid1", 1), ("valid2", 1)]
 
     @pytest.mark.parametrize(("chosen", "epoch"), [("best", 2), ("last", 3)])
@@ -233,7 +233,7 @@ class TestAccuracies:
             "best": (2, 0.9),
             "last": (3, 0.4),
         }
-        assert tested[chosen]["test_accuracy"] == brain.accuracies["TEST"]
+        assert tested[chosen]["test_accuracy"] == brain.measured["TEST"]["accuracy"]
         assert torch.equal(brain.model.head.weight, weights[epoch])
         assert not torch.equal(weights[2], weights[3])
         assert (brain.optimizer_step, brain.hparams.epoch_counter.current) == counts

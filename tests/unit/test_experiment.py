@@ -66,6 +66,12 @@ class TestLoading:
         assert experiment.hparams["epoch_counter"].limit == 5
         assert experiment.hparams["data_folder"] == "here"
 
+    @pytest.mark.parametrize(("options", "kind"), [([], ""), (["--few_shot=8"], "-8shot")])
+    def test_no_colon_is_in_a_folder_s_name(self, options, kind):
+        hparams = load("--backbone=random:nano-ast", *options).hparams
+        assert hparams["output_folder"] == f"results/random-nano-ast{kind}/1234"
+        assert hparams["backbone"] == "random:nano-ast"
+
     def test_options_of_speechbrain_are_no_keys(self):
         experiment = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
         assert experiment.run_opts.precision == "bf16"

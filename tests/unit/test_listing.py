@@ -6,6 +6,7 @@ import pytest
 from transformers import ASTConfig
 
 from brainplug.backbones import known_config, load_backbone
+from brainplug.backbones.about import ABOUT
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.listing import count_on_meta, describe_settings, list_backbones, list_methods, read_methods
 from brainplug.methods import choose_method
@@ -43,6 +44,11 @@ def test_every_method_has_its_row_on_every_backbone(backbone):
     for trainable, without_head, share, *_ in listed.values():
         assert int(without_head.replace(",", "")) <= int(trainable.replace(",", ""))
         assert share.endswith("%")
+
+
+def test_random_weights_have_the_settings_of_what_they_are_made_after():
+    listed, of_base = (list_methods(HPARAMS, name, n_classes=10) for name in ("random:nano-ast", "nano-ast"))
+    assert listed == of_base
 
 
 def test_a_folder_is_a_backbone_too(tiny_backbones):
@@ -86,9 +92,31 @@ def test_the_table_in_the_readme_is_the_one_that_the_command_prints():
     assert table.strip() == list_methods(HPARAMS, "ast", n_classes=50), "write it anew, as the line below it says"
 
 
-def test_backbones_are_listed_with_their_sizes():
-    listed = rows(list_backbones())
-    assert list(listed) == [*bundled_names(), *HUB_NAMES]
+@pytest.fixture(scope="module")
+def backbones() -> dict[str, list[str]]:
+    return rows(list_backbones())
+
+
+def test_backbones_are_listed_with_their_sizes(backbones):
+    assert list(backbones) == [*bundled_names(), *HUB_NAMES]
     real = load_backbone("nano-ast")
-    assert listed["nano-ast"][:3] == ["6", "192", f"{sum(p.numel() for p in real.parameters()):,}"]
-    assert listed["whisper"][3:] == ["log_mel", "openai/whisper-base"]
+    assert backbones["nano-ast"][:3] == ["6", "192", f"{sum(p.numel() for p in real.parameters()) / 1e6:.2f}"]
+    assert backbones["whisper"][4] == "log_mel"
+    assert backbones["whisper"][6] == "openai/whisper-base"
+
+
+@pytest.mark.parametrize("name", [*bundled_names(), *HUB_NAMES])
+def test_every_backbone_says_its_size_its_licence_and_how_it_was_made(backbones, name):
+    layers, width, millions, megabytes, signal, licence, where, made = backbones[name]
+    assert int(layers) > 0 and int(width) > 0 and float(millions) > 0
+    assert signal in ("log_mel", "waveform")
+    assert licence and len(made) > 20
+    if name in bundled_names():  # half precision: two bytes a parameter, and the header
+        assert where == "bundled"
+        assert 2 * float(millions) <= float(megabytes) + 0.1 <= 8.1
+    else:
+        assert (where, megabytes) == (HUB_NAMES[name], "-")
+
+
+def test_nothing_is_told_of_backbones_that_there_are_not():
+    assert set(ABOUT) == {*bundled_names(), *HUB_NAMES}

@@ -531,3 +531,26 @@ def test_bad_files_of_a_folder_are_set_aside_with_a_count(tmp_path, caplog):
     with open(out / "quarantine.csv", newline="") as file:
         assert {row["id"] for row in csv.DictReader(file)} == {"dog/compressed", "cat/0"}
     assert len(read_manifest(str(out / "splits.csv"))) == 41
+
+
+def test_a_list_may_say_what_is_said_instead_of_a_label(tmp_path):
+    path = tmp_path / "clips.csv"
+    rows = "".join(f"{n}.wav,Turn it off,s{n}\n" for n in range(20))
+    path.write_text(f"path,text,group\n{rows}")
+    for n in range(20):
+        (tmp_path / f"{n}.wav").touch()
+    clips = list_clips(manifest=str(path), transcribed=True)
+    assert {clip.text for clip in clips} == {"Turn it off"}
+    assert {clip.split for clip in clips} == {"train", "valid", "test"}
+    assert len({clip.label for clip in clips}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"manifest": "clips.csv"}, "lacks text; it has path, label"), ({"data_folder": "."}, "--manifest=clips.csv")],
+)
+def test_transcribed_clips_need_a_column_text(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.csv").write_text("path,label\na.wav,dog\n")
+    with pytest.raises(UsageError, match=message):
+        list_clips(**options, transcribed=True)

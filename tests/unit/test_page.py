@@ -75,6 +75,18 @@ def table_of(folder: Path, cells: dict[str, tuple[str, str]]) -> None:
 # The page
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "data"), [("spoken", "spoken", "spoken"), ("paper", "spoken", "paper: spoken")]
+)
+def test_a_table_with_its_column_s_name_is_named_once(tmp_path, table, column, data):
+    make_run(tmp_path / table / column / "lora" / "seed1", method="lora", dataset="spoken", fold=None)
+    table_of(tmp_path / table, {f"{column}/lora/seed1": ("lora", column)})
+    [run] = find_runs(str(tmp_path))
+    assert run.data == data
+    page = Page(write_page(str(tmp_path)))
+    assert "spoken: spoken" not in page.text.replace("paper: spoken", "")
+
+
 def test_every_picture_is_embedded_and_lies_beside(runs):
     page = Page(write_page(str(runs)))
     files = {path.name: path.read_bytes() for path in (runs / "pictures").iterdir()}

@@ -3,12 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from brainplug.compat.petl_ast_command_line import PROTOCOLS
 from brainplug.data.augment import choose_augmentations
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, RecipeLoader, load_experiment, parse_arguments
+from brainplug.experiment import (
+    Experiment,
+    RecipeLoader,
+    choose_optimizer,
+    load_experiment,
+    parse_arguments,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 # Frames, batch, epochs with AST, kernel of the conformer adapter, masks of SpecAugment (frequency, time).
@@ -93,3 +100,19 @@ def test_what_prepare_takes_follows_the_flags():
 def test_a_switch_that_is_neither_true_nor_false_is_refused():
     with pytest.raises(UsageError, match="include_excited: 'maybe'.*--include_excited=True"):
         load("IEMOCAP", "--include_excited=maybe")
+
+
+def test_librispeech_has_the_published_values_of_100_hours():
+    hparams = load("LibriSpeech_ctc").hparams
+    masks = hparams["masks"]
+    assert (masks.time, masks.time_length, masks.channels, masks.channel_length) == (0.65, 10, 0.5, 64)
+    assert (hparams["frozen_updates"], hparams["layerdrop"]) == (0, 0.1)
+    assert hparams["method_settings"]["full"]["lr"] == 3e-5
+    assert hparams["lr_schedule"].keywords == {"warm_up": 0.1, "hold": 0.4, "decay": 0.5}
+    optimizer = choose_optimizer(hparams).build(torch.nn.Linear(1, 1), lr=1.0).defaults
+    assert (list(optimizer["betas"]), optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-8, 0.0)
+
+
+def test_recipes_of_recognition_have_the_same_keys():
+    keys = [list(load(recipe).hparams) for recipe in ("spoken_ctc", "LibriSpeech_ctc")]
+    assert [key for key in keys[0] if key not in ("manifest", "folds")] == keys[1]

@@ -1,6 +1,8 @@
 """Results files become tables, and tables stand in documents between their marks."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +11,11 @@ from brainplug.report import (
     RESULTS_MARKS,
     markdown_table,
     read_results,
+    recognition_table,
     results_table,
     summary,
     table_marks,
+    tables_of,
     write_table,
 )  # fmt: skip
 
@@ -54,6 +58,23 @@ def test_runs_are_found_below_a_folder(tmp_path):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no results\.json"):
         read_results(str(tmp_path))
+
+
+def test_runs_that_train_meanwhile_do_not_stop_the_report(tmp_path, monkeypatch):
+    for folder in ("finished", "training/save"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "finished" / "results.json").write_text(json.dumps(RUN))
+    scandir, removed = os.scandir, []
+
+    def scandir_too_late(folder):
+        if Path(folder).name == "save":  # a checkpoint that goes after its folder was listed
+            Path(folder).rmdir()
+            removed.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir_too_late)
+    assert read_results(str(tmp_path)) == [RUN]
+    assert removed
 
 
 def test_rows_are_means_over_folds_best_method_first():
@@ -134,3 +155,21 @@ def test_a_document_without_marks_is_left_alone(tmp_path):
 def test_a_document_that_is_missing_is_told(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         write_table("| new |", str(tmp_path / "README.md"), RESULTS_MARKS)
+
+
+RECOGNITION = {
+    "dataset": "spoken", "backbone": "hubert", "method": "lora", "decoding": "greedy", "epochs": 3, "seed": 1,
+    "trainable": 2000, "test_wer": 0.5, "test_cer": 0.25, "test_wer_last_epoch": 0.4, "test_cer_last_epoch": 0.2,
+    "seconds": 90.0,
+}  # fmt: skip
+
+
+def test_runs_of_recognition_have_a_table_of_their_own():
+    runs = [{**RECOGNITION, "test_wer": wer} for wer in (0.5, 0.7)]
+    full = {**RECOGNITION, "method": "full", "test_wer": 0.05}
+    first, second = recognition_table([*runs, full]).splitlines()[2:]
+    assert first == "| spoken | hubert | full | greedy | 2,000 | 3 | 1 | 5.0 | 25.0 | 40.0 | 20.0 | 1.5 |"
+    assert "| lora | greedy | 2,000 | 3 | 2 | 60.0 ± 14.1 |" in second
+    assert tables_of([RUN, full]) == f"{results_table([RUN])}\n\n{recognition_table([full])}"
+    assert tables_of([full]) == recognition_table([full])
+    assert tables_of([RUN]) == results_table([RUN])

@@ -1,12 +1,26 @@
 """Free recordings on this machine: their files, and labels from their folders and names.
 
 Debian packages install game sounds, drum kits, spoken prompts and the like below ``/usr/share``; `packages.yaml` lists
-those that this recipe knows, with their licences. What is not installed is left out, and the recipe says so.
+those that are known here, with their licences. What is not installed is left out, and whoever asked is told so.
 """
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
+
+import torch
+import yaml
+
+from brainplug.data.audio import read_audio
+from brainplug.data.manifest import Clip
+from brainplug.errors import UsageError
+from brainplug.pretrain.sound.events import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 4.0  # of a clip
+MOST_PIECES = 6  # clips that are cut from one recording
 
 AUDIO_SUFFIXES = {".wav", ".ogg", ".oga", ".flac", ".mp3"}
 FEWEST_FILES = 8  # a word of a path becomes a label when that many files carry it
@@ -14,6 +28,22 @@ EMPTY_WORDS = {"data", "sounds", "sound", "share", "usr", "desc", "default", "th
 # A spoken file says its language in its folder (asterisk, klettres, ktuberling) or its name (tuxpaint).
 LANGUAGE_FOLDER = re.compile(r"/(?:klettres|ktuberling/sounds|asterisk/sounds|voice)/([a-z]{2,3})(?:[_@][A-Za-z]+)*/")
 LANGUAGE_NAME = re.compile(r"/tuxpaint/.*_desc(?:_([a-z]{2})(?:_[a-z]{2})?)?\.(?:ogg|wav)$")
+
+
+def known_packages() -> dict[str, dict]:
+    """The Debian packages of `packages.yaml`.
+
+    Returns
+    -------
+    dict[str, dict]
+        Name -> ``folder``, ``licence`` and maybe ``leave_out``.
+
+    Example
+    -------
+    >>> known_packages()["sonic-pi-samples"]["licence"]
+    'CC0'
+    """
+    return yaml.safe_load(Path(__file__).with_name("packages.yaml").read_text())
 
 
 def find_recordings(folder: str, packages: dict[str, dict]) -> tuple[list[Path], list[str]]:
@@ -89,3 +119,27 @@ def label_recordings(files: list[Path]) -> dict[Path, set[str]]:
     counts = Counter(word for found in words.values() for word in found)
     common = {word for word, count in counts.items() if count >= FEWEST_FILES}
     return {path: found & common for path, found in words.items() if found & common}
+
+
+def read_recording(path: str, start: float = 0.0, seconds: float = SECONDS, rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Reads a part of a recording, mono.
+
+    Arguments
+    ---------
+    path : str
+        An audio file.
+    start, seconds : float
+        Where the part begins and how long it is at most, in seconds.
+    rate : int
+        Samples a second of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[time]``, empty where the file cannot be read.
+    """
+    try:
+        return read_audio(Clip(path, path, label="", start=start, stop=start + seconds), rate)
+    except UsageError as error:
+        logger.warning("left out, unreadable: %s (%s)", path, error.__cause__)
+        return torch.zeros(0)

@@ -1,0 +1,138 @@
+"""What a run left behind, ready to be used; after SpeechBrain's inference interfaces."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from brainplug.data.audio import read_audio
+from brainplug.data.manifest import Clip
+from brainplug.errors import UsageError
+from brainplug.methods import restore_method
+from brainplug.recognition.characters import Characters
+from brainplug.recognition.decoding import Decoder, make_decoder
+from brainplug.recognition.model import CTCModel, load_waveform_backbone
+
+
+class SpeechRecognizer(torch.nn.Module):
+    """Writes down what is said.
+
+    Arguments
+    ---------
+    model : CTCModel
+        With trained weights.
+    decoder : Callable
+        As `make_decoder` returns it.
+
+    Example
+    -------
+    >>> recognizer = SpeechRecognizer.from_run("results/spoken_ctc/hubert-lora/1234")  # doctest: +SKIP
+    >>> recognizer.transcribe_file("speech.wav")  # doctest: +SKIP
+    'turn on the lights'
+    """
+
+    def __init__(self, model: CTCModel, decoder: Decoder):
+        super().__init__()
+        self.model, self.decoder = model.eval(), decoder
+
+    @classmethod
+    def from_run(cls, folder: str, device: str = "cpu") -> "SpeechRecognizer":
+        """Builds the recogniser that a run trained.
+
+        Arguments
+        ---------
+        folder : str
+            The run's output folder; ``adapter.json`` and ``adapter.safetensors`` are read.
+        device : str
+            Where it computes.
+
+        Returns
+        -------
+        SpeechRecognizer
+            With the weights of the best epoch.
+
+        Raises
+        ------
+        UsageError
+            The files are missing or not of a recogniser, or the backbone is not the one that was adapted.
+        """
+        described, weights = _read_adapter(folder)
+        revision = described["backbone_revision"]
+        of_hub = not revision.startswith(("sha256-", "random"))
+        backbone = load_waveform_backbone(described["backbone"], revision if of_hub else None)
+        if backbone.revision != revision or revision == "random":
+            raise UsageError(
+                f"The recogniser in {folder} was asked for.",
+                f"It adapts {described['backbone']}, {revision}; there is {backbone.revision}.",
+                "Put the backbone's own files back; random weights are in no file",
+            )
+        characters = Characters(described["characters"])
+        model = CTCModel(backbone, restore_method(described["method_settings"]), len(characters))
+        model.load_delta(weights)
+        return cls(model.to(device), make_decoder(described["decoding"], characters, described["beam_size"]))
+
+    def transcribe_file(self, path: str) -> str:
+        """Transcribes an audio file.
+
+        Arguments
+        ---------
+        path : str
+            Any file that soundfile reads, at any sample rate; channels are averaged.
+
+        Returns
+        -------
+        str
+            What is said.
+
+        Raises
+        ------
+        UsageError
+            It cannot be read.
+        """
+        waveform = read_audio(Clip(Path(path).stem, str(path), ""), self.model.backbone.sample_rate)
+        [text] = self.transcribe_batch(waveform[None], torch.ones(1))
+        return text
+
+    @torch.no_grad()
+    def transcribe_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+        """Transcribes a padded batch.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            ``[batch, samples]`` at 16 kHz.
+        lengths : torch.Tensor
+            Share of each that is not padding, ``[batch]``.
+
+        Returns
+        -------
+        list[str]
+            What is said in each.
+        """
+        samples = (lengths * waveforms.shape[1]).round().long().tolist()
+        signals = [
+            self.model.backbone.extract(waveform[:count].cpu())
+            for waveform, count in zip(waveforms, samples, strict=True)
+        ]
+        shares = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
+        device = self.model.head.weight.device
+        logits, counts = self.model(pad_sequence(signals, batch_first=True).to(device), shares.to(device))
+        return self.decoder(logits.float().log_softmax(2), counts)
+
+    forward = transcribe_batch
+
+
+def _read_adapter(folder: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What describes an adapter, and its weights."""
+    asked = f"The recogniser in {folder} was asked for."
+    try:
+        described = json.loads(Path(folder, "adapter.json").read_text(encoding="utf-8"))
+        weights = safetensors.torch.load_file(Path(folder, "adapter.safetensors"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        found = f"Its adapter cannot be read: {error}."
+        raise UsageError(asked, found, "Name the output folder of a finished run") from error
+    if "characters" not in described:
+        raise UsageError(asked, "The run there classifies.", "Name the folder of a run of recipes/spoken_ctc")
+    return described, weights

@@ -1,0 +1,1 @@
+"""Pre-training small backbones without labels: HuBERT and data2vec."""

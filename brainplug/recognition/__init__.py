@@ -1,0 +1,1 @@
+"""Speech recognition: adapted backbones that write down, character by character, what is said (CTC)."""

@@ -1,0 +1,100 @@
+"""Masks over time and over channels that make fine-tuning robust, after SpecAugment (Park et al., 2019).
+
+Baevski et al., "wav2vec 2.0", 2020, section 4.3, https://arxiv.org/abs/2006.11477
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from brainplug.errors import UsageError
+from brainplug.pretrain.masking import span_mask
+
+
+@dataclass(frozen=True)
+class SpanMasks:
+    """Draws the masks of a batch from torch's random generator.
+
+    Arguments
+    ---------
+    time, channels : float
+        Share of the frames, and of the channels, that spans would cover if none overlapped.
+    time_length, channel_length : int
+        Frames, and channels, of a span.
+
+    Raises
+    ------
+    UsageError
+        A share or a length cannot be.
+
+    Example
+    -------
+    >>> frames = torch.ones(2, 100, 32)
+    >>> masked = SpanMasks(time=0.65, time_length=10)(frames, torch.tensor([100, 50]), torch.zeros(32))
+    >>> bool((masked == 0).any()), bool((masked[1, 50:] == 0).any())
+    (True, False)
+    """
+
+    time: float = 0.0
+    time_length: int = 10
+    channels: float = 0.0
+    channel_length: int = 64
+
+    def __post_init__(self) -> None:
+        for name, share in {"time": self.time, "channels": self.channels}.items():
+            if not 0 <= share < 1:
+                raise UsageError(f"Masks of {share!r} were asked for.", "It is no share.", f"Write mask_{name}: 0.5")
+        for name, length in {"time": self.time_length, "channel": self.channel_length}.items():
+            if type(length) is not int or length < 1:
+                found, write = "That is no whole number from 1 on.", f"Write mask_{name}_length: 10"
+                raise UsageError(f"Masks of length {length!r} were asked for.", found, write)
+
+    def check_width(self, dim: int) -> None:
+        """Makes sure that a span of channels fits a backbone.
+
+        Arguments
+        ---------
+        dim : int
+            Width of its tokens.
+
+        Raises
+        ------
+        UsageError
+            It does not.
+        """
+        if self.channels and self.channel_length >= dim:
+            raise UsageError(
+                f"Masks of {self.channel_length} channels were asked for.",
+                f"The backbone's tokens are {dim} wide.",
+                f"Write --mask_channel_length={max(1, dim // 12)}, for one, or --mask_channels=0",
+            )
+
+    def __call__(self, frames: torch.Tensor, counts: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Masks a batch.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            ``[batch, frames, dim]``.
+        counts : torch.Tensor
+            How many frames of each clip are no padding, ``[batch]``: spans lie among these. A clip that is no longer
+            than a span is not masked over time.
+        embedding : torch.Tensor
+            What masked frames become, ``[dim]``; masked channels become 0.
+
+        Returns
+        -------
+        torch.Tensor
+            Of the same shape.
+        """
+        clips, length, dim = frames.shape
+        draws = torch.default_generator
+        masked = torch.zeros(clips, length, dtype=torch.bool)
+        for clip, count in enumerate(counts.tolist()):
+            if count > self.time_length:
+                masked[clip, :count] = span_mask(1, count, self.time, self.time_length, 0, draws)
+        frames = torch.where(masked[..., None].to(frames.device), embedding.to(frames.dtype), frames)
+        if not self.channels:
+            return frames
+        dropped = span_mask(clips, dim, self.channels, self.channel_length, 0, draws).to(frames.device)
+        return frames.masked_fill(dropped[:, None], 0.0)
