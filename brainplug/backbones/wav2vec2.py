@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from brainplug.backbones.base import Backbone, weights_revision
+from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.loading import load_pretrained
 from brainplug.backbones.padding import ClipNorm, Silence
 from brainplug.backbones.spec import BackboneSpec, TokenMask
@@ -93,6 +94,7 @@ class Wav2Vec2(Backbone):
     ) -> "Wav2Vec2":
         """Builds a model of the family; clips are normalised, unless an extractor says otherwise."""
         model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
+        begin_with_mel_filters(model)
         # The embedding of masked frames is made on the CPU, whatever device is asked for.
         model.to(torch.get_default_device())
         return cls(model, name, "random", (extractor or cls.extractor_class()).do_normalize)

@@ -13,6 +13,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 
+from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.experiment import load_experiment, parse_arguments, run_command
 from brainplug.output_folder import claim_output_folder
 from brainplug.pretrain.brain import PretrainBrain
@@ -87,6 +88,7 @@ def main(arguments: list[str]) -> None:
         return
     sb.create_experiment_directory(hparams["output_folder"], recipe_file, experiment.overrides)
     sound = open_sound(hparams)
+    begin_with_mel_filters(hparams["model"])
     pretraining = Data2VecPretraining(hparams["model"], hparams["beta"])
     teacher = Teacher(hparams["model"], hparams["top_layers"])
     brain = Data2VecBrain(

@@ -18,6 +18,7 @@ import torch
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
 from transformers import AutoModel
 
+from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.loading import find_source, load_pretrained
 from brainplug.errors import UsageError
 from brainplug.experiment import Experiment, load_aside, load_experiment, parse_arguments, run_command
@@ -88,6 +89,7 @@ def run(experiment: Experiment) -> None:
     sound = open_sound(hparams)
     run_on_main(label, args=[hparams, sound.corpus])
     labels = label(hparams, sound.corpus)  # from disk
+    begin_with_mel_filters(hparams["model"])
     pretraining = HubertPretraining(
         hparams["model"], hparams["clusters"], hparams["projection"], hparams["alpha"],
         hparams["feature_penalty"], hparams["feature_gradient"],

@@ -1,0 +1,58 @@
+"""Filters from which a small model's first convolution begins, so that it need not learn first what a spectrum is."""
+
+import math
+
+import torch
+from transformers import PreTrainedModel
+
+PHASES = 4  # of each band: rectified and added, they are its amplitude, whatever the phase of the sound
+LOWEST, HIGHEST = 60.0, 7600.0  # Hz, the centres of the first and the last band
+SAMPLE_RATE = 16000
+
+
+def mel_filters(bands: int, length: int) -> torch.Tensor:
+    """Short waves under a Hann window, their frequencies equally spaced in mel.
+
+    Arguments
+    ---------
+    bands : int
+        How many frequencies.
+    length : int
+        Of a filter, in samples at 16 kHz.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[4 * bands, length]``: all bands at the phase 0, then all a quarter of a wave later, and so on; each with the
+        energy 2, as random filters that keep the variance through a rectifier (He et al., 2015) have it on average.
+
+    Example
+    -------
+    >>> filters = mel_filters(bands=20, length=240)
+    >>> filters.shape, torch.allclose(filters.square().sum(1), torch.tensor(2.0))
+    (torch.Size([80, 240]), True)
+    """
+    lowest, highest = (2595 * math.log10(1 + frequency / 700) for frequency in (LOWEST, HIGHEST))
+    frequencies = 700 * (10 ** (torch.linspace(lowest, highest, bands) / 2595) - 1)  # Hz, [bands]
+    seconds = (torch.arange(length) - (length - 1) / 2) / SAMPLE_RATE
+    angles = 2 * math.pi * frequencies[:, None] * seconds  # [bands, length]
+    shifts = 2 * math.pi * torch.arange(PHASES) / PHASES
+    waves = torch.cos(angles - shifts[:, None, None]) * torch.hann_window(length, periodic=False)
+    waves = waves.flatten(0, 1)  # [phases * bands, length]
+    return waves * math.sqrt(2) / waves.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def begin_with_mel_filters(model: PreTrainedModel) -> None:
+    """Puts `mel_filters` into the first convolution of a model whose configuration says ``mel_filters: True``.
+
+    Arguments
+    ---------
+    model : PreTrainedModel
+        Of the wav2vec 2.0 family, with random weights; any other is left as it is. As many bands are made as its first
+        convolution has channels for.
+    """
+    if not getattr(model.config, "mel_filters", False):
+        return
+    weight = model.feature_extractor.conv_layers[0].conv.weight  # [channels, 1, length]
+    weight.copy_(mel_filters(weight.shape[0] // PHASES, weight.shape[2])[:, None])
