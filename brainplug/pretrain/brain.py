@@ -114,7 +114,8 @@ class PretrainBrain(sb.Brain):
         Called with the parameters.
     hparams : dict
         Needs ``seed``, ``epoch_counter``, ``steps_an_epoch``, ``lr_schedule``, ``health_interval``, ``alarms_after``,
-        ``mask_probability``, ``mask_length``, ``mask_minimum``, ``train_logger`` and ``health_log``.
+        ``mask_probability``, ``mask_length``, ``mask_minimum``, ``mask_same_count``, ``train_logger`` and
+        ``health_log``.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
@@ -206,7 +207,7 @@ class PretrainBrain(sb.Brain):
             self.place = [0, self.step]
         generator = torch.Generator().manual_seed(self._seed())
         settings = self.hparams.mask_probability, self.hparams.mask_length, self.hparams.mask_minimum
-        return span_mask(clips, frames, *settings, generator).to(self.device)
+        return span_mask(clips, frames, *settings, generator, self.hparams.mask_same_count).to(self.device)
 
     def compute_objectives(
         self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], stage: sb.Stage

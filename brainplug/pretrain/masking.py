@@ -10,12 +10,18 @@ from brainplug.errors import UsageError
 
 
 def span_mask(
-    clips: int, frames: int, probability: float, length: int, minimum: int, generator: torch.Generator
+    clips: int,
+    frames: int,
+    probability: float,
+    length: int,
+    minimum: int,
+    generator: torch.Generator,
+    same_count: bool = True,
 ) -> torch.Tensor:
-    """Draws spans of frames. Every clip has the same number of masked frames, so that a batch is one tensor.
+    """Draws spans of frames.
 
     ``floor(probability * frames / length + u)`` spans start in each clip, u uniform in [0, 1), at different frames;
-    they may overlap. Clips with more masked frames than the one with the fewest give some back at random.
+    they may overlap.
 
     Arguments
     ---------
@@ -29,6 +35,10 @@ def span_mask(
         Least number of spans.
     generator : torch.Generator
         Draws.
+    same_count : bool
+        Whether clips with more masked frames than the one with the fewest give some back at random, as the published
+        code has it. In short clips that opens many spans: of eight clips of 99 frames, 0.48 are masked in place of 0.57,
+        and a hidden frame is next to a visible one far more often.
 
     Returns
     -------
@@ -58,6 +68,8 @@ def span_mask(
     starts = torch.rand(clips, frames - length, generator=generator).topk(spans, dim=1).indices
     covered = (starts[:, :, None] + torch.arange(length)).flatten(1)  # [clips, spans * length]
     mask = torch.zeros(clips, frames, dtype=torch.bool).scatter_(1, covered, True)
+    if not same_count:
+        return mask
     kept = int(mask.sum(1).min())
     chance = torch.rand(clips, frames, generator=generator).masked_fill(~mask, -1.0)
     return torch.zeros_like(mask).scatter_(1, chance.topk(kept, dim=1).indices, True)
