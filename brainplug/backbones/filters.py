@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 PHASES = 4  # of each band: rectified and added, they are its amplitude, whatever the phase of the sound
 LOWEST, HIGHEST = 60.0, 7600.0  # Hz, the centres of the first and the last band
 SAMPLE_RATE = 16000
+PREEMPHASIS = 0.97  # as before MFCC: high bands of speech are quieter
+SHARPNESS = 4.0  # factor behind the first norm; a GELU rectifies what is not much smaller than 1
 
 
 def mel_filters(bands: int, length: int) -> torch.Tensor:
@@ -23,13 +25,13 @@ def mel_filters(bands: int, length: int) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        ``[4 * bands, length]``: all bands at the phase 0, then all a quarter of a wave later, and so on; each with the
-        energy 2, as random filters that keep the variance through a rectifier (He et al., 2015) have it on average.
+        ``[4 * bands, length]``: all bands at the phase 0, then all a quarter of a wave later, and so on; louder for
+        higher bands, as a pre-emphasis of 0.97 would make the sound.
 
     Example
     -------
     >>> filters = mel_filters(bands=20, length=240)
-    >>> filters.shape, torch.allclose(filters.square().sum(1), torch.tensor(2.0))
+    >>> filters.shape, bool(filters[19].norm() > filters[0].norm())
     (torch.Size([80, 240]), True)
     """
     lowest, highest = (2595 * math.log10(1 + frequency / 700) for frequency in (LOWEST, HIGHEST))
@@ -38,8 +40,8 @@ def mel_filters(bands: int, length: int) -> torch.Tensor:
     angles = 2 * math.pi * frequencies[:, None] * seconds  # [bands, length]
     shifts = 2 * math.pi * torch.arange(PHASES) / PHASES
     waves = torch.cos(angles - shifts[:, None, None]) * torch.hann_window(length, periodic=False)
-    waves = waves.flatten(0, 1)  # [phases * bands, length]
-    return waves * math.sqrt(2) / waves.norm(dim=1, keepdim=True)
+    gains = (1 - PREEMPHASIS * torch.exp(-2j * math.pi * frequencies / SAMPLE_RATE)).abs()  # [bands]
+    return (gains[:, None] * waves / waves.norm(dim=2, keepdim=True)).flatten(0, 1)
 
 
 @torch.no_grad()
@@ -49,10 +51,12 @@ def begin_with_mel_filters(model: PreTrainedModel) -> None:
     Arguments
     ---------
     model : PreTrainedModel
-        Of the wav2vec 2.0 family, with random weights; any other is left as it is. As many bands are made as its first
-        convolution has channels for.
+        Of the wav2vec 2.0 family, with random weights and a layer norm behind each convolution; any other is left as it
+        is. As many bands are made as its first convolution has channels for.
     """
     if not getattr(model.config, "mel_filters", False):
         return
-    weight = model.feature_extractor.conv_layers[0].conv.weight  # [channels, 1, length]
+    first = model.feature_extractor.conv_layers[0]
+    weight = first.conv.weight  # [channels, 1, length]
     weight.copy_(mel_filters(weight.shape[0] // PHASES, weight.shape[2])[:, None])
+    first.layer_norm.weight.fill_(SHARPNESS)

@@ -37,8 +37,8 @@ def span_mask(
         Draws.
     same_count : bool
         Whether clips with more masked frames than the one with the fewest give some back at random, as the published
-        code has it. In short clips that opens many spans: of eight clips of 99 frames, 0.48 are masked in place of 0.57,
-        and a hidden frame is next to a visible one far more often.
+        code has it. In short clips that opens many spans: of eight clips of 99 frames, less than a half is masked then,
+        in place of 0.57, and a hidden frame is next to a visible one far more often.
 
     Returns
     -------

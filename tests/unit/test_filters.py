@@ -11,7 +11,8 @@ from brainplug.backbones.filters import PHASES, SAMPLE_RATE, begin_with_mel_filt
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-    "num_conv_pos_embedding_groups": 4, "conv_dim": [40, 8], "conv_kernel": [240, 2], "conv_stride": [160, 2],
+    "num_conv_pos_embedding_groups": 4, "feat_extract_norm": "layer", "conv_dim": [40, 8],
+    "conv_kernel": [240, 2], "conv_stride": [160, 2],
 }  # fmt: skip
 
 

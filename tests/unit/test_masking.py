@@ -45,6 +45,16 @@ def test_batches_are_masked_as_by_the_published_construction(clips, frames):
     assert ours.mean((0, 1)) == pytest.approx(theirs.mean((0, 1)), abs=0.08 if clips == 4 else 0.04)  # frame by frame
 
 
+@pytest.mark.parametrize("clips", [1, 8, 32])
+def test_without_equal_counts_spans_stay_whole_whatever_the_size_of_a_batch(clips):
+    masks = [span_mask(clips, 99, 0.8, 10, 2, seeded(seed), same_count=False) for seed in range(200)]
+    assert torch.cat(masks).float().mean().item() == pytest.approx(1 - (1 - 0.08) ** 10, rel=0.04)
+    for mask in masks:
+        change = torch.nn.functional.pad(mask.int(), (1, 1)).diff(dim=1)
+        starts, ends = (change == 1).nonzero()[:, 1], (change == -1).nonzero()[:, 1]
+        assert (ends - starts).min() >= 10
+
+
 def test_the_number_of_starts_is_drawn_around_its_mean_without_replacement():
     """Spans of one frame show their starts: twice the same one would be a frame less."""
     generator = seeded()

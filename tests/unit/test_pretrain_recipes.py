@@ -33,11 +33,12 @@ SETTINGS = {
     "hubert": {
         "mask_probability": 0.8, "mask_length": 10, "mask_minimum": 2, "feature_gradient": 0.1, "feature_penalty": 10.0,
         "projection": 256, "alpha": 1.0, "lr": 5e-4, "max_grad_norm": 10.0, "label_layer": 6, "cluster_starts": 20,
-        "clusters": 100,
+        "clusters": 100, "mask_same_count": True,
     },
     "data2vec": {
         "mask_probability": 0.65, "mask_length": 10, "mask_minimum": 1, "lr": 5e-4, "max_grad_norm": float("inf"),
         "top_layers": 8, "beta": 0.0, "tau_start": 0.999, "tau_end": 0.9999, "tau_steps": 30000, "alarms_after": 5000,
+        "mask_same_count": True,
     },
 }  # fmt: skip
 BATCH_SECONDS = {"hubert": 87.5, "data2vec": 237.5}  # of one GPU
