@@ -8,6 +8,7 @@ The first iteration predicts clusters of MFCC; each further one starts anew, on 
 
 import sys
 import tempfile
+from pathlib import Path
 
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
 
@@ -27,7 +28,7 @@ from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import Corpus
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity
 from brainplug.pretrain.hubert import HubertPretraining
-from brainplug.pretrain.labels import make_labels, mfcc_features
+from brainplug.pretrain.labels import Features, make_labels, mfcc_features
 from brainplug.pretrain.run import changes_of, finish, is_finished, layer_features, open_sound, pretrain
 
 
@@ -64,13 +65,19 @@ class HubertBrain(PretrainBrain):
         }
 
 
+def labelling(hparams: dict) -> tuple[dict, Features]:
+    """What is clustered, MFCC or a layer of the model that the recipe names: what to call it, and how it is computed."""
+    if hparams["labels_from"] == "mfcc":
+        return {"features": "mfcc"}, mfcc_features
+    folder = find_source(hparams["labels_from"])
+    model = load_pretrained(AutoModel, folder, None)
+    source = {"features": folder, "layer": hparams["label_layer"]}
+    return source, layer_features(model, hparams["label_layer"], normalize=False)
+
+
 def label(hparams: dict, corpus: Corpus) -> np.ndarray:
-    """Clusters the corpus, by MFCC or by a layer of the model that the recipe names."""
-    source, features = {"features": "mfcc"}, mfcc_features
-    if hparams["labels_from"] != "mfcc":
-        folder = find_source(hparams["labels_from"])
-        source = {"features": folder, "layer": hparams["label_layer"]}
-        features = layer_features(load_pretrained(AutoModel, folder, None), hparams["label_layer"], normalize=False)
+    """Clusters the corpus."""
+    source, features = labelling(hparams)
     settings = {name: hparams[name] for name in ("clusters", "seed")}
     return make_labels(
         corpus, features, source, hparams["labels_folder"],
@@ -100,9 +107,13 @@ def run(experiment: Experiment) -> None:
     pretrain(brain, hparams, sound, labels)
     if if_main_process():
         settings = {name: hparams[name] for name in ("iteration", "labels_from", "label_layer", "clusters")}
+        compared = {"MFCC": mfcc_features}
         if hparams["labels_from"] == "mfcc":
             del settings["label_layer"]
-        finish(brain, hparams, sound, normalize=False, others={"MFCC": mfcc_features}, settings=settings)
+        else:
+            settings["labels_from"] = "/".join(Path(hparams["labels_from"]).parts[-2:])  # of a card others read
+            compared[f"layer {hparams['label_layer']} of {settings['labels_from']}"] = labelling(hparams)[1]
+        finish(brain, hparams, sound, normalize=False, others=compared, settings=settings)
 
 
 def main(arguments: list[str]) -> None:
