@@ -66,7 +66,7 @@ class HubertBrain(PretrainBrain):
 
 
 def labelling(hparams: dict) -> tuple[dict, Features]:
-    """What is clustered, MFCC or a layer of the model that the recipe names: what to call it, and how it is computed."""
+    """What is clustered, MFCC or a layer of the model that the recipe names: its description, and how to compute it."""
     if hparams["labels_from"] == "mfcc":
         return {"features": "mfcc"}, mfcc_features
     folder = find_source(hparams["labels_from"])
