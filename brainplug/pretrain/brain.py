@@ -79,7 +79,6 @@ class HealthLog:
     def __init__(self, path: str):
         self.path, self.rows = path, []
         self.valid: dict[str, float] = {}  # of the last epoch
-        self.ringing: list[str] = []  # the alarms of the last row
 
     def add(self, row: dict[str, float]) -> None:
         """Adds a row and writes the file."""
@@ -92,12 +91,12 @@ class HealthLog:
     @mark_as_saver
     def save(self, path: str) -> None:
         """Writes all of it for a checkpoint."""
-        Path(path).write_text(json.dumps([self.rows, self.valid, self.ringing]))
+        Path(path).write_text(json.dumps([self.rows, self.valid]))
 
     @mark_as_loader
     def load(self, path: str, end_of_epoch: bool) -> None:
         """Takes over what a checkpoint has."""
-        self.rows, self.valid, self.ringing = json.loads(Path(path).read_text())
+        self.rows, self.valid = json.loads(Path(path).read_text())
 
 
 class PretrainBrain(sb.Brain):
@@ -257,21 +256,21 @@ class PretrainBrain(sb.Brain):
         }
         self.log.add(row)
         self._forget_pace()
-        if self.optimizer_step >= self.hparams.alarms_after:
-            self._ring(row)
-
-    def _ring(self, row: dict[str, float]) -> None:
-        """Warns of alarms, and stops where the model has collapsed."""
-        ringing = [alarm for alarm in self.alarms if alarm.rings(row)]
-        self.log.ringing = [str(alarm) for alarm in ringing]
+        ringing = self.ringing()
         for alarm in ringing:
-            logger.warning("Step %d: %s is %.4g; %s", self.optimizer_step, alarm.indicator, row[alarm.indicator], alarm)
+            value = alarm.value(self.log.rows)
+            logger.warning("Step %d: %s is %.4g; %s", self.optimizer_step, alarm.indicator, value, alarm)
         if any(alarm.stops for alarm in ringing):
             raise UsageError(
                 f"Pre-training was asked for, and got to step {self.optimizer_step}.",
-                f"The model has collapsed: {'; '.join(self.log.ringing)}. {self.log.path} shows how it came.",
+                f"The model has collapsed: {'; '.join(map(str, ringing))}. {self.log.path} shows how it came.",
                 "Write a lower --lr, a longer warm-up, or for data2vec a higher tau",
             )
+
+    def ringing(self) -> list[Alarm]:
+        """The alarms that ring now; none before `alarms_after` steps were made."""
+        rows = [row for row in self.log.rows if row["step"] >= self.hparams.alarms_after]
+        return [alarm for alarm in self.alarms if rows and alarm.rings(rows)]
 
     def _forget_pace(self) -> None:
         self.began, self.waited, self.first_step = time.monotonic(), 0.0, getattr(self, "optimizer_step", 0)

@@ -1,6 +1,8 @@
 """Does pre-training learn, or does it collapse? What to look at, and when to raise an alarm."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -219,10 +221,12 @@ class Alarm:
         Outside of these it rings.
     stops : bool
         Whether it ends the run.
+    rows : int
+        Of how many measurements the mean is taken, the last ones: a batch alone says little of two that are close.
 
     Example
     -------
-    >>> Alarm("deviation", "all targets are alike", below=0.1).rings({"deviation": 0.05})
+    >>> Alarm("deviation", "all targets are alike", below=0.1).rings([{"deviation": 0.5}, {"deviation": 0.05}])
     True
     """
 
@@ -231,10 +235,15 @@ class Alarm:
     below: float = -math.inf
     above: float = math.inf
     stops: bool = False
+    rows: int = 1
 
-    def rings(self, indicators: dict[str, float]) -> bool:
+    def rings(self, log: Sequence[dict[str, float]]) -> bool:
         """Whether the bound is crossed; NaN crosses every bound."""
-        return not self.below <= indicators[self.indicator] <= self.above
+        return not self.below <= self.value(log) <= self.above
+
+    def value(self, log: Sequence[dict[str, float]]) -> float:
+        """What is held against the bounds."""
+        return statistics.fmean(row[self.indicator] for row in log[-self.rows :])
 
     def __str__(self) -> str:
         bound = f"below {self.below:g}" if self.below > -math.inf else f"above {self.above:g}"

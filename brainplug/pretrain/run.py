@@ -212,7 +212,7 @@ def finish(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds_a_batch": hparams["clips"] * hparams["crop_seconds"],
         "valid": brain.log.valid,
-        "alarms_at_the_end": brain.log.ringing,
+        "alarms_at_the_end": [str(alarm) for alarm in brain.ringing()],
         "agreement_with_phones": agreements(sound, {**others, **layers}, hparams["compared_clusters"], hparams["seed"]),
         "compared_clusters": hparams["compared_clusters"],
         "corpus": describe(sound.corpus),

@@ -30,9 +30,9 @@ class Data2VecBrain(PretrainBrain):
     alarms = (
         Alarm("target_deviation", "all targets are alike", below=0.1, stops=True),
         Alarm("prediction_deviation", "all predictions are alike", below=0.01, stops=True),
-        Alarm("target_rank_share", "targets spread over few directions", below=0.1),
+        Alarm("target_rank_share", "targets spread over few directions", below=0.1, rows=10),
         Alarm("target_cosine", "targets of different clips are alike", above=0.9),
-        Alarm("explained", "the mean of each channel would be the better prediction", below=0),
+        Alarm("explained", "the mean of each channel would be the better prediction", below=0, rows=10),
         Alarm("teacher_distance", "the teacher is the student", below=1e-9),
     )
 

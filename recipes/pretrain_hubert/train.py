@@ -37,8 +37,8 @@ class HubertBrain(PretrainBrain):
 
     alarms = (
         Alarm("prediction_perplexity", "the model predicts one cluster for everything", below=2, stops=True),
-        Alarm("accuracy_over_majority", "the most frequent cluster would be the better guess", below=0),
-        Alarm("accuracy_over_copy", "the nearest frame's cluster would be the better guess", below=0),
+        Alarm("accuracy_over_majority", "the most frequent cluster would be the better guess", below=0, rows=10),
+        Alarm("accuracy_over_copy", "the nearest frame's cluster would be the better guess", below=0, rows=10),
     )
 
     def compute_forward(self, batch: dict[str, torch.Tensor], stage: sb.Stage) -> dict[str, torch.Tensor]:

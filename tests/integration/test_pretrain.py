@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from brainplug.backbones import load_backbone
+from brainplug.pretrain import health
 from tests.integration.running import KILLED, REPOSITORY, Run, kill, run_in_two, run_recipe
 
 SCRIPTS = {name: f"pretrain_{name}/train.py" for name in ("hubert", "data2vec")}
@@ -136,6 +137,19 @@ def test_killed_run_ends_as_the_uninterrupted_one(uninterrupted, point, tmp_path
     (weights, logs), (wanted_weights, wanted_logs) = outcome(recipe, tmp_path), outcome(recipe, folder)
     assert logs == wanted_logs
     assert all(torch.equal(weights[name], wanted_weights[name]) for name in wanted_weights)
+
+
+def collapse() -> None:
+    """Lets all targets and predictions look alike."""
+    health.deviation = lambda vectors: torch.zeros(())
+
+
+def test_a_collapse_stops_the_run(tmp_path):
+    make_sound(tmp_path / "sound")
+    run = pretrain("data2vec", tmp_path, collapse, ("--alarms_after=2",))
+    assert (run.code, "The model has collapsed: below 0.1 all targets are alike" in run.output) == (2, True), run.output
+    assert len((tmp_path / "results" / "health.csv").read_text().splitlines()) == 1 + 2
+    assert not (tmp_path / "results" / "nano-data2vec").exists()
 
 
 @pytest.mark.parametrize("recipe", sorted(SCRIPTS))

@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from brainplug.pretrain.health import (
+    Alarm,
     copy_accuracy,
     deviation,
     effective_rank,
@@ -161,3 +162,14 @@ def test_indicators_of_constant_vectors_are_numbers():
 def test_indicators_of_16_bits_are_computed_in_32(indicator):
     half = vectors().bfloat16()
     assert indicator(half).item() == pytest.approx(indicator(half.float()).item())
+
+
+@pytest.mark.parametrize(("rows", "rings"), [(1, True), (2, True), (3, False)])
+def test_an_alarm_looks_at_the_mean_of_its_last_rows(rows, rings):
+    alarm = Alarm("gain", "too little", below=0, rows=rows)
+    assert alarm.rings([{"gain": 9.0}, {"gain": 0.5}, {"gain": -1.0}]) == rings
+
+
+def test_an_alarm_rings_for_what_is_not_a_number_and_not_at_its_bound():
+    assert Alarm("gain", "too little", below=0).rings([{"gain": math.nan}])
+    assert not Alarm("gain", "too little", below=0).rings([{"gain": 0.0}])
