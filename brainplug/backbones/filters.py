@@ -58,5 +58,7 @@ def begin_with_mel_filters(model: PreTrainedModel) -> None:
         return
     first = model.feature_extractor.conv_layers[0]
     weight = first.conv.weight  # [channels, 1, length]
-    weight.copy_(mel_filters(weight.shape[0] // PHASES, weight.shape[2])[:, None])
+    with torch.device("cpu"):  # whatever device new tensors would have: also where the model has shapes alone
+        filters = mel_filters(weight.shape[0] // PHASES, weight.shape[2])
+    weight.copy_(filters[:, None])
     first.layer_norm.weight.fill_(SHARPNESS)

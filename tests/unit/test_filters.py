@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Data2VecAudioConfig, HubertConfig, HubertModel
 
-from brainplug.backbones import random_backbone
+from brainplug.backbones import backbone_without_weights, random_backbone
 from brainplug.backbones.filters import PHASES, SAMPLE_RATE, begin_with_mel_filters, mel_filters
 
 SMALL = {
@@ -51,3 +51,8 @@ def test_a_model_that_says_nothing_of_filters_is_left_as_it_is():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     begin_with_mel_filters(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_of_shapes_alone_can_be_made_with_filters():
+    backbone = backbone_without_weights(HubertConfig(**SMALL, mel_filters=True))
+    assert {parameter.device.type for parameter in backbone.parameters()} == {"meta"}
