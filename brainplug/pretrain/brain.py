@@ -257,8 +257,7 @@ class PretrainBrain(sb.Brain):
         self.log.add(row)
         self._forget_pace()
         ringing = self.ringing()
-        for alarm in ringing:
-            value = alarm.value(self.log.rows)
+        for alarm, value in ringing.items():
             logger.warning("Step %d: %s is %.4g; %s", self.optimizer_step, alarm.indicator, value, alarm)
         if any(alarm.stops for alarm in ringing):
             raise UsageError(
@@ -267,10 +266,10 @@ class PretrainBrain(sb.Brain):
                 "Write a lower --lr, a longer warm-up, or for data2vec a higher tau",
             )
 
-    def ringing(self) -> list[Alarm]:
-        """The alarms that ring now; none before `alarms_after` steps were made."""
+    def ringing(self) -> dict[Alarm, float]:
+        """The alarms that ring now, and for what value; none before `alarms_after` steps were made."""
         rows = [row for row in self.log.rows if row["step"] >= self.hparams.alarms_after]
-        return [alarm for alarm in self.alarms if rows and alarm.rings(rows)]
+        return {alarm: alarm.value(rows) for alarm in self.alarms if rows and alarm.rings(rows)}
 
     def _forget_pace(self) -> None:
         self.began, self.waited, self.first_step = time.monotonic(), 0.0, getattr(self, "optimizer_step", 0)
