@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 PHASES = 4  # of each band: rectified and added, they are its amplitude, whatever the phase of the sound
 LOWEST, HIGHEST = 60.0, 7600.0  # Hz, the centres of the first and the last band
@@ -34,8 +36,8 @@ def mel_filters(bands: int, length: int) -> torch.Tensor:
     >>> filters.shape, bool(filters[19].norm() > filters[0].norm())
     (torch.Size([80, 240]), True)
     """
-    lowest, highest = (2595 * math.log10(1 + frequency / 700) for frequency in (LOWEST, HIGHEST))
-    frequencies = 700 * (10 ** (torch.linspace(lowest, highest, bands) / 2595) - 1)  # Hz, [bands]
+    mels = np.linspace(hertz_to_mel(LOWEST), hertz_to_mel(HIGHEST), bands)
+    frequencies = torch.from_numpy(mel_to_hertz(mels)).float()  # Hz, [bands]
     seconds = (torch.arange(length) - (length - 1) / 2) / SAMPLE_RATE
     angles = 2 * math.pi * frequencies[:, None] * seconds  # [bands, length]
     shifts = 2 * math.pi * torch.arange(PHASES) / PHASES
