@@ -185,12 +185,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Noise:
-    """Adds white noise to each waveform.
+    """Adds noise to each waveform.
 
     Arguments
     ---------
     lowest, highest : float
         Range of the signal-to-noise ratio, in decibels; it is drawn uniformly. The signal's power is that of the clip.
+    pink : float
+        Share of the clips, drawn by chance, whose noise is pink: its power falls with frequency. Elsewhere it is white.
 
     Example
     -------
@@ -203,6 +205,7 @@ class Noise:
     signal: ClassVar[str] = "waveform"
     lowest: float = 10.0
     highest: float = 30.0
+    pink: float = 0.0
 
     def __call__(
         self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
@@ -212,8 +215,18 @@ class Noise:
         power = (signal * present).square().sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
         drawn = torch.rand(len(signal), 1, device=signal.device)
         ratio = self.lowest + (self.highest - self.lowest) * drawn  # dB
-        noise = torch.randn_like(signal) * torch.sqrt(power) * 10 ** (-ratio / 20)
-        return signal + noise * present, targets
+        noise = torch.randn_like(signal)
+        if self.pink:
+            noise = torch.where(torch.rand_like(drawn) < self.pink, _pink(noise), noise)
+        return signal + noise * torch.sqrt(power) * 10 ** (-ratio / 20) * present, targets
+
+
+def _pink(noise: torch.Tensor) -> torch.Tensor:
+    """White noise ``[batch, time]``, its power divided by the frequency and its level as before."""
+    spectrum = torch.fft.rfft(noise)
+    frequencies = torch.arange(spectrum.shape[1], device=noise.device).clamp(min=1)
+    shaped = torch.fft.irfft(spectrum / frequencies.sqrt(), n=noise.shape[1])
+    return shaped * (noise.square().mean(1, keepdim=True) / shaped.square().mean(1, keepdim=True)).sqrt()
 
 
 @dataclass(frozen=True)

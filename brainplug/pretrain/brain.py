@@ -112,8 +112,8 @@ class PretrainBrain(sb.Brain):
     optimizer : Callable
         Called with the parameters.
     hparams : dict
-        Needs ``seed``, ``epoch_counter``, ``steps_an_epoch``, ``lr_schedule``, ``health_interval``, ``alarms_after``,
-        ``mask_probability``, ``mask_length``, ``mask_minimum``, ``mask_same_count``, ``train_logger`` and
+        Needs ``seed``, ``augment``, ``epoch_counter``, ``steps_an_epoch``, ``lr_schedule``, ``health_interval``,
+        ``alarms_after``, ``mask_probability``, ``mask_length``, ``mask_minimum``, ``mask_same_count``, ``train_logger`` and
         ``health_log``.
     run_opts : dict, optional
         SpeechBrain's run options.
@@ -186,6 +186,29 @@ class PretrainBrain(sb.Brain):
     def _seed(self) -> int:
         rank = self.rank if self.distributed_launch else 0
         return int(np.random.SeedSequence([self.hparams.seed, *self.place, rank]).generate_state(1)[0])
+
+    def heard(self, waveforms: torch.Tensor, stage: sb.Stage) -> torch.Tensor:
+        """What the model hears of a batch: in training with noise, where the recipe says so.
+
+        What it is to predict comes from the sound without noise, as in Chen et al., "WavLM", 2022, section III-B.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            ``[batch, samples]``, on the device.
+        stage : sb.Stage
+            Training or not.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, samples]``.
+        """
+        if stage == sb.Stage.TRAIN:
+            whole = waveforms.new_ones(len(waveforms))
+            for augment in self.hparams.augment:
+                waveforms, _ = augment(waveforms, whole, whole[:, None])
+        return waveforms
 
     def draw_mask(self, clips: int, frames: int, stage: sb.Stage) -> torch.Tensor:
         """Draws the mask of a batch.

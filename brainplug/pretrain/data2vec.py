@@ -197,7 +197,9 @@ class Data2VecPretraining(torch.nn.Module):
         self.head = torch.nn.Linear(model.config.hidden_size, model.config.hidden_size)
         torch.nn.init.uniform_(model.masked_spec_embed)
 
-    def forward(self, waveforms: torch.Tensor, mask: torch.Tensor, teacher: Teacher) -> dict[str, torch.Tensor]:
+    def forward(
+        self, waveforms: torch.Tensor, mask: torch.Tensor, teacher: Teacher, heard: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Computes the loss of a batch.
 
         Arguments
@@ -208,17 +210,27 @@ class Data2VecPretraining(torch.nn.Module):
             True where a frame is masked, ``[batch, frames]``.
         teacher : Teacher
             Says what is to be predicted.
+        heard : torch.Tensor, optional
+            The crops as the student hears them, such as with noise; the teacher hears them without.
 
         Returns
         -------
         dict[str, torch.Tensor]
             ``loss``; ``predictions`` and ``targets`` ``[batch, frames, dim]``; the mask as it is.
         """
-        waveforms = torch.nn.functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMAL_EPSILON)
-        projected, _ = self.model.feature_projection(self.model.feature_extractor(waveforms).transpose(1, 2))
-        targets = teacher.targets(projected.detach())
+        projected = self._project(waveforms if heard is None else heard)
+        if heard is None:
+            targets = teacher.targets(projected.detach())
+        else:
+            with torch.no_grad():
+                targets = teacher.targets(self._project(waveforms))
         hidden = self.model.masked_spec_embed.to(projected.dtype)
         tokens = self.model.encoder(torch.where(mask[..., None], hidden, projected)).last_hidden_state
         predictions = self.head(tokens)
         loss = data2vec_loss(predictions, targets, mask, self.beta)
         return {"loss": loss, "predictions": predictions, "targets": targets, "mask": mask}
+
+    def _project(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Waveforms ``[batch, samples]`` to the features that layers take, ``[batch, frames, dim]``."""
+        waveforms = torch.nn.functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMAL_EPSILON)
+        return self.model.feature_projection(self.model.feature_extractor(waveforms).transpose(1, 2))[0]

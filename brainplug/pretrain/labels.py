@@ -20,6 +20,7 @@ from brainplug.pretrain.health import perplexity
 
 logger = logging.getLogger(__name__)
 
+SMALL_DEVIATION = 1e-3  # of a coefficient that does not change; others have 1 to 10
 NONE = -1  # the label of what lies between utterances
 LONGEST = 15.6  # seconds that are computed at once, as HuBERT's longest crops
 LABELS_NAME, SUMMARY_NAME = "labels.npy", "labels.json"
@@ -46,6 +47,32 @@ def mfcc_features(waveform: torch.Tensor) -> torch.Tensor:
     torch.Size([49, 39])
     """
     return mfcc(waveform)[::2]
+
+
+def normalized_mfcc_features(waveform: torch.Tensor) -> torch.Tensor:
+    """MFCC as in `mfcc_features`, each coefficient with mean 0 and variance 1 over the utterance.
+
+    What stays the same over an utterance goes, such as its level and much of the voice and the noise, and clusters tell
+    more of what is said.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        16 kHz, ``[samples]``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[frames, 39]``; all 0 where nothing changes.
+
+    Example
+    -------
+    >>> noise = torch.randn(16000)
+    >>> torch.allclose(normalized_mfcc_features(noise), normalized_mfcc_features(0.1 * noise), atol=0.01)
+    True
+    """
+    found = mfcc_features(waveform)
+    return (found - found.mean(0)) / (found.std(0, unbiased=False) + SMALL_DEVIATION)
 
 
 def windows(corpus: Corpus, utterances: range | None = None) -> Iterator[tuple[int, int]]:

@@ -28,8 +28,11 @@ from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import Corpus
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity
 from brainplug.pretrain.hubert import HubertPretraining
-from brainplug.pretrain.labels import Features, make_labels, mfcc_features
+from brainplug.pretrain.labels import Features, make_labels, mfcc_features, normalized_mfcc_features
 from brainplug.pretrain.run import changes_of, finish, is_finished, layer_features, open_sound, pretrain
+
+
+MFCC = {"mfcc": mfcc_features, "normalized_mfcc": normalized_mfcc_features}
 
 
 class HubertBrain(PretrainBrain):
@@ -45,7 +48,7 @@ class HubertBrain(PretrainBrain):
         """The loss, and what `indicators` looks at."""
         labels = batch["labels"].to(self.device)
         mask = self.draw_mask(*labels.shape, stage)
-        return self.modules.pretraining(batch["waveforms"].to(self.device), labels, mask)
+        return self.modules.pretraining(self.heard(batch["waveforms"].to(self.device), stage), labels, mask)
 
     def indicators(self, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Accuracies beside what guessing would reach, and over how many clusters predictions and labels spread."""
@@ -67,8 +70,8 @@ class HubertBrain(PretrainBrain):
 
 def labelling(hparams: dict) -> tuple[dict, Features]:
     """What is clustered, MFCC or a layer of the model that the recipe names: its description, and how to compute it."""
-    if hparams["labels_from"] == "mfcc":
-        return {"features": "mfcc"}, mfcc_features
+    if hparams["labels_from"] in MFCC:
+        return {"features": hparams["labels_from"]}, MFCC[hparams["labels_from"]]
     folder = find_source(hparams["labels_from"])
     model = load_pretrained(AutoModel, folder, None)
     source = {"features": folder, "layer": hparams["label_layer"]}
@@ -108,7 +111,7 @@ def run(experiment: Experiment) -> None:
     if if_main_process():
         settings = {name: hparams[name] for name in ("iteration", "labels_from", "label_layer", "clusters")}
         compared = {"MFCC": mfcc_features}
-        if hparams["labels_from"] == "mfcc":
+        if hparams["labels_from"] in MFCC:
             del settings["label_layer"]
         else:
             settings["labels_from"] = "/".join(Path(hparams["labels_from"]).parts[-2:])  # of a card others read

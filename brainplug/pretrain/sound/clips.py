@@ -44,7 +44,13 @@ class Plan:
 
 
 def plan_corpus(
-    spoken_clips: int, event_clips: int, recordings_folder: str, seed: int, recordings: int | None = None
+    spoken_clips: int,
+    event_clips: int,
+    recordings_folder: str,
+    seed: int,
+    recordings: int | None = None,
+    known: tuple[int, int] = (1, 2),
+    made_up: tuple[int, int] = (0, 2),
 ) -> tuple[list[Plan], list[str]]:
     """Decides what every clip of the corpus is made of.
 
@@ -60,6 +66,8 @@ def plan_corpus(
         The run's seed.
     recordings : int, optional
         Number of recordings, which are drawn; None: all. A long one makes several clips.
+    known, made_up : tuple[int, int]
+        How many words of the vocabulary, and how many made-up ones, a spoken clip has: at least and at most.
 
     Returns
     -------
@@ -70,9 +78,9 @@ def plan_corpus(
     words, plans = np.array(vocabulary()), []
     others = np.array(made_up_words(MADE_UP, draw) if spoken_clips else [])
     for _ in range(spoken_clips):
-        known = draw.choice(words, draw.integers(1, 3), replace=False)
-        said = draw.permutation([*known, *(draw.choice(others) for _ in range(draw.integers(0, 3)))])
-        plans.append(("word", tuple(said), tuple(f"word {word}" for word in known)))
+        chosen = draw.choice(words, draw.integers(*known, endpoint=True), replace=False)
+        beside = [draw.choice(others) for _ in range(draw.integers(*made_up, endpoint=True))]
+        plans.append(("word", tuple(draw.permutation([*chosen, *beside])), tuple(f"word {word}" for word in chosen)))
     for _ in range(event_clips):
         names = tuple(draw.choice(list(EVENTS), 1 if draw.random() < 0.7 else 2, replace=False))
         plans.append(("event", names, tuple(f"event {name}" for name in names)))
@@ -118,7 +126,7 @@ def _say(words: tuple[str, ...], draw: np.random.Generator) -> tuple[np.ndarray,
 
 
 def make_clip(
-    plan: Plan, draw: np.random.Generator, padded_share: float = 0.5
+    plan: Plan, draw: np.random.Generator, padded_share: float = 0.5, noisy_share: float = 0.5
 ) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Makes one clip's sound.
 
@@ -130,6 +138,8 @@ def make_clip(
         The source of all chance.
     padded_share : float
         Share of the clips that are filled up with silence to 4 s.
+    noisy_share : float
+        Share of the clips to which white noise is added.
 
     Returns
     -------
@@ -152,7 +162,7 @@ def make_clip(
     if draw.random() < padded_share and len(waveform):
         waveform = np.pad(waveform, (0, longest - len(waveform)))
     waveform = waveform * 10 ** draw.uniform(-1.2, 0)
-    if draw.random() < 0.5:
+    if draw.random() < noisy_share:
         waveform = waveform + draw.standard_normal(len(waveform)) * 10 ** draw.uniform(-4, -1.7)
     return waveform.astype(np.float32), phones
 

@@ -23,6 +23,10 @@ from brainplug.pretrain.sound.words import RELATIVES, voices
 logger = logging.getLogger(__name__)
 
 INDEX_NAME, PHONES_NAME = "sound.json", "phones.json"
+# What is said in one breath by one voice; words that follow one another can be guessed of one another's sounds, if few
+# are made up.
+WORDS = {"known": (5, 8), "made_up": (0, 1)}
+VERSION = 2  # of what a clip is made of
 
 
 def render(
@@ -63,11 +67,11 @@ def render(
     """
     settings = {
         "spoken_clips": spoken_clips, "event_clips": event_clips, "recordings_folder": recordings_folder,
-        "seed": seed, "recordings": recordings,
+        "seed": seed, "recordings": recordings, "version": VERSION,
     }  # fmt: skip
     if made := _there(folder, settings):
         return made
-    plans, missing = plan_corpus(spoken_clips, event_clips, recordings_folder, seed, recordings)
+    plans, missing = plan_corpus(spoken_clips, event_clips, recordings_folder, seed, recordings, **WORDS)
     if missing:
         logger.warning("packages of free recordings that are not installed: %s", ", ".join(missing))
     if not plans:
@@ -120,7 +124,7 @@ def _render_chunk(plans: list[Plan], seed: int, folder: Path) -> dict[str, dict]
     torch.set_num_threads(1)
     clips = {}
     for plan in plans:
-        waveform, phones = make_clip(plan, np.random.default_rng([seed, plan.number]), padded_share=0)
+        waveform, phones = make_clip(plan, np.random.default_rng([seed, plan.number]), padded_share=0, noisy_share=0)
         if not is_sound(waveform):
             continue
         path, seconds = f"{plan.kind}/{plan.number:05d}.flac", len(waveform) / SAMPLE_RATE
