@@ -113,8 +113,8 @@ class PretrainBrain(sb.Brain):
         Called with the parameters.
     hparams : dict
         Needs ``seed``, ``augment``, ``epoch_counter``, ``steps_an_epoch``, ``lr_schedule``, ``health_interval``,
-        ``alarms_after``, ``mask_probability``, ``mask_length``, ``mask_minimum``, ``mask_same_count``, ``train_logger`` and
-        ``health_log``.
+        ``alarms_after``, ``mask_probability``, ``mask_length``, ``mask_minimum``, ``mask_same_count``,
+        ``train_logger`` and ``health_log``.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional

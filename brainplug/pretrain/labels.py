@@ -20,7 +20,7 @@ from brainplug.pretrain.health import perplexity
 
 logger = logging.getLogger(__name__)
 
-SMALL_DEVIATION = 1e-3  # of a coefficient that does not change; others have 1 to 10
+SMALL_DEVIATION = 1e-3  # beside it, what hardly changes is constant; speech has 0.1 to 10
 NONE = -1  # the label of what lies between utterances
 LONGEST = 15.6  # seconds that are computed at once, as HuBERT's longest crops
 LABELS_NAME, SUMMARY_NAME = "labels.npy", "labels.json"

@@ -31,7 +31,6 @@ from brainplug.pretrain.hubert import HubertPretraining
 from brainplug.pretrain.labels import Features, make_labels, mfcc_features, normalized_mfcc_features
 from brainplug.pretrain.run import changes_of, finish, is_finished, layer_features, open_sound, pretrain
 
-
 MFCC = {"mfcc": mfcc_features, "normalized_mfcc": normalized_mfcc_features}
 
 

@@ -1,5 +1,6 @@
 """Augmentations keep what they promise to keep."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,6 +151,26 @@ def test_noise_draws_its_ratio_from_the_whole_range():
     noisy, _ = Noise(10.0, 30.0)(clips, torch.ones(2000), torch.ones(2000, 1))
     ratios = -10 * (noisy - clips).square().mean(1).log10()
     assert torch.allclose(ratios.quantile(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([10.0, 20.0, 30.0]), atol=1.0)
+
+
+@pytest.mark.parametrize(("pink", "slope"), [(0.0, 0.0), (1.0, -1.0)])
+def test_pink_noise_loses_power_with_frequency_and_keeps_its_level(pink, slope):
+    torch.manual_seed(1)
+    clips = torch.ones(64, 16000)
+    noisy, _ = Noise(10.0, 10.0, pink)(clips, torch.ones(64), torch.ones(64, 1))
+    noise = noisy - clips
+    torch.testing.assert_close(noise.square().mean(1), torch.full((64,), 0.1), rtol=0.05, atol=0)
+    power = torch.fft.rfft(noise).abs().square().mean(0)[50:5000].log().numpy()
+    assert np.polyfit(np.log(np.arange(50, 5000)), power, 1)[0] == pytest.approx(slope, abs=0.03)
+
+
+def test_a_share_of_the_clips_has_pink_noise():
+    torch.manual_seed(1)
+    clips = torch.ones(400, 2000)
+    noise = Noise(10.0, 10.0, pink=0.25)(clips, torch.ones(400), torch.ones(400, 1))[0] - clips
+    power = torch.fft.rfft(noise).abs().square()
+    is_pink = power[:, 1:100].mean(1) > 3 * power[:, 900:].mean(1)
+    assert is_pink.float().mean().item() == pytest.approx(0.25, abs=0.07)
 
 
 def test_mel_shift_moves_whole_clips_by_every_number_of_bands():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
 from brainplug.errors import UsageError
-from brainplug.pretrain.data2vec import Teacher, data2vec_loss, tau_at
+from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher, data2vec_loss, tau_at
 
 DIM, LAYERS = 16, 3
 DROPOUTS = ["hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"]
@@ -105,6 +105,20 @@ def test_a_student_is_trained_beside_its_teacher_as_without():
     assert torch.equal(student.encoder(features).last_hidden_state, before)
     assert student.encoder.training and all(parameter.requires_grad for parameter in student.parameters())
     assert not any(module._forward_hooks for model in (student, teacher.encoder) for module in model.modules())
+
+
+def test_the_student_hears_noise_and_the_teacher_does_not():
+    config = make_student(**dict.fromkeys([*DROPOUTS, "layerdrop"], 0.0)).config
+    pretraining = Data2VecPretraining(Data2VecAudioModel(config))
+    teacher = Teacher(pretraining.model, 2)
+    clean, mask = torch.randn(2, 4000), torch.arange(12).expand(2, 12) < 6
+    noisy = clean + torch.randn(2, 4000)
+    alone, beside, other = (pretraining(clean, mask, teacher, heard) for heard in (None, noisy, clean))
+    assert torch.equal(alone["targets"], beside["targets"])
+    assert torch.equal(alone["predictions"], other["predictions"])
+    assert not torch.allclose(alone["predictions"], beside["predictions"], atol=1e-3)
+    beside["loss"].backward()
+    assert pretraining.model.feature_extractor.conv_layers[0].conv.weight.grad.abs().max() > 0
 
 
 def test_after_n_steps_the_layers_and_their_norm_are_the_closed_form_average():

@@ -18,6 +18,7 @@ from brainplug.pretrain.labels import (
     gather,
     make_labels,
     mfcc_features,
+    normalized_mfcc_features,
     phone_stream,
     read_window,
     windows,
@@ -67,6 +68,15 @@ def test_frame_t_of_the_model_has_label_2t_of_the_mfcc(corpus, tmp_path):
         frames = frames_in(end - start)
         assert labels[start // HOP : start // HOP + frames].tolist() == at_100_hz[: 2 * frames : 2].tolist()
         assert (labels[start // HOP + frames : end // HOP] == NONE).all()
+
+
+def test_normalized_mfcc_have_mean_0_and_variance_1_over_the_utterance():
+    speech = torch.randn(32000) * torch.linspace(0, 1, 32000)
+    found = normalized_mfcc_features(speech)
+    assert found.shape == mfcc_features(speech).shape
+    torch.testing.assert_close(found.mean(0), torch.zeros(39), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.var(0, unbiased=False), torch.ones(39), rtol=0.05, atol=0)
+    assert normalized_mfcc_features(torch.zeros(3200)).abs().max() < 0.1
 
 
 def test_labels_are_made_once_for_the_same_source(corpus, tmp_path):

@@ -1,12 +1,18 @@
 """The recipes with the published values say what the papers and their code do, and one step of them runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+
+# isort: split
 import pytest
+import speechbrain as sb
 import torch
 import yaml
 
 from brainplug.experiment import load_experiment, parse_arguments
+from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher
 from brainplug.pretrain.hubert import HubertPretraining
@@ -33,12 +39,12 @@ SETTINGS = {
     "hubert": {
         "mask_probability": 0.8, "mask_length": 10, "mask_minimum": 2, "feature_gradient": 0.1, "feature_penalty": 10.0,
         "projection": 256, "alpha": 1.0, "lr": 5e-4, "max_grad_norm": 10.0, "label_layer": 6, "cluster_starts": 20,
-        "clusters": 100, "mask_same_count": True,
+        "clusters": 100, "mask_same_count": True, "augment": [], "labels_from": "mfcc",
     },
     "data2vec": {
         "mask_probability": 0.65, "mask_length": 10, "mask_minimum": 1, "lr": 5e-4, "max_grad_norm": float("inf"),
         "top_layers": 8, "beta": 0.0, "tau_start": 0.999, "tau_end": 0.9999, "tau_steps": 30000, "alarms_after": 5000,
-        "mask_same_count": True,
+        "mask_same_count": True, "augment": [],
     },
 }  # fmt: skip
 BATCH_SECONDS = {"hubert": 87.5, "data2vec": 237.5}  # of one GPU
@@ -46,9 +52,12 @@ BATCH_SECONDS = {"hubert": 87.5, "data2vec": 237.5}  # of one GPU
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def base(request, tmp_path_factory) -> tuple[str, dict]:
-    name, folder = request.param, tmp_path_factory.mktemp("base")
-    file = RECIPES / f"pretrain_{name}" / "hparams" / "base.yaml"
-    return name, load_experiment(*parse_arguments([str(file), f"--results_folder={folder}"])).hparams
+    return request.param, load(request.param, "base", tmp_path_factory.mktemp("base"))
+
+
+def load(name: str, size: str, folder: Path) -> dict:
+    file = RECIPES / f"pretrain_{name}" / "hparams" / f"{size}.yaml"
+    return load_experiment(*parse_arguments([str(file), f"--results_folder={folder}"])).hparams
 
 
 def test_base_has_the_published_values(base):
@@ -106,3 +115,15 @@ def test_nano_and_base_have_the_same_keys(name):
     texts = [(RECIPES / f"pretrain_{name}" / "hparams" / f"{size}.yaml").read_text() for size in ("nano", "base")]
     nano, base = ({key.value for key, _ in yaml.compose(text, Loader=yaml.Loader).value} for text in texts)
     assert nano == base
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_model_hears_noise_in_training_alone(name, tmp_path):
+    augment = load(name, "nano", tmp_path)["augment"]
+    assert [type(each).__name__ for each in augment] == ["Noise", "Gain"]
+    brain = SimpleNamespace(hparams=SimpleNamespace(augment=augment))
+    waveforms = torch.randn(3, 1600)
+    assert PretrainBrain.heard(brain, waveforms, sb.Stage.VALID) is waveforms
+    heard = PretrainBrain.heard(brain, waveforms, sb.Stage.TRAIN)
+    assert heard.shape == waveforms.shape
+    assert not torch.isclose(heard, waveforms).all(1).any()

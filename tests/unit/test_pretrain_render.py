@@ -13,7 +13,7 @@ pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed
 from brainplug.data.spoken import TEST_VOICES  # noqa: E402
 from brainplug.errors import UsageError  # noqa: E402
 from brainplug.pretrain.sound.clips import make_clip, plan_corpus  # noqa: E402
-from brainplug.pretrain.sound.render import render  # noqa: E402
+from brainplug.pretrain.sound.render import WORDS, render  # noqa: E402
 
 RECORDINGS = 9
 
@@ -69,7 +69,7 @@ def test_what_is_known_of_it_is_told(made):
 def test_phones_lie_within_their_clip_in_order_and_words_are_those_of_the_plan(made, installed):
     phones = json.loads((made / "phones.json").read_text())
     assert sorted(phones) == sorted(str(file.relative_to(made)) for file in made.glob("word/*"))
-    plans, _ = plan_corpus(6, 4, installed, seed=5)
+    plans, _ = plan_corpus(6, 4, installed, seed=5, **WORDS)
     for plan, (path, clip) in zip(plans, phones.items(), strict=False):
         assert clip["words"] == list(plan.what)
         starts = [start for start, _ in clip["phones"]]
@@ -80,6 +80,14 @@ def test_phones_lie_within_their_clip_in_order_and_words_are_those_of_the_plan(m
         first = next(start for start, name in clip["phones"] if name)
         within = np.abs(waveform[int(first * 16000) :]).mean()
         assert within > 2 * np.abs(waveform[: int(0.9 * first * 16000)]).mean()  # speech is louder than what is before
+
+
+def test_sound_to_pretrain_on_is_without_noise_and_one_voice_says_several_words(made):
+    for path, clip in json.loads((made / "phones.json").read_text()).items():
+        assert 5 <= len(clip["words"]) <= 9
+        waveform, _ = soundfile.read(made / path)
+        first = next(start for start, name in clip["phones"] if name)
+        assert (waveform[: int(0.9 * first * 16000)] == 0).all()
 
 
 def test_clips_are_not_filled_up_with_silence(tmp_path):
