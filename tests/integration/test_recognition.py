@@ -105,11 +105,12 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("backbone", "method"), [("wav2vec2", "lora"), ("data2vec", "prompt_deep"), ("wavlm", "adalora")]
+    ("weights", "backbone", "method"),
+    [("", "wav2vec2", "lora"), ("random:", "data2vec", "prompt_deep"), ("", "wavlm", "adalora")],
 )
-def test_other_backbones_and_methods(backbone, method, train, tiny_backbones, tmp_path):
+def test_other_backbones_and_methods(weights, backbone, method, train, tiny_backbones, tmp_path):
     options = ["--decoding=beam", "--beam_size=4", "--batch_seconds=2", "--optimizer=fadam", "--characters=null"]
-    run = train(f"--backbone={tiny_backbones[backbone]}", f"--method={method}", *options)
+    run = train(f"--backbone={weights}{tiny_backbones[backbone]}", f"--method={method}", *options)
     assert run.code == 0, run.output
     recognizer = SpeechRecognizer.from_run(str(tmp_path / "results"))
     rows = rows_of(tmp_path / "results" / "transcripts.csv")
