@@ -23,6 +23,14 @@ ABOUT = {
     "nano-ast": About(
         "Apache-2.0", "tags of spoken words, synthetic events and free recordings, from nothing; recipes/pretrain_ast"
     ),
+    "nano-hubert": About(
+        "Apache-2.0",
+        "clusters of masked frames of spoken words, synthetic events and free recordings; recipes/pretrain_hubert",
+    ),
+    "nano-data2vec": About(
+        "Apache-2.0",
+        "a teacher's features of masked frames of the same sound; recipes/pretrain_data2vec",
+    ),
     "ast": About("BSD-3-Clause", "tags of AudioSet, starting from a vision transformer of ImageNet"),
     "wav2vec2": About("Apache-2.0", "contrastive, then CTC on letters; 960 h of LibriSpeech for both"),
     "hubert": About("Apache-2.0", "clusters of masked frames; 960 h of LibriSpeech"),

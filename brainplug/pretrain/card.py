@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from brainplug.files import atomic_file
@@ -57,6 +58,7 @@ CURVES = (  # what is drawn: title, unit, indicators
     ("Explained variance", "R squared", ("explained",)),
     ("Rank of the targets", "share of the width", ("target_rank_share",)),
 )
+AVERAGED = 15  # rows: one is of one batch
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by the colour-blind
 
 
@@ -135,7 +137,7 @@ def _heard(results: dict) -> str:
 
 
 def draw_health(rows: list[dict[str, float]], path: str) -> None:
-    """Draws the log of health, a panel for each group of indicators.
+    """Draws the log of health, a panel for each group of indicators: each row faintly, and the mean of some before it.
 
     Arguments
     ---------
@@ -146,9 +148,13 @@ def draw_health(rows: list[dict[str, float]], path: str) -> None:
     """
     curves = [curve for curve in CURVES if curve[2][0] in rows[0]]
     figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+    steps = [row["step"] for row in rows]
     for axes, (title, unit, names) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
         for name, colour in zip(names, COLOURS, strict=False):
-            axes.plot([row["step"] for row in rows], [row[name] for row in rows], color=colour, label=_words(name))
+            values = [row[name] for row in rows]
+            means = [np.mean(values[max(0, end - AVERAGED) : end]) for end in range(1, len(values) + 1)]
+            axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
+            axes.plot(steps, means, color=colour, label=_words(name))
         axes.set(title=title, xlabel="updates", ylabel=unit)
         axes.grid(alpha=0.3)
         if len(names) > 1:
