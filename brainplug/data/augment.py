@@ -6,14 +6,19 @@ attribute `signal`.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+
+# isort: split
 import torch
+from speechbrain.augment.time_domain import SpeedPerturb
 
 from brainplug.errors import UsageError, nearest
 
+SAMPLE_RATE = 16000  # Hz
 logger = logging.getLogger(__name__)
 
 # ln(10) / 10 / (2 * 4.57) for AST, with the deviation of AudioSet; 1 / 10 / 4 for Whisper.
@@ -108,6 +113,33 @@ def suitable(augment: Sequence[Callable], signals: Sequence[str]) -> list[Callab
             kind, there = type(each).__name__, " and ".join(signals)
             logger.warning("%s is for %s; here there is %s: left out.", kind, each.signal, there)
     return kept
+
+
+def distort(augment: Iterable[Callable], signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Augments signals whose targets stay what they are.
+
+    Arguments
+    ---------
+    augment : Iterable[Callable]
+        Augmentations, in their order. One that mixes clips does not suit.
+    signal : torch.Tensor
+        ``[batch, time, ...]``.
+    lengths : torch.Tensor
+        Share of each that is not padding, ``[batch]``.
+
+    Returns
+    -------
+    torch.Tensor
+        Signals, which may be longer or shorter; the shares are the same.
+
+    Example
+    -------
+    >>> distort([Gain(), Noise()], torch.ones(2, 8), torch.ones(2)).shape
+    torch.Size([2, 8])
+    """
+    for each in augment:
+        signal, _ = each(signal, lengths, torch.ones_like(lengths)[:, None])
+    return signal
 
 
 def _mask_of(signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -227,6 +259,37 @@ def _pink(noise: torch.Tensor) -> torch.Tensor:
     frequencies = torch.arange(spectrum.shape[1], device=noise.device).clamp(min=1)
     shaped = torch.fft.irfft(spectrum / frequencies.sqrt(), n=noise.shape[1])
     return shaped * (noise.square().mean(1, keepdim=True) / shaped.square().mean(1, keepdim=True)).sqrt()
+
+
+class Speed:
+    """Plays waveforms faster or slower, a whole batch at one speed; pitch and formants move with it.
+
+    Ko et al., "Audio Augmentation for Speech Recognition", 2015.
+
+    Arguments
+    ---------
+    speeds : Sequence[int]
+        Of which one is drawn, in per cent.
+
+    Example
+    -------
+    >>> faster, _ = Speed([125])(torch.zeros(2, 16000), torch.ones(2), torch.ones(2, 2))
+    >>> faster.shape
+    torch.Size([2, 12800])
+    """
+
+    signal: ClassVar[str] = "waveform"
+
+    def __init__(self, speeds: Sequence[int] = (90, 100, 110)):
+        self.speeds = tuple(speeds)
+        self.perturb = SpeedPerturb(SAMPLE_RATE, list(speeds))
+
+    def __call__(
+        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes and returns signals ``[batch, time]`` and targets ``[batch, classes]``."""
+        self.perturb.device = signal.device
+        return self.perturb(signal), targets
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import if_main_process
 
+from brainplug.data.augment import distort
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file
 from brainplug.pretrain.corpus import Crops
@@ -204,11 +205,8 @@ class PretrainBrain(sb.Brain):
         torch.Tensor
             ``[batch, samples]``.
         """
-        if stage == sb.Stage.TRAIN:
-            whole = waveforms.new_ones(len(waveforms))
-            for augment in self.hparams.augment:
-                waveforms, _ = augment(waveforms, whole, whole[:, None])
-        return waveforms
+        augment = self.hparams.augment if stage == sb.Stage.TRAIN else []
+        return distort(augment, waveforms, waveforms.new_ones(len(waveforms)))
 
     def draw_mask(self, clips: int, frames: int, stage: sb.Stage) -> torch.Tensor:
         """Draws the mask of a batch.

@@ -8,6 +8,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from brainplug.brain import AdaptationBrain
+from brainplug.data.augment import distort
 from brainplug.errors import UsageError
 from brainplug.recognition.characters import BLANK, Characters
 from brainplug.recognition.decoding import make_decoder
@@ -24,7 +25,8 @@ class CTCBrain(AdaptationBrain):
     characters : Characters
         The vocabulary.
     *arguments : object
-        As in `AdaptationBrain`; ``hparams`` needs ``frozen_updates``, ``decoding`` and ``beam_size`` too.
+        As in `AdaptationBrain`; ``hparams`` needs ``augment``, ``frozen_updates``, ``decoding`` and ``beam_size``
+        too.
     """
 
     best_key = "fewest_errors"
@@ -61,7 +63,9 @@ class CTCBrain(AdaptationBrain):
         """Log-probabilities ``[batch, tokens, characters]`` and the number of tokens of each clip ``[batch]``."""
         batch = batch.to(self.device)
         self.batch_ids = batch.id
-        logits, counts = self.modules.model(*batch.signal)
+        signal, lengths = batch.signal
+        augment = self.hparams.augment if stage == sb.Stage.TRAIN else []
+        logits, counts = self.modules.model(distort(augment, signal, lengths), lengths)
         return logits.float().log_softmax(2), counts
 
     def compute_objectives(

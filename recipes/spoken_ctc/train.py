@@ -43,7 +43,6 @@ FIXED = {
     "pooling": "ALL",
     "paper_code": False,
     "features_on_device": False,
-    "augment": [],
     "augmentations": {},
     "augment_settings": {},
 }

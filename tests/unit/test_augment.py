@@ -12,8 +12,10 @@ from brainplug.data.augment import (
     Mixup,
     Noise,
     SpecAugment,
+    Speed,
     TimeShift,
     choose_augmentations,
+    distort,
     suitable,
 )
 from brainplug.errors import UsageError
@@ -171,6 +173,36 @@ def test_a_share_of_the_clips_has_pink_noise():
     power = torch.fft.rfft(noise).abs().square()
     is_pink = power[:, 1:100].mean(1) > 3 * power[:, 900:].mean(1)
     assert is_pink.float().mean().item() == pytest.approx(0.25, abs=0.07)
+
+
+@pytest.mark.parametrize("percent", [80, 100, 125])
+def test_speed_moves_pitch_and_length(percent):
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)[None]
+    played, targets = Speed([percent])(tone, torch.ones(1), torch.eye(1))
+    assert played.shape == (1, 16000 * 100 // percent)
+    spectrum = torch.fft.rfft(played * torch.hann_window(played.shape[1])).abs()
+    peak = 16000 * spectrum.argmax().item() / played.shape[1]  # Hz
+    assert peak == pytest.approx(10 * percent, abs=2)
+    assert torch.equal(targets, torch.eye(1))
+
+
+def test_speed_draws_one_of_its_speeds_from_torchs_generator():
+    torch.manual_seed(1)
+    speed, clips = Speed([50, 100, 200]), torch.zeros(2, 800)
+    lengths = [speed(clips, torch.ones(2), torch.ones(2, 1))[0].shape[1] for _ in range(40)]
+    assert set(lengths) == {400, 800, 1600}
+    torch.manual_seed(1)
+    assert [speed(clips, torch.ones(2), torch.ones(2, 1))[0].shape[1] for _ in range(40)] == lengths
+
+
+def test_signals_are_distorted_in_order_and_their_padding_stays_silent():
+    torch.manual_seed(1)
+    clips = torch.randn(2, 1000)
+    clips[1, 500:] = 0
+    found = distort([Speed([50]), Noise(0.0, 0.0)], clips, torch.tensor([1.0, 0.5]))
+    assert found.shape == (2, 2000)
+    assert found[1, :950].abs().min() > 0 and found[1, 1050:].abs().max() < 1e-3
+    assert distort([], clips, torch.ones(2)) is clips
 
 
 def test_mel_shift_moves_whole_clips_by_every_number_of_bands():

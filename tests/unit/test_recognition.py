@@ -18,6 +18,7 @@ from transformers import HubertConfig
 from brainplug.adapter_io import keep_delta
 from brainplug.backbones import load_backbone, random_backbone
 from brainplug.checkpoints import SafeCheckpointer
+from brainplug.data.augment import Speed
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method, restore_method
@@ -253,6 +254,7 @@ def make_brain(tiny_backbones):
         model = make_model(tiny_backbones["hubert"], method, MASKS)
         hparams = {
             "seed": 1,
+            "augment": [],
             "epoch_counter": sb.utils.epoch_loop.EpochCounter(2),
             "train_loggers": [SimpleNamespace(log_stats=lambda *stats: None)],
             "lr_schedule": constant,
@@ -288,6 +290,14 @@ class TestTraining:
             losses.append(-math.log(total))
         loss = brain.compute_objectives((scores, counts), batch, sb.Stage.TRAIN)
         assert loss.item() == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+    def test_clips_are_distorted_in_training_alone(self, make_brain, monkeypatch):
+        brain = make_brain(LinearProbe())
+        monkeypatch.setattr(brain.hparams, "augment", [Speed([50])])
+        items = datasets()["train"]
+        batch = PaddedBatch([items[0], items[1]])
+        tokens = {stage: brain.compute_forward(batch, stage)[1].tolist() for stage in (sb.Stage.TRAIN, sb.Stage.VALID)}
+        assert tokens == {sb.Stage.TRAIN: [49, 49], sb.Stage.VALID: [24, 24]}
 
     def test_a_clip_too_short_for_its_transcript_has_no_loss(self, make_brain):
         items = datasets(("aa", "ab"))["train"]
