@@ -29,7 +29,8 @@ ABOUT = {
     ),
     "nano-data2vec": About(
         "Apache-2.0",
-        "a teacher's features of masked frames of the same sound; recipes/pretrain_data2vec",
+        "a teacher's features of masked frames of spoken words, synthetic events and free recordings; "
+        "recipes/pretrain_data2vec",
     ),
     "ast": About("BSD-3-Clause", "tags of AudioSet, starting from a vision transformer of ImageNet"),
     "wav2vec2": About("Apache-2.0", "contrastive, then CTC on letters; 960 h of LibriSpeech for both"),
