@@ -167,7 +167,7 @@ FAULTS = {  # what is asked, and what the message says
     "no folder": (["--data_folder=nowhere"], None, "There is no such folder"),
     "no audio": ([], lambda folder: (folder / "notes.txt").write_text("none"), "There is no audio file"),
     "silence": ([], lambda folder: soundfile.write(folder / "0.wav", np.zeros(16000), 16000), "silent"),
-    "shorter than a mask": (["--crop_seconds=0.2"], make_sound, "A clip has 9 frames"),
+    "shorter than a mask": (["--crop_seconds=0.1"], make_sound, "A clip has 4 frames"),
     "one utterance": ([], partial(make_sound, files=1), "one utterance"),
 }
 

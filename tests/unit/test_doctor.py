@@ -467,7 +467,7 @@ def test_backbones_in_the_cache_are_listed(tiny_backbones, tmp_path, monkeypatch
     put_into_cache(tmp_path, "someone/whole", tiny_backbones["ast"])
     put_into_cache(tmp_path, "someone/without-weights", tiny_backbones["ast"], without="model.safetensors")
     found = texts(examine_machine(), "ok")
-    assert "Backbones that load offline: nano-ast, hubert, someone/whole" in found
+    assert "Backbones that load offline: nano-ast, nano-data2vec, nano-hubert, hubert, someone/whole" in found
     assert "Backbones that would be downloaded: ast, wav2vec2, data2vec, wavlm, whisper" in found
 
 
