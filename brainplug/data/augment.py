@@ -281,7 +281,6 @@ class Speed:
     signal: ClassVar[str] = "waveform"
 
     def __init__(self, speeds: Sequence[int] = (90, 100, 110)):
-        self.speeds = tuple(speeds)
         self.perturb = SpeedPerturb(SAMPLE_RATE, list(speeds))
 
     def __call__(

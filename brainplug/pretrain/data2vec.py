@@ -218,8 +218,9 @@ class Data2VecPretraining(torch.nn.Module):
         dict[str, torch.Tensor]
             ``loss``; ``predictions`` and ``targets`` ``[batch, frames, dim]``; the mask as it is.
         """
-        projected = self._project(waveforms if heard is None else heard)
-        if heard is None:
+        heard = waveforms if heard is None else heard
+        projected = self._project(heard)
+        if heard is waveforms:
             targets = teacher.targets(projected.detach())
         else:
             with torch.no_grad():

@@ -47,8 +47,7 @@ class Data2VecBrain(PretrainBrain):
         """The loss, and what `indicators` looks at."""
         waveforms = batch["waveforms"].to(self.device)
         mask = self.draw_mask(len(waveforms), frames_in(waveforms.shape[1]), stage)
-        heard = self.heard(waveforms, stage) if self.hparams.augment else None
-        return self.modules.pretraining(waveforms, mask, self.teacher, heard)
+        return self.modules.pretraining(waveforms, mask, self.teacher, self.heard(waveforms, stage))
 
     def optimizers_step(self) -> None:
         """Steps; then the teacher follows."""
