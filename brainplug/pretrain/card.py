@@ -89,7 +89,7 @@ def write_card(folder: str, results: dict, rows: list[dict[str, float]]) -> None
         heard=_heard(results),
     )
     with atomic_file(f"{folder}/README.md", encoding="utf-8") as file:
-        file.write(text)
+        file.write(f"{text.rstrip()}\n")
 
 
 def _words(name: str) -> str:
@@ -127,7 +127,7 @@ def _heard(results: dict) -> str:
     sound, corpus = results["sound"], results["corpus"]
     if sound is None:
         return f"{corpus['hours']:.1f} hours of {corpus['files']:,} files that are not this project's.\n"
-    kinds = {"word": "spoken by espeak-ng", "event": "synthetic sound events", "file": "free recordings"}
+    kinds = {"word": "speech by espeak-ng", "event": "synthetic sound events", "file": "free recordings"}
     return SOUND.format(
         hours=corpus["hours"],
         clips=", ".join(f"{count:,} clips of {kinds[kind]}" for kind, count in sorted(sound["clips"].items())),
