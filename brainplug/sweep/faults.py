@@ -11,7 +11,7 @@ from brainplug.errors import UsageError, nearest
 from brainplug.experiment import NO_NAME, WHOLE_NUMBERS
 
 KEYS = ("rows", "columns", "shared", "seeds", "published", "compare_with", "note")
-COLUMN_KEYS = ("recipe", "data_folder", "folds", "rows", "settings")
+COLUMN_KEYS = ("recipe", "data_folder", "folds", "seeds", "rows", "settings")
 OF_THE_CELL = {  # what is said elsewhere
     "fold": "folds of a column, or --only",
     "seed": "seeds, or --only",
@@ -139,7 +139,7 @@ def faults_of_table(content: Mapping) -> list[str]:
         if not names:
             faults.append(f"{key} is empty; it has a name for each, and what stands behind it")
         faults += _faults_of_folders(key, names)
-    faults += [*_faults_of_seeds(content.get("seeds", [0])), *_faults_of_settings("shared", content.get("shared"))]
+    faults += [*_faults_of_seeds("", content.get("seeds", [0])), *_faults_of_settings("shared", content.get("shared"))]
     faults += _faults_of_published(content.get("published"), rows, columns)
     reference = content.get("compare_with")
     if reference is not None and not (isinstance(reference, str) and reference in rows):
@@ -229,6 +229,7 @@ def faults_of_column(column: object, described: object, rows: Mapping, folder: P
     folds = described.get("folds", "all")
     if folds != "all" and not (_is_list_of(int, folds) and len(set(folds)) == len(folds)):
         faults.append(f"{of} has the folds {folds!r}: neither all nor a list of whole numbers, each once")
+    faults += _faults_of_seeds(f"{of}: ", described.get("seeds", [0]))
     some = described.get("rows", list(rows) or ["any"])
     if not _is_list_of(str, some):
         faults.append(f"{of} has the rows {some!r}: no list of names")
@@ -271,12 +272,12 @@ def _faults_of_settings(of: str, settings: object) -> Iterator[str]:
             yield f"{of} sets {key}; that is said by {OF_THE_CELL[key]}"
 
 
-def _faults_of_seeds(seeds: object) -> Iterator[str]:
+def _faults_of_seeds(of: str, seeds: object) -> Iterator[str]:
     allowed = WHOLE_NUMBERS["seed"]
     if not _is_list_of(int, seeds) or not all(seed in allowed for seed in seeds):
-        yield f"seeds is {seeds!r}, no list of whole numbers from {allowed[0]} to {allowed[-1]}"
+        yield f"{of}seeds is {seeds!r}, no list of whole numbers from {allowed[0]} to {allowed[-1]}"
     elif len(set(seeds)) < len(seeds):
-        yield f"seeds {seeds} has one twice"
+        yield f"{of}seeds {seeds} has one twice"
 
 
 def _faults_of_published(published: object, rows: Mapping, columns: Mapping) -> Iterator[str]:

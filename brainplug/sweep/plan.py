@@ -156,7 +156,7 @@ def make_plan(table: Table, path: str, data_folder: str | None, output_folder: s
             faults.append(f"{row} / {column}: SpeechBrain does not take its options")
             continue
         for fold in folds:
-            for seed in table.seeds:
+            for seed in table.columns[column].get("seeds", table.seeds):
                 cells.append(replace(of_place, fold=fold, seed=seed, folder=of_place.folder / _run_name(fold, seed)))
                 faults += _fault_of_finished(cells[-1], protocols[row, column])
     if faults:

@@ -110,11 +110,11 @@ class Table:
     rows : Mapping[str, Mapping]
         Settings of each row.
     columns : Mapping[str, Mapping]
-        Recipe, data folder, folds, rows and settings of each column.
+        Recipe, data folder, folds, seeds, rows and settings of each column.
     shared : Mapping
         Settings of all cells.
     seeds : tuple[int, ...]
-        Every cell is run with each.
+        Every cell is run with each, but in columns with seeds of their own.
     published : Mapping[str, Mapping[str, float]]
         Numbers to compare with, by row and column, in per cent.
     compare_with : str | None

@@ -28,7 +28,7 @@ CELLS_OF_TWO_ROWS = {
     "soft_moa": 2 * (5 + 10 + 1 + 1),
     "spoken": 2 * 3,
     "esc10": (2 + 4) * 5 + 4 * 4 * 5,  # four rows are named by columns
-    "nano": (2 * 5 + 3 * 5) * 3,
+    "nano": 2 * 5 * 3 + 3 * 5,
 }
 # Highest learning rates of the paper; of AST where two are named.
 RATES = {

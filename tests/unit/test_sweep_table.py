@@ -166,6 +166,7 @@ FAULTS = {
     ),
     "folds that are text": ({"columns": {"a": {"recipe": ESC50, "folds": "some"}}}, "has the folds 'some'"),
     "folds that are none": ({"columns": {"a": {"recipe": ESC50, "folds": []}}}, r"has the folds \[\]"),
+    "a column's seeds": ({"columns": {"a": {"recipe": ESC50, "seeds": [1, 1]}}}, r"the column 'a': seeds \[1, 1\]"),
     "fold twice": ({"columns": {"a": {"recipe": ESC50, "folds": [1, 1]}}}, "each once"),
     "column without rows": ({"columns": {"a": {"recipe": ESC50, "rows": []}}}, r"has the rows \[\]"),
     "column's unknown row": (
@@ -268,6 +269,11 @@ class TestCells:
         ]  # fmt: skip
         assert cells[0].folder == Path("out/spoken/linear/seed7")
         assert not any(argument.startswith("--fold=") for argument in cells[0].arguments())
+
+    def test_a_column_may_have_seeds_of_its_own(self, write):
+        columns = {"one": {"recipe": SPOKEN}, "two": {"recipe": SPOKEN, "seeds": [9]}}
+        cells = self.cells(write(columns=columns, rows={"linear": ROWS["linear"]}, seeds=[1, 2]))
+        assert [(cell.column, cell.seed) for cell in cells] == [("one", 1), ("one", 2), ("two", 9)]
 
     def test_a_column_may_have_some_rows(self, write):
         columns = {"one": {"recipe": SPOKEN, "rows": ["lora"]}}
