@@ -1,19 +1,25 @@
 """What a run left behind, ready to be used; after SpeechBrain's inference interfaces."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from brainplug.backbones import Backbone
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
 from brainplug.methods import restore_method
+from brainplug.methods.linear import LinearProbe
+from brainplug.model import AdaptedModel
 from brainplug.recognition.characters import Characters
 from brainplug.recognition.decoding import Decoder, make_decoder
 from brainplug.recognition.model import CTCModel, load_waveform_backbone
+from brainplug.recognition.sequence import ECHO_FOLDER, EchoRecognizer, load_echo
 
 
 class SpeechRecognizer(torch.nn.Module):
@@ -21,10 +27,10 @@ class SpeechRecognizer(torch.nn.Module):
 
     Arguments
     ---------
-    model : CTCModel
+    model : AdaptedModel
         With trained weights.
-    decoder : Callable
-        As `make_decoder` returns it.
+    write : Callable
+        Called with signals and their lengths, as the model's backbone takes them; returns texts.
 
     Example
     -------
@@ -33,9 +39,9 @@ class SpeechRecognizer(torch.nn.Module):
     'turn on the lights'
     """
 
-    def __init__(self, model: CTCModel, decoder: Decoder):
+    def __init__(self, model: AdaptedModel, write: Callable[[torch.Tensor, torch.Tensor], list[str]]):
         super().__init__()
-        self.model, self.decoder = model.eval(), decoder
+        self.model, self.write = model.eval(), write
 
     @classmethod
     def from_run(cls, folder: str, device: str = "cpu") -> "SpeechRecognizer":
@@ -44,7 +50,7 @@ class SpeechRecognizer(torch.nn.Module):
         Arguments
         ---------
         folder : str
-            The run's output folder; ``adapter.json`` and ``adapter.safetensors`` are read.
+            The run's output folder; ``adapter.json`` and ``adapter.safetensors`` are read, of an Echo its own files.
         device : str
             Where it computes.
 
@@ -59,19 +65,18 @@ class SpeechRecognizer(torch.nn.Module):
             The files are missing or not of a recogniser, or the backbone is not the one that was adapted.
         """
         described, weights = _read_adapter(folder)
-        revision = described["backbone_revision"]
-        of_hub = not revision.startswith(("sha256-", "random"))
-        backbone = load_waveform_backbone(described["backbone"], revision if of_hub else None)
-        if backbone.revision != revision or revision == "random":
-            raise UsageError(
-                f"The recogniser in {folder} was asked for.",
-                f"It adapts {described['backbone']}, {revision}; there is {backbone.revision}.",
-                "Put the backbone's own files back; random weights are in no file",
-            )
         characters = Characters(described["characters"])
-        model = CTCModel(backbone, restore_method(described["method_settings"]), len(characters))
+        if described["recogniser"] == "echo":
+            model = _load_echo(folder, described, characters, weights).to(device)
+            return cls(
+                model, partial(model.write, beam_size=described["beam_size"] if described["decoding"] == "beam" else 1)
+            )
+        model = CTCModel(
+            _load_backbone(folder, described), restore_method(described["method_settings"]), len(characters)
+        )
         model.load_delta(weights)
-        return cls(model.to(device), make_decoder(described["decoding"], characters, described["beam_size"]))
+        decoder = make_decoder(described["decoding"], characters, described["beam_size"])
+        return cls(model.to(device), partial(_write_with_ctc, model, decoder))
 
     def transcribe_file(self, path: str) -> str:
         """Transcribes an audio file.
@@ -117,11 +122,50 @@ class SpeechRecognizer(torch.nn.Module):
             for waveform, count in zip(waveforms, samples, strict=True)
         ]
         shares = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
-        device = self.model.head.weight.device
-        logits, counts = self.model(pad_sequence(signals, batch_first=True).to(device), shares.to(device))
-        return self.decoder(logits.float().log_softmax(2), counts)
+        device = next(self.model.parameters()).device
+        return self.write(pad_sequence(signals, batch_first=True).to(device), shares.to(device))
 
     forward = transcribe_batch
+
+
+def _write_with_ctc(model: CTCModel, decoder: Decoder, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    logits, counts = model(signal, lengths)
+    return decoder(logits.float().log_softmax(2), counts)
+
+
+def _load_echo(folder: str, described: dict, characters: Characters, weights: dict) -> EchoRecognizer:
+    """The Echo that a run saved whole; else the one that it adapted, with the adapter."""
+    if Path(folder, ECHO_FOLDER, "config.json").is_file():
+        echo, backbone = load_echo(str(Path(folder, ECHO_FOLDER)), None, None, characters)
+        echo.fold()
+        return EchoRecognizer(backbone, LinearProbe(), echo, characters)
+    echo, backbone = load_echo(described["backbone"], _revision_of(described), None, characters)
+    _check_revision(folder, described, backbone)
+    model = EchoRecognizer(backbone, restore_method(described["method_settings"]), echo, characters)
+    model.load_delta(weights)
+    return model
+
+
+def _load_backbone(folder: str, described: dict) -> Backbone:
+    backbone = load_waveform_backbone(described["backbone"], _revision_of(described))
+    _check_revision(folder, described, backbone)
+    return backbone
+
+
+def _revision_of(described: dict) -> str | None:
+    """What pins the backbone; a folder's weights have no name but their own hash."""
+    revision = described["backbone_revision"]
+    return None if revision.startswith(("sha256-", "random")) else revision
+
+
+def _check_revision(folder: str, described: dict, backbone: Backbone) -> None:
+    revision = described["backbone_revision"]
+    if backbone.revision != revision or revision == "random":
+        raise UsageError(
+            f"The recogniser in {folder} was asked for.",
+            f"It adapts {described['backbone']}, {revision}; there is {backbone.revision}.",
+            "Put the backbone's own files back; random weights are in no file",
+        )
 
 
 def _read_adapter(folder: str) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -135,4 +179,4 @@ def _read_adapter(folder: str) -> tuple[dict, dict[str, torch.Tensor]]:
         raise UsageError(asked, found, "Name the output folder of a finished run") from error
     if "characters" not in described:
         raise UsageError(asked, "The run there classifies.", "Name the folder of a run of recipes/spoken_ctc")
-    return described, weights
+    return {"recogniser": "ctc", **described}, weights

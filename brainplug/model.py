@@ -1,7 +1,7 @@
 """Backbone, method and head as one module; with a pooling it classifies."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ POOLINGS = ("ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH")
 
 
 class AdaptedModel(torch.nn.Module):
-    """A backbone, adapted by a method, with a linear head; what the head reads, and answers, a subclass says.
+    """A backbone, adapted by a method, with a head; what the head is, reads and answers, a subclass says.
 
     Frozen means frozen: what the method does not train has no gradient, and its modules stay in evaluation mode (no
     dropout, fixed norms) while the method's own modules train.
@@ -28,8 +28,8 @@ class AdaptedModel(torch.nn.Module):
         Pretrained; adapted in place.
     method : Method
         How it is adapted.
-    n_outputs : int
-        Width of the head's answers.
+    make_head : Callable
+        Called with the width of the backbone's tokens; returns what reads them.
     gradient_checkpointing : bool
         Computes each layer a second time on the way back instead of keeping what is inside it: less memory, more time.
     frozen_parts : Sequence[str]
@@ -45,7 +45,7 @@ class AdaptedModel(torch.nn.Module):
         self,
         backbone: Backbone,
         method: Method,
-        n_outputs: int,
+        make_head: Callable[[int], torch.nn.Module],
         gradient_checkpointing: bool = False,
         frozen_parts: Sequence[str] = (),
     ):
@@ -62,7 +62,7 @@ class AdaptedModel(torch.nn.Module):
             find_module(backbone.model, spec.final_norm).requires_grad_(True)
         for module in frozen:
             module.requires_grad_(False)
-        self.head = torch.nn.Linear(backbone.dim, n_outputs)
+        self.head = make_head(backbone.dim)
         self._delta_names = _names_of_delta(self, pretrained_tensors)
         if gradient_checkpointing:
             for layer in spec.layers_of(backbone.model):
@@ -172,7 +172,7 @@ class AudioClassifier(AdaptedModel):
         gradient_checkpointing: bool = False,
     ):
         _check_pooling(pooling, backbone.spec, method)
-        super().__init__(backbone, method, n_classes, gradient_checkpointing)
+        super().__init__(backbone, method, partial(torch.nn.Linear, out_features=n_classes), gradient_checkpointing)
         self.pooling = pooling
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

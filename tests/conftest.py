@@ -12,6 +12,8 @@ from speechbrain.utils.importutils import LazyModule
 from transformers import ASTConfig, ASTFeatureExtractor, AutoModel, Data2VecAudioConfig, HubertConfig
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, WavLMConfig, WhisperConfig, WhisperFeatureExtractor
 
+from brainplug.backbones.echo import EchoConfig
+
 # Hypothesis asks every loaded module for its file; SpeechBrain's lazy modules would then import what is not installed.
 for module in list(sys.modules.values()):
     if isinstance(module, LazyModule):
@@ -34,6 +36,21 @@ WHISPER_CONFIG = WhisperConfig(
     vocab_size=8,
     **dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"], 0),
 )
+ECHO_CONFIG = EchoConfig(
+    n_mels=32,
+    n_audio_ctx=200,
+    n_audio_state=16,
+    n_audio_head=2,
+    n_audio_layer=2,
+    n_text_ctx=16,
+    n_text_state=16,
+    n_text_head=2,
+    n_text_layer=1,
+    vocab_size=8,
+    max_rel_dist=4,
+    checkpointing=False,
+    **dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"], 0),
+)
 # A new backbone joins every contract test with one row here.
 TINY_BACKBONES = {
     "ast": (AST_CONFIG, ASTFeatureExtractor(num_mel_bins=32, max_length=64)),
@@ -42,6 +59,7 @@ TINY_BACKBONES = {
     "data2vec": (Data2VecAudioConfig(**TINY, **TINY_CONVOLUTIONS), Wav2Vec2FeatureExtractor()),
     "wavlm": (WavLMConfig(**TINY, **TINY_CONVOLUTIONS, num_conv_pos_embeddings=16), Wav2Vec2FeatureExtractor()),
     "whisper": (WHISPER_CONFIG, WhisperFeatureExtractor(feature_size=32)),
+    "echo": (ECHO_CONFIG, WhisperFeatureExtractor(feature_size=32)),
 }
 
 

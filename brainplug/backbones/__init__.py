@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from brainplug.backbones.audio_spectrogram import AudioSpectrogram
 from brainplug.backbones.base import Backbone
+from brainplug.backbones.echo import EchoBackbone
 from brainplug.backbones.loading import RANDOM, base_name, fetch_config, find_source, known_config, load_pretrained
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.backbones.wav2vec2 import Wav2Vec2
@@ -16,7 +17,7 @@ from brainplug.backbones.wavlm import WavLM
 from brainplug.backbones.whisper import Whisper
 from brainplug.errors import UsageError
 
-FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper)
+FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper, EchoBackbone)
 
 __all__ = [
     "FAMILIES",

@@ -348,7 +348,9 @@ class Mixup:
         self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes and returns signals ``[batch, time, ...]`` and targets ``[batch, classes]``."""
-        share = torch.distributions.Beta(self.alpha, self.alpha).sample((len(signal),)).to(signal.device)
+        # Whoever compiles turns torch's checks of distributions off.
+        beta = torch.distributions.Beta(self.alpha, self.alpha, validate_args=True)
+        share = beta.sample((len(signal),)).to(signal.device)
         share = torch.maximum(share, 1 - share)
         partner = torch.randperm(len(signal), device=signal.device)
         of_signal, of_targets = share.view(-1, *[1] * (signal.dim() - 1)), share[:, None]

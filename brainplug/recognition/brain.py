@@ -1,6 +1,6 @@
-"""CTCBrain: the training loop of recognisers."""
+"""The training loops of recognisers: what they have in common, and CTC's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import speechbrain as sb
 import torch
@@ -14,25 +14,81 @@ from brainplug.recognition.characters import BLANK, Characters
 from brainplug.recognition.decoding import make_decoder
 
 
-class CTCBrain(AdaptationBrain):
-    """Trains and tests a `CTCModel`.
+class RecognitionBrain(AdaptationBrain):
+    """Trains and tests what writes down speech: counts errors where they are measured.
 
-    The best epoch has the fewest word errors in validation, then the fewest character errors. Validation decodes
-    greedily, which takes no time; the test decodes as it is asked to.
+    The best epoch has the fewest word errors in validation, then the fewest character errors.
 
     Arguments
     ---------
     characters : Characters
         The vocabulary.
     *arguments : object
-        As in `AdaptationBrain`; ``hparams`` needs ``augment``, ``frozen_updates``, ``decoding`` and ``beam_size``
-        too.
+        As in `AdaptationBrain`; ``hparams`` needs ``augment`` too.
     """
 
     best_key = "fewest_errors"
 
     def __init__(self, characters: Characters, *arguments: object):
         super().__init__(*arguments)
+        self.characters = characters
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Forgets the errors of the last stage."""
+        self.word_errors, self.character_errors = ErrorRateStats(), ErrorRateStats()
+
+    def count_errors(self, batch: PaddedBatch, written: Sequence[str]) -> None:
+        """Compares what was written of a batch with what is said.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With ids and texts.
+        written : Sequence[str]
+            One text for each clip.
+        """
+        self.word_errors.append(batch.id, *([text.split() for text in texts] for texts in (written, batch.text)))
+        self.character_errors.append(batch.id, *([list(text) for text in texts] for texts in (written, batch.text)))
+
+    def measures(self) -> dict[str, float]:
+        """Word and character error rates over all clips."""
+        return {
+            "WER": self.word_errors.summarize("WER") / 100,
+            "CER": self.character_errors.summarize("WER") / 100,
+        }
+
+    def meta(self, measured: dict[str, float]) -> dict:
+        """The error rates, and what the best epoch has the largest of."""
+        return {**measured, self.best_key: [-measured["WER"], -measured["CER"]]}
+
+    def transcripts(self) -> Iterator[tuple[str, str, str, float]]:
+        """What the last stage that was measured wrote down.
+
+        Yields
+        ------
+        tuple[str, str, str, float]
+            A clip's id, what is said, what was written, and its word error rate.
+        """
+        for scores in self.word_errors.scores:
+            said, written = (" ".join(scores[name]) for name in ("ref_tokens", "hyp_tokens"))
+            yield scores["key"], said, written, scores["WER"] / 100
+
+
+class CTCBrain(RecognitionBrain):
+    """Trains and tests a `CTCModel`.
+
+    Validation decodes greedily, which takes no time; the test decodes as it is asked to.
+
+    Arguments
+    ---------
+    characters : Characters
+        The vocabulary.
+    *arguments : object
+        As in `RecognitionBrain`; ``hparams`` needs ``frozen_updates``, ``decoding`` and ``beam_size`` too.
+    """
+
+    def __init__(self, characters: Characters, *arguments: object):
+        super().__init__(characters, *arguments)
         self.decoders: dict[sb.Stage, Callable] = {
             sb.Stage.VALID: make_decoder("greedy", characters),
             sb.Stage.TEST: make_decoder(self.hparams.decoding, characters, self.hparams.beam_size),
@@ -86,9 +142,7 @@ class CTCBrain(AdaptationBrain):
         if stage == sb.Stage.TRAIN:
             return loss if self.model.held else loss + self.method.penalty(self.model.backbone.model)
         self.check_loss_isfinite(loss)
-        written = self.decoders[stage](log_probs, counts)
-        self.word_errors.append(batch.id, *([text.split() for text in texts] for texts in (written, batch.text)))
-        self.character_errors.append(batch.id, *([list(text) for text in texts] for texts in (written, batch.text)))
+        self.count_errors(batch, self.decoders[stage](log_probs, counts))
         return loss
 
     def after_step(self) -> None:
@@ -96,33 +150,6 @@ class CTCBrain(AdaptationBrain):
         step, total = (count - self.hparams.frozen_updates for count in (self.optimizer_step + 1, self.total_steps))
         if step > 0:
             self.method.after_step(self.model.backbone.model, step, total)
-
-    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
-        """Forgets the errors of the last stage."""
-        self.word_errors, self.character_errors = ErrorRateStats(), ErrorRateStats()
-
-    def measures(self) -> dict[str, float]:
-        """Word and character error rates over all clips."""
-        return {
-            "WER": self.word_errors.summarize("WER") / 100,
-            "CER": self.character_errors.summarize("WER") / 100,
-        }
-
-    def meta(self, measured: dict[str, float]) -> dict:
-        """The error rates, and what the best epoch has the largest of."""
-        return {**measured, self.best_key: [-measured["WER"], -measured["CER"]]}
-
-    def transcripts(self) -> Iterator[tuple[str, str, str, float]]:
-        """What the last stage that was measured wrote down.
-
-        Yields
-        ------
-        tuple[str, str, str, float]
-            A clip's id, what is said, what was written, and its word error rate.
-        """
-        for scores in self.word_errors.scores:
-            said, written = (" ".join(scores[name]) for name in ("ref_tokens", "hyp_tokens"))
-            yield scores["key"], said, written, scores["WER"] / 100
 
     def _wrap_distributed(self) -> None:
         """As all do; the backbone has no gradient while only the head trains."""

@@ -1,5 +1,7 @@
 """An adapted backbone that says, for each of its tokens, which character is spoken."""
 
+from functools import partial
+
 import torch
 
 from brainplug.backbones import Backbone, load_backbone
@@ -52,7 +54,8 @@ class CTCModel(AdaptedModel):
         gradient_checkpointing: bool = False,
     ):
         spec, model = backbone.spec, backbone.model
-        super().__init__(backbone, method, n_characters, gradient_checkpointing, frozen_parts=[spec.convolutions])
+        head = partial(torch.nn.Linear, out_features=n_characters)
+        super().__init__(backbone, method, head, gradient_checkpointing, frozen_parts=[spec.convolutions])
         self.masks, self.held = masks or SpanMasks(), False
         self.masks.check_width(backbone.dim)
         model.config.layerdrop = layerdrop

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from brainplug.data.manifest import Clip, write_table
-from brainplug.recognition.brain import CTCBrain
+from brainplug.recognition.brain import RecognitionBrain
 from brainplug.recognition.characters import Characters
 from brainplug.recognition.model import CTCModel
 from brainplug.report import describe_method, describe_run, method_name
@@ -38,13 +38,13 @@ def describe_recogniser(model: CTCModel, hparams: dict, characters: Characters) 
 
 
 def collect_results(
-    brain: CTCBrain, hparams: dict, clips: Sequence[Clip], skipped: int, tested: dict[str, dict[str, float]]
+    brain: RecognitionBrain, hparams: dict, clips: Sequence[Clip], skipped: int, tested: dict[str, dict[str, float]]
 ) -> dict:
     """Everything that results.json says of a run.
 
     Arguments
     ---------
-    brain : CTCBrain
+    brain : RecognitionBrain
         After the test.
     hparams : dict
         The loaded recipe.
@@ -53,7 +53,7 @@ def collect_results(
     skipped : int
         How many were set aside.
     tested : dict[str, dict[str, float]]
-        What `CTCBrain.test_epochs` returned.
+        What `RecognitionBrain.test_epochs` returned.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def collect_results(
         **describe_run(brain, hparams),
         **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
         "n_skipped": skipped,
-        "n_characters": brain.model.head.out_features - 1,
+        "n_characters": len(brain.characters) - 1,
         "frozen_updates": hparams["frozen_updates"],
         "updates": brain.total_steps,
         "decoding": hparams["decoding"],
@@ -80,12 +80,12 @@ def collect_results(
     }
 
 
-def write_transcripts(brain: CTCBrain, clips: Sequence[Clip], folder: str) -> None:
+def write_transcripts(brain: RecognitionBrain, clips: Sequence[Clip], folder: str) -> None:
     """Writes ``transcripts.csv``: what the last test wrote down of each clip.
 
     Arguments
     ---------
-    brain : CTCBrain
+    brain : RecognitionBrain
         After the test.
     clips : Sequence[Clip]
         All clips of the run.

@@ -86,22 +86,46 @@ def usable_clips(
     >>> len(usable), skipped[0][1]
     (3, 'needs 5 tokens, has 4')
     """
-    usable, skipped = [], []
-    for clip in clips:
+
+    def too_short(clip: Clip) -> str | None:
         needed = _tokens_needed(characters.encode(clip.text))
         there = count_tokens(int(clip.duration * sample_rate))
-        if not clip.text:
-            skipped.append((clip, "has an empty transcript"))
-        elif clip.split == "train" and there < needed:
-            skipped.append((clip, f"needs {needed} tokens, has {there}"))
-        else:
-            usable.append(clip)
+        return f"needs {needed} tokens, has {there}" if clip.split == "train" and there < needed else None
+
+    return set_aside(clips, too_short)
+
+
+def set_aside(
+    clips: Sequence[Clip], why_not: Callable[[Clip], str | None] = lambda clip: None
+) -> tuple[list[Clip], list[tuple[Clip, str]]]:
+    """Sets aside clips without a transcript, and others.
+
+    Arguments
+    ---------
+    clips : Sequence[Clip]
+        All clips.
+    why_not : Callable[[Clip], str | None]
+        Says why a clip cannot be used, if so.
+
+    Returns
+    -------
+    tuple[list[Clip], list[tuple[Clip, str]]]
+        The clips to use, and the others with the reason.
+
+    Raises
+    ------
+    UsageError
+        A split would be empty.
+    """
+    reasons = {clip.id: why_not(clip) if clip.text else "has an empty transcript" for clip in clips}
+    skipped = [(clip, reasons[clip.id]) for clip in clips if reasons[clip.id]]
+    usable = [clip for clip in clips if not reasons[clip.id]]
     for split in SPLITS:
         if not any(clip.split == split for clip in usable):
-            reasons = [f"{clip.id!r} {reason}" for clip, reason in skipped if clip.split == split]
+            found = [f"{clip.id!r} {reason}" for clip, reason in skipped if clip.split == split]
             raise UsageError(
                 f"Transcribed clips of the split {split} were asked for.",
-                f"None can be used: {'; '.join(reasons[:3]) or 'there is none'}.",
+                f"None can be used: {'; '.join(found[:3]) or 'there is none'}.",
                 "Write longer clips or shorter transcripts",
             )
     return usable, skipped

@@ -352,7 +352,7 @@ class TestSpecs:
 
     def test_pre_norm_is_told_from_post_norm(self):
         pre_norm = [name for name, config in CONFIGS.items() if random_backbone(config).spec.final_norm]
-        assert pre_norm == ["ast", "whisper", "wav2vec2-stable", "hubert-stable", "wavlm-stable"]
+        assert pre_norm == ["ast", "whisper", "echo", "wav2vec2-stable", "hubert-stable", "wavlm-stable"]
         assert random_backbone(WAV2VEC2_CONFIG).spec.final_norm is None
 
     def test_the_mask_embedding_is_named_where_there_is_one(self):

@@ -1,0 +1,16 @@
+"""Echo: a speech transformer with learned rotations, after the description of https://github.com/sine2pi/Echo.
+
+What it computes is in docs/echo.md, part by part.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSpeechSeq2Seq
+
+from brainplug.backbones.echo.backbone import EchoBackbone
+from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.model import Echo
+
+AutoConfig.register(EchoConfig.model_type, EchoConfig)
+AutoModel.register(EchoConfig, Echo)
+AutoModelForSpeechSeq2Seq.register(EchoConfig, Echo)
+
+__all__ = ["Echo", "EchoBackbone", "EchoConfig"]

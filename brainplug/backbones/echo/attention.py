@@ -1,0 +1,450 @@
+"""Attention with rotary positions and relative biases: over the whole, over a window, over another sequence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.whisper.modeling_whisper import eager_attention_forward
+
+from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.rotary import CombinedRotary
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far queries are behind keys: position of the query less that of the key.
+
+    Arguments
+    ---------
+    queries, keys : int
+        How many there are, one position after the other.
+    first : int
+        Of the first query from the first key.
+
+    Example
+    -------
+    >>> Distances(2, 3, first=1).matrix("cpu").tolist()
+    [[1, 0, -1], [2, 1, 0]]
+    """
+
+    queries: int
+    keys: int
+    first: int = 0
+
+    def matrix(self, device: torch.device | str) -> torch.Tensor:
+        """All of them, ``[queries, keys]``."""
+        queries = torch.arange(self.first, self.first + self.queries, device=device)
+        return queries[:, None] - torch.arange(self.keys, device=device)
+
+
+class RelativeBias(torch.nn.Module):
+    """A learned number for each distance and head, which is added to the scores; zero in the beginning.
+
+    The distance is query position less key position; those of D - 1 and more share one value at each end.
+
+    Arguments
+    ---------
+    max_rel_dist : int
+        D.
+    heads : int
+        Heads of the attention.
+
+    Example
+    -------
+    >>> bias = RelativeBias(3, heads=2)
+    >>> tuple(bias.table.shape), tuple(bias(Distances(5, 4)).shape)
+    ((5, 2), (2, 5, 4))
+    """
+
+    def __init__(self, max_rel_dist: int, heads: int):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.empty(2 * max_rel_dist - 1, heads))
+        self.reset()
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Sets all to zero."""
+        torch.nn.init.zeros_(self.table)
+
+    def forward(self, distances: Distances) -> torch.Tensor:
+        """Biases of distances.
+
+        Arguments
+        ---------
+        distances : Distances
+            Of how many queries and keys.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[heads, queries, keys]``.
+        """
+        farthest = len(self.table) // 2
+        # One value for each distance, from the largest to the smallest; each query reads a stretch of them.
+        each = distances.first + distances.queries - 1 - torch.arange(
+            distances.queries + distances.keys - 1, device=self.table.device
+        )  # fmt: skip
+        values = self.table[each.clamp(-farthest, farthest) + farthest].T
+        return values.unfold(1, distances.keys, 1).flip(1)
+
+
+class Attention(torch.nn.Module):
+    """What all of them have: projections, and one call of transformers' attention functions.
+
+    Scores are q k / sqrt(h). Keys have no bias.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        Says which attention function is called.
+    dim, heads : int
+        Width of the tokens, and number of heads.
+    source_dim : int, optional
+        Width of the tokens that keys and values are made of; `dim` by default.
+    projects_output : bool
+        Whether the heads' values are mixed at the end.
+    """
+
+    def __init__(
+        self, config: EchoConfig, dim: int, heads: int, source_dim: int | None = None, projects_output: bool = True
+    ):
+        super().__init__()
+        self.config, self.heads, self.scaling = config, heads, (dim // heads) ** -0.5
+        self.q_proj = torch.nn.Linear(dim, dim)
+        self.k_proj = torch.nn.Linear(source_dim or dim, dim, bias=False)
+        self.v_proj = torch.nn.Linear(source_dim or dim, dim)
+        self.out_proj = torch.nn.Linear(dim, dim) if projects_output else torch.nn.Identity()
+        self.rotary: CombinedRotary | None = None
+
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Splits ``[batch, tokens, dim]`` into ``[batch, heads, tokens, head_dim]``."""
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def function(self) -> Callable:
+        """The attention function in use, of transformers' own or one that was registered there."""
+        return AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
+
+    def fold(self) -> None:
+        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same."""
+        if self.rotary is not None:
+            for projection in (self.q_proj, self.k_proj):
+                self.rotary.fold_into(projection)
+            self.rotary.givens = self.rotary.orthogonal = None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends.
+
+        Arguments
+        ---------
+        query, key, value : torch.Tensor
+            ``[batch, heads, tokens, head_dim]``.
+        mask : torch.Tensor, optional
+            ``[batch or 1, heads or 1, queries, keys]``: added to the scores.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor | None]
+            ``[batch, queries, dim]``, and the weights where the function in use has them.
+        """
+        values, weights = self.function()(self, query, key, value, mask, scaling=self.scaling, is_causal=False)
+        return self.out_proj(values.flatten(2)), weights
+
+
+def _rotary_of(config: EchoConfig, dim: int, heads: int) -> CombinedRotary:
+    rotation = "plain" if config.folded else config.rotation
+    return CombinedRotary(dim // heads, rotation, config.n_rotations, config.base, config.train_orthogonal)
+
+
+def added_to_scores(allowed: torch.Tensor, scores: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+    """Scores where a key may be attended to, and next to nothing elsewhere: finite, so that no row is without any.
+
+    Arguments
+    ---------
+    allowed : torch.Tensor
+        True or False, of any shape.
+    scores : torch.Tensor | float
+        Of the same shape, or one for all.
+    dtype : torch.dtype
+        Of the queries.
+
+    Returns
+    -------
+    torch.Tensor
+        Of that type.
+
+    Example
+    -------
+    >>> added_to_scores(torch.tensor([True, False]), 0.0, torch.bfloat16).isfinite().all().item()
+    True
+    """
+    scores = torch.as_tensor(scores, dtype=dtype, device=allowed.device)
+    return torch.where(allowed, scores, torch.finfo(dtype).min)
+
+
+class RotaryAttention(Attention):
+    """What attends within a sequence: its rotary positions, its biases, and the cache of its keys and values.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        What it is made of.
+    dim, heads : int
+        As in `Attention`.
+    causal : bool
+        Whether no token sees those behind it.
+    cache_slot : int
+        Its place in the cache.
+    projects_output : bool
+        As in `Attention`.
+    """
+
+    def __init__(
+        self,
+        config: EchoConfig,
+        dim: int,
+        heads: int,
+        causal: bool = False,
+        cache_slot: int = 0,
+        projects_output: bool = True,
+    ):
+        super().__init__(config, dim, heads, projects_output=projects_output)
+        self.causal, self.cache_slot = causal, cache_slot
+        self.rotary = _rotary_of(config, dim, heads)
+        self.bias = RelativeBias(config.max_rel_dist, heads) if config.max_rel_dist else None
+        self.positional_scaling = torch.nn.Parameter(torch.empty(1))
+        self.reset()
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Scales nothing."""
+        torch.nn.init.ones_(self.positional_scaling)
+
+    def read(
+        self, tokens: torch.Tensor, cache: Cache | None, offset: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries of the tokens, and keys and values of all so far, ``[batch, heads, tokens, head_dim]`` each."""
+        query, key = self.rotary(self.split(self.q_proj(tokens)), self.split(self.k_proj(tokens)), offset=offset)
+        scaling = self.positional_scaling.to(query.dtype)
+        query, key = query * scaling, key * scaling
+        value = self.split(self.v_proj(tokens))
+        if cache is not None:
+            key, value = cache.update(key, value, self.cache_slot)
+        return query, key, value
+
+    def allowed(self, distances: torch.Tensor) -> torch.Tensor | None:
+        """Where a query may attend to a key, by their distances ``[queries, keys]``; None: everywhere."""
+        return distances >= 0 if self.causal else None
+
+    def mask(self, distances: Distances, present: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is added to the scores.
+
+        Arguments
+        ---------
+        distances : Distances
+            Of queries and keys.
+        present : torch.Tensor, optional
+            False where a key is padding, ``[batch, keys]``.
+        dtype : torch.dtype
+            Of the queries.
+
+        Returns
+        -------
+        torch.Tensor | None
+            ``[batch or 1, heads or 1, queries, keys]``; None: nothing.
+        """
+        allowed = self.allowed(distances.matrix(self.positional_scaling.device))
+        if present is not None:
+            present = present[:, None, None]  # [batch, 1, 1, keys]
+            allowed = present if allowed is None else allowed & present
+        bias = None if self.bias is None else self.bias(distances)[None].to(dtype)
+        if allowed is None:
+            return bias
+        mask = added_to_scores(allowed, 0.0 if bias is None else bias, dtype)
+        return mask if mask.dim() == 4 else mask[None, None]
+
+
+class SelfAttention(RotaryAttention):
+    """Every token attends to every token; with `causal` to those that are not behind it.
+
+    Example
+    -------
+    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, attn_implementation="sdpa")
+    >>> attention = SelfAttention(config, dim=16, heads=2, causal=True).eval()
+    >>> tokens = torch.randn(1, 5, 16)
+    >>> before, _ = attention(tokens)
+    >>> tokens[:, 3:] += 1
+    >>> torch.allclose(attention(tokens)[0][:, :3], before[:, :3])
+    True
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        offset: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends.
+
+        Arguments
+        ---------
+        hidden_states : torch.Tensor
+            ``[batch, tokens, dim]``.
+        attention_mask : torch.Tensor, optional
+            True where a token is no padding, ``[batch, keys]``.
+        cache : Cache, optional
+            Keeps keys and values of the tokens before these.
+        offset : int
+            How many were before.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor | None]
+            ``[batch, tokens, dim]``, and the weights, where they are to be had.
+        """
+        query, key, value = self.read(hidden_states, cache, offset)
+        return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
+
+
+def _after(query: torch.Tensor, key: torch.Tensor) -> Distances:
+    """Distances of queries that are the last of the keys' positions."""
+    queries, keys = query.shape[2], key.shape[2]
+    return Distances(queries, keys, first=keys - queries)
+
+
+class LocalAttention(RotaryAttention):
+    """Every token attends to those at most `window` away; with `causal` to none behind it.
+
+    Made in blocks of `window` queries, each with the keys of its own block and its neighbours, so that time and memory
+    grow with the number of tokens, not with its square.
+
+    Example
+    -------
+    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, window_size=2, attn_implementation="sdpa")
+    >>> attention = LocalAttention(config, dim=16, heads=2).eval()
+    >>> tokens = torch.randn(1, 9, 16)
+    >>> before, _ = attention(tokens)
+    >>> tokens[:, 5] += 1
+    >>> (attention(tokens)[0] - before).abs().sum(2)[0].gt(1e-6).int().tolist()
+    [0, 0, 0, 1, 1, 1, 1, 1, 0]
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        offset: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Takes and returns what `SelfAttention` does."""
+        query, key, value = self.read(hidden_states, cache, offset)
+        if query.shape[2] == key.shape[2]:
+            return self._attend_in_blocks(query, key, value, attention_mask)
+        return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
+
+    def allowed(self, distances: torch.Tensor) -> torch.Tensor:
+        """Where a query may attend to a key: within the window."""
+        window = self.config.window_size
+        return (distances <= window) & (distances >= (0 if self.causal else -window))
+
+    def function(self) -> Callable:
+        """Always torch's own: what others register is for attention over the whole."""
+        return sdpa_attention_forward
+
+    def _attend_in_blocks(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, present: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None]:
+        batch, heads, tokens, head_dim = query.shape
+        window = min(self.config.window_size, tokens)
+        blocks = -(-tokens // window)
+        after = blocks * window - tokens  # fills the last block
+        query = torch.nn.functional.pad(query, (0, 0, 0, after))
+        query = query.unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)  # [batch blocks, heads, w, head_dim]
+        key, value = (
+            torch.nn.functional.pad(states, (0, 0, window, after + window))
+            .unfold(2, 3 * window, window)  # [batch, heads, blocks, head_dim, 3 w]
+            .permute(0, 2, 1, 4, 3)
+            .flatten(0, 1)
+            for states in (key, value)
+        )
+        if present is None:
+            present = torch.ones(1, tokens, dtype=torch.bool, device=query.device)
+        present = torch.nn.functional.pad(present, (window, after + window)).unfold(1, 3 * window, window)
+        present = present.expand(batch, -1, -1).flatten(0, 1)  # [batch blocks, 3 w]
+        mask = self.mask(Distances(window, 3 * window, first=window), present, query.dtype)
+        values, _ = self.attend(query, key, value, mask)
+        return values.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :tokens], None
+
+
+class CrossAttention(Attention):
+    """The text attends to all of the audio.
+
+    Positions play no part, as those of text and audio have nothing to do with each other; with `card_parity` both are
+    turned nevertheless.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        What it is made of.
+    cache_slot : int
+        Its place in the cache.
+
+    Example
+    -------
+    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, n_text_state=8, n_text_head=2, attn_implementation="sdpa")
+    >>> attention = CrossAttention(config)
+    >>> tuple(attention(torch.randn(1, 5, 8), torch.randn(1, 9, 16))[0].shape)
+    (1, 5, 8)
+    """
+
+    def __init__(self, config: EchoConfig, cache_slot: int = 0):
+        super().__init__(config, config.n_text_state, config.n_text_head, config.n_audio_state)
+        self.cache_slot = cache_slot
+        self.rotary = _rotary_of(config, config.n_text_state, config.n_text_head) if config.card_parity else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        source: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        offset: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends.
+
+        Arguments
+        ---------
+        hidden_states : torch.Tensor
+            Of the text, ``[batch, tokens, dim]``.
+        source : torch.Tensor
+            Of the audio, ``[batch, audio tokens, audio dim]``.
+        attention_mask : torch.Tensor, optional
+            True where a token of the audio is no padding, ``[batch, audio tokens]``.
+        cache : Cache, optional
+            Keeps keys and values of the audio.
+        offset : int
+            Position of the first token.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor | None]
+            ``[batch, tokens, dim]``, and the weights, where they are to be had.
+        """
+        query = self.split(self.q_proj(hidden_states))
+        if self.rotary is not None:
+            (query,) = self.rotary(query, offset=offset)
+        if cache is not None and cache.get_seq_length(self.cache_slot):
+            key, value = cache.layers[self.cache_slot].keys, cache.layers[self.cache_slot].values
+        else:
+            key, value = self.split(self.k_proj(source)), self.split(self.v_proj(source))
+            if self.rotary is not None:
+                (key,) = self.rotary(key)
+            if cache is not None:
+                key, value = cache.update(key, value, self.cache_slot)
+        mask = None
+        if attention_mask is not None:
+            mask = added_to_scores(attention_mask.bool()[:, None, None], 0.0, query.dtype)
+        return self.attend(query, key, value, mask)

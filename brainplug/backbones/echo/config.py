@@ -1,0 +1,169 @@
+"""What an Echo is made of."""
+
+from transformers import PreTrainedConfig
+
+from brainplug.errors import UsageError, nearest
+
+ROTATIONS = ("plain", "givens", "combined")
+
+
+class EchoConfig(PreTrainedConfig):
+    """Sizes and parts of an Echo; its first fifteen fields and their defaults are those of the published description.
+
+    Arguments
+    ---------
+    n_mels : int
+        Mel bands of a frame of 10 ms.
+    n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer : int
+        Of the encoder: tokens at most (one for two frames), width, heads, layers.
+    n_text_ctx, n_text_state, n_text_head, n_text_layer : int
+        Of the decoder.
+    vocab_size : int
+        Tokens of the text.
+    max_rel_dist : int
+        D: the distance from which on all keys share a bias, plus one; 0 leaves the bias out.
+    base : float
+        b, of the rotary frequencies b^(-2i/h).
+    cross_attention : bool
+        Whether the decoder hears the encoder.
+    checkpointing : bool
+        Training computes each layer a second time instead of keeping what is inside it.
+    init_std : float
+        Standard deviation of the token embeddings in the beginning.
+    rotation : str
+        ``plain``: rotary positions alone; ``givens``: after x (G_1 ... G_N); ``combined``: after x (G_1 ... G_N) R.
+    n_rotations : int, optional
+        N; None takes half of a head's width.
+    train_orthogonal : bool
+        Whether R is trained. It is orthogonal either way.
+    folded : bool
+        Whether the attentions' rotations are part of their projections; `Echo.fold` sets it.
+    adaptive_base : bool
+        Whether the base follows the loss, see `AdaptiveBase`.
+    base_factor, base_interval, base_min, base_max : float, int, float, float
+        By what the base changes, each so many updates, and its bounds; None takes ``base / 10`` and ``base * 10``.
+    current_base : float, optional
+        Where the base was when the model was saved; written for readers, the weights have it too.
+    use_hybrid_attention : bool
+        Whether layers attend to a window beside the whole.
+    window_size : int
+        w, in tokens, to each side.
+    use_convolution : bool
+        Whether encoder layers convolve beside their attention.
+    convolution_kernel : int
+        Odd; in tokens.
+    embedding_gain : float
+        Length of a position's embedding.
+    dropout : float
+        Of what each sub-layer adds, in training.
+    card_parity : bool
+        Computes what the description says where it is not what one would want: rotates in cross-attention too, and
+        gives each encoder layer a second self-attention.
+
+    Raises
+    ------
+    UsageError
+        These do not make a model.
+
+    Example
+    -------
+    >>> config = EchoConfig(n_audio_state=64, n_audio_head=4)
+    >>> config.hidden_size, config.n_mels
+    (64, 80)
+    >>> EchoConfig(n_audio_state=64, n_audio_head=5)
+    Traceback (most recent call last):
+    brainplug.errors.UsageError: n_audio_state: 64 with n_audio_head: 5 was asked for. ...
+    """
+
+    model_type = "echo"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  as transformers reads it
+    attribute_map = {  # noqa: RUF012  as transformers reads it
+        "hidden_size": "n_audio_state",
+        "num_attention_heads": "n_audio_head",
+        "num_hidden_layers": "n_audio_layer",
+    }
+
+    n_mels: int = 80
+    n_audio_ctx: int = 1500
+    n_audio_state: int = 1024
+    n_audio_head: int = 16
+    n_audio_layer: int = 24
+    n_text_ctx: int = 448
+    n_text_state: int = 1024
+    n_text_head: int = 16
+    n_text_layer: int = 20
+    vocab_size: int = 51865
+    max_rel_dist: int = 15
+    base: float = 10000.0
+    cross_attention: bool = True
+    checkpointing: bool = True
+    init_std: float = 0.02
+    rotation: str = "combined"
+    n_rotations: int | None = None
+    train_orthogonal: bool = False
+    folded: bool = False
+    adaptive_base: bool = False
+    base_factor: float = 1.0025
+    base_interval: int = 25
+    base_min: float | None = None
+    base_max: float | None = None
+    current_base: float | None = None
+    use_hybrid_attention: bool = False
+    window_size: int = 64
+    use_convolution: bool = False
+    convolution_kernel: int = 3
+    embedding_gain: float = 1.0
+    dropout: float = 0.0
+    card_parity: bool = False
+    use_cache: bool = True
+    is_encoder_decoder: bool = True
+    bos_token_id: int | None = 50257
+    eos_token_id: int | list[int] | None = 50257
+    pad_token_id: int | None = 50257
+    decoder_start_token_id: int | None = 50258
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        self.base_min = self.base / 10 if self.base_min is None else self.base_min
+        self.base_max = self.base * 10 if self.base_max is None else self.base_max
+        self.check()
+
+    def check(self) -> None:
+        """Makes sure that these make a model; also where a field was changed later.
+
+        Raises
+        ------
+        UsageError
+            They do not.
+        """
+        for part in ("audio", "text"):
+            _check_heads(part, getattr(self, f"n_{part}_state"), getattr(self, f"n_{part}_head"))
+        if self.rotation not in ROTATIONS:
+            write = f"Write one of: {nearest(self.rotation, ROTATIONS)}"
+            raise UsageError(f"rotation: {self.rotation!r} was asked for.", "It does not exist.", write)
+        if self.window_size < 1:
+            found, write = "A token would attend to nothing.", "Write window_size: 64, or 1 at least"
+            raise UsageError(f"window_size: {self.window_size} was asked for.", found, write)
+        if self.max_rel_dist < 0:
+            asked, found = f"max_rel_dist: {self.max_rel_dist} was asked for.", "That is no number of distances."
+            raise UsageError(asked, found, "Write max_rel_dist: 15, or 0 for no bias")
+        if self.convolution_kernel % 2 == 0:
+            asked = f"convolution_kernel: {self.convolution_kernel} was asked for."
+            raise UsageError(asked, "An even one would not keep the number of tokens.", "Write an odd one, such as 3")
+        if not self.base_min <= self.base <= self.base_max:
+            asked = f"base: {self.base:g} between base_min: {self.base_min:g} and base_max: {self.base_max:g}"
+            raise UsageError(f"{asked} was asked for.", "It is not between them.", "Leave the bounds out")
+        if not self.cross_attention:
+            found = "Its decoder would hear nothing: a language model, whatever is said."
+            raise UsageError("cross_attention: False was asked for.", found, "Write cross_attention: True")
+
+
+def _check_heads(part: str, width: int, heads: int) -> None:
+    if heads < 1 or width % heads or (width // heads) % 2:
+        nearby = [number for number in range(1, width + 1) if width % number == 0 and width // number % 2 == 0]
+        best = min(nearby, key=lambda number: abs(number - heads), default=None)
+        raise UsageError(
+            f"n_{part}_state: {width} with n_{part}_head: {heads} was asked for.",
+            f"A head would have {width / max(1, heads):g} values, and rotary positions turn pairs of them.",
+            f"Write n_{part}_head: {best}" if best else f"Write an even n_{part}_state",
+        )

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Trains an Echo with and without its parts, and says what each is worth.
+
+    python recipes/spoken_echo/ablation.py --write recipes/spoken_echo/README.md
+    python recipes/spoken_echo/ablation.py --seeds 1 2 3 --output_folder=results/echo_ablation --number_of_epochs=30
+
+What is not named here goes to train.py. A run that is finished is not made again, one that was stopped goes on.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+
+import brainplug  # noqa: F401  before torch: it lets torchaudio load beside any torch
+
+# isort: split
+from tqdm import tqdm
+
+from brainplug.errors import UsageError
+from brainplug.experiment import run_command
+from brainplug.report import markdown_table, table_marks, write_table
+from brainplug.sweep.entries import p_text, p_value, spread
+
+HERE = Path(__file__).parent
+MARKS = table_marks("ablation", "python recipes/spoken_echo/ablation.py")
+PLAIN, COMBINED = "plain rotary positions", "with Givens rotations and R"
+VARIANTS = {  # name -> what is on, and beside which row it is judged
+    PLAIN: ({"rotation": "plain"}, None),
+    "with Givens rotations": ({"rotation": "givens"}, PLAIN),
+    COMBINED: ({"rotation": "combined"}, PLAIN),
+    "and local attention": ({"rotation": "combined", "use_hybrid_attention": True}, COMBINED),
+    "and a convolution": ({"rotation": "combined", "use_convolution": True}, COMBINED),
+    "and the adaptive base": ({"rotation": "combined", "adaptive_base": True}, COMBINED),
+}
+OFF = {"adaptive_base": False, "use_hybrid_attention": False, "use_convolution": False}
+LEVEL = 0.05  # a difference of a smaller p is called one
+COLUMNS = ("parts", "parameters", "runs", "WER (%)", "CER (%)", "time", "difference", "p", "from")
+
+
+def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
+    """Makes one run, unless it is finished.
+
+    Arguments
+    ---------
+    variant : str
+        A key of `VARIANTS`.
+    seed : int
+        Of the run.
+    folder : Path
+        Its output folder.
+    others : Sequence[str]
+        More of the command line.
+    """
+    if (folder / "results.json").exists():
+        return
+    settings = [f"--{name}={value}" for name, value in {**OFF, **VARIANTS[variant][0]}.items()]
+    command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / "train.yaml"), *settings, *others]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "output.txt", "w") as output:
+        code = subprocess.run(
+            [*command, f"--seed={seed}", f"--output_folder={folder}", "--noprogressbar"], stdout=output, stderr=output
+        ).returncode
+    if code:
+        asked = f"The run {variant!r}, seed {seed}, was asked for."
+        raise UsageError(asked, f"It failed; {folder / 'output.txt'} says why.", "Write the same command again")
+
+
+def table(results: dict[str, dict[int, dict]]) -> str:
+    """What the runs came to, and a conclusion.
+
+    Arguments
+    ---------
+    results : dict[str, dict[int, dict]]
+        What results.json says, by variant and seed.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    Example
+    -------
+    >>> runs = {seed: {"test_wer": 0.1, "test_cer": 0.05, "total": 10, "seconds": 5.0} for seed in (1, 2)}
+    >>> print(table({PLAIN: runs}).splitlines()[2])
+    | plain rotary positions      |         10 |       2 | 10.0 ± 0.0 | 5.0 ± 0.0 |    1.00 |            |         |  |
+    """
+    rows = [_row(variant, results) for variant in VARIANTS]
+    return f"{markdown_table(COLUMNS, rows)}\n\n{_conclusion(results)}"
+
+
+def _row(variant: str, results: dict[str, dict[int, dict]]) -> tuple[str, ...]:
+    runs, plain = results.get(variant, {}), results.get(PLAIN, {})
+    if not runs:
+        return (variant, *["not run"] * (len(COLUMNS) - 2), "")
+    rates = ([100 * found[f"test_{rate}"] for found in runs.values()] for rate in ("wer", "cer"))
+    spreads = (spread(mean(some), stdev(some) if len(some) > 1 else None) for some in rates)
+    times = [runs[seed]["seconds"] / plain[seed]["seconds"] for seed in runs if seed in plain]
+    differences, p = _judged(variant, results)
+    return (
+        variant,
+        f"{next(iter(runs.values()))['total']:,}",
+        str(len(runs)),
+        *spreads,
+        f"{mean(times):.2f}" if times else "not run",
+        f"{mean(differences):+.1f}" if differences else "",
+        "" if p is None else p_text(p),
+        VARIANTS[variant][1] or "",
+    )
+
+
+def _judged(variant: str, results: dict[str, dict[int, dict]]) -> tuple[list[float], float | None]:
+    """Word error rates less those of the row beside it with the same seed, in points, and p of a paired t-test."""
+    runs, beside = results.get(variant, {}), results.get(VARIANTS[variant][1], {})
+    differences = [100 * (runs[seed]["test_wer"] - beside[seed]["test_wer"]) for seed in runs if seed in beside]
+    return differences, p_value(differences)
+
+
+def _conclusion(results: dict[str, dict[int, dict]]) -> str:
+    """What a reader can take away."""
+    clear = []
+    for variant, (_, beside) in VARIANTS.items():
+        differences, p = _judged(variant, results)
+        if p is not None and p < LEVEL:
+            clear.append(f"{variant} ({mean(differences):+.1f} points from {beside})")
+    found = f"Clear at p < {LEVEL}: {'; '.join(clear)}."
+    if not clear:
+        found = f"Nothing is clear at p < {LEVEL}: no part changes more than the spread of the seeds."
+    return (
+        f"{found} Tests are paired by seed and not corrected for their number. Time is a multiple of the first row's."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Reads the command line, runs what is not finished, and prints the table.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1234, 1235, 1236])
+    parser.add_argument("--output_folder", type=Path, default=Path("results/echo_ablation"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; each has its share of the cores")
+    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    chosen, others = parser.parse_known_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // chosen.jobs))
+    folders = {
+        (variant, seed): chosen.output_folder / variant.replace(" ", "_") / str(seed)
+        for seed in chosen.seeds
+        for variant in VARIANTS
+    }
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        runs = [pool.submit(run, *place, folder, others) for place, folder in folders.items()]
+        for each in tqdm(runs, desc="Runs"):
+            each.result()
+    results: dict[str, dict[int, dict]] = {}
+    for (variant, seed), folder in folders.items():
+        results.setdefault(variant, {})[seed] = json.loads((folder / "results.json").read_text())
+    made = table(results)
+    print(made)
+    if chosen.write:
+        write_table(made, chosen.write, MARKS)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
