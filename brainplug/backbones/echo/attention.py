@@ -234,9 +234,9 @@ class RotaryAttention(Attention):
             key, value = cache.update(key, value, self.cache_slot)
         return query, key, value
 
-    def allowed(self, distances: torch.Tensor) -> torch.Tensor | None:
-        """Where a query may attend to a key, by their distances ``[queries, keys]``; None: everywhere."""
-        return distances >= 0 if self.causal else None
+    def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor | None:
+        """Where a query may attend to a key, ``[queries, keys]``; None: everywhere."""
+        return distances.matrix(device) >= 0 if self.causal else None
 
     def mask(self, distances: Distances, present: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to the scores.
@@ -255,7 +255,7 @@ class RotaryAttention(Attention):
         torch.Tensor | None
             ``[batch or 1, heads or 1, queries, keys]``; None: nothing.
         """
-        allowed = self.allowed(distances.matrix(self.positional_scaling.device))
+        allowed = self.allowed(distances, self.positional_scaling.device)
         if present is not None:
             present = present[:, None, None]  # [batch, 1, 1, keys]
             allowed = present if allowed is None else allowed & present
@@ -345,10 +345,10 @@ class LocalAttention(RotaryAttention):
             return self._attend_in_blocks(query, key, value, attention_mask)
         return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
 
-    def allowed(self, distances: torch.Tensor) -> torch.Tensor:
+    def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor:
         """Where a query may attend to a key: within the window."""
-        window = self.config.window_size
-        return (distances <= window) & (distances >= (0 if self.causal else -window))
+        window, matrix = self.config.window_size, distances.matrix(device)
+        return (matrix <= window) & (matrix >= (0 if self.causal else -window))
 
     def function(self) -> Callable:
         """Always torch's own: what others register is for attention over the whole."""
