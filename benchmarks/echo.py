@@ -79,12 +79,12 @@ class Step(Measured):
         return [*self.module.parameters(), self.given]
 
 
-class Look(Step):
-    """Attention without gradients."""
+class Inference(Step):
+    """A forward pass without gradients."""
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """One look."""
+        """One pass."""
         self.module(self.given)
 
 
@@ -143,12 +143,12 @@ def compare(width: int, heads: int, layers: int, tokens: int, repeats: int, devi
             "as published, a product a rotation": Step(encoder_layers(config, PublishedRotary), clip),
         },
         f"attention, width {width}, {2 * tokens:,} tokens": {
-            "over the whole": Look(First(SelfAttention(config, width, heads)), long),
-            f"over a window of {config.window_size}": Look(First(LocalAttention(config, width, heads)), long),
+            "over the whole": Inference(TokensOf(SelfAttention(config, width, heads)), long),
+            f"over a window of {config.window_size}": Inference(TokensOf(LocalAttention(config, width, heads)), long),
         },
         f"encoder layer, width {width}, {2 * tokens:,} tokens": {
-            "over the whole": Look(EncoderLayer(config), long),
-            "both": Look(EncoderLayer(hybrid), long),
+            "over the whole": Inference(EncoderLayer(config), long),
+            "both": Inference(EncoderLayer(hybrid), long),
         },
     }
     table = []
@@ -160,8 +160,8 @@ def compare(width: int, heads: int, layers: int, tokens: int, repeats: int, devi
     return markdown_table(COLUMNS, table)
 
 
-class First(torch.nn.Module):
-    """What an attention returns first: its tokens.
+class TokensOf(torch.nn.Module):
+    """The tokens that an attention returns, without its weights.
 
     Arguments
     ---------

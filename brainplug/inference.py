@@ -68,9 +68,8 @@ class SpeechRecognizer(torch.nn.Module):
         characters = Characters(described["characters"])
         if described["recogniser"] == "echo":
             model = _load_echo(folder, described, characters, weights).to(device)
-            return cls(
-                model, partial(model.write, beam_size=described["beam_size"] if described["decoding"] == "beam" else 1)
-            )
+            beam_size = described["beam_size"] if described["decoding"] == "beam" else 1
+            return cls(model, partial(_write_with_echo, model, beam_size))
         model = CTCModel(
             _load_backbone(folder, described), restore_method(described["method_settings"]), len(characters)
         )
@@ -131,6 +130,10 @@ class SpeechRecognizer(torch.nn.Module):
 def _write_with_ctc(model: CTCModel, decoder: Decoder, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
     logits, counts = model(signal, lengths)
     return decoder(logits.float().log_softmax(2), counts)
+
+
+def _write_with_echo(model: EchoRecognizer, beam_size: int, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    return model.write(model.hear(signal, lengths), beam_size)
 
 
 def _load_echo(folder: str, described: dict, characters: Characters, weights: dict) -> EchoRecognizer:

@@ -4,20 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from brainplug.data.manifest import Clip, write_table
+from brainplug.model import AdaptedModel
 from brainplug.recognition.brain import RecognitionBrain
 from brainplug.recognition.characters import Characters
-from brainplug.recognition.model import CTCModel
 from brainplug.report import describe_method, describe_run, method_name
 
 TRANSCRIPTS = "transcripts.csv"
 
 
-def describe_recogniser(model: CTCModel, hparams: dict, characters: Characters) -> dict:
+def describe_recogniser(model: AdaptedModel, hparams: dict, characters: Characters) -> dict:
     """What one has to know of an adapter to recognise speech with it: it stands beside the weights.
 
     Arguments
     ---------
-    model : CTCModel
+    model : AdaptedModel
         The adapted model.
     hparams : dict
         The loaded recipe.

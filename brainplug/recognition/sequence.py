@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.distributed import ddp_all_reduce
 from transformers import WhisperFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -119,17 +120,52 @@ class EchoRecognizer(AdaptedModel):
         torch.Tensor
             Logits ``[batch, tokens, vocabulary]``.
         """
-        heard = self._hear(signal, lengths)
-        return self.echo(**heard, decoder_input_ids=self.echo.shift_right(labels), use_cache=False).logits
+        return self.score(self.hear(signal, lengths), labels)
 
-    @torch.no_grad()
-    def write(self, signal: torch.Tensor, lengths: torch.Tensor, beam_size: int = 1) -> list[str]:
-        """Writes texts.
+    def hear(self, signal: torch.Tensor, lengths: torch.Tensor) -> dict:
+        """Encodes a batch.
 
         Arguments
         ---------
         signal, lengths : torch.Tensor
             As in `forward`.
+
+        Returns
+        -------
+        dict
+            What the decoder attends to, without prompts, since its mask is the clip's.
+        """
+        tokens, _ = self.backbone(signal, lengths)
+        return {
+            "encoder_outputs": BaseModelOutput(tokens[:, self.method.prompts :]),
+            "attention_mask": self.backbone.present(signal, lengths).long(),
+        }
+
+    def score(self, heard: dict, labels: torch.Tensor) -> torch.Tensor:
+        """Scores texts of what was heard.
+
+        Arguments
+        ---------
+        heard : dict
+            As `hear` returns it.
+        labels : torch.Tensor
+            As in `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits ``[batch, tokens, vocabulary]``.
+        """
+        return self.echo(**heard, decoder_input_ids=self.echo.shift_right(labels), use_cache=False).logits
+
+    @torch.no_grad()
+    def write(self, heard: dict, beam_size: int = 1) -> list[str]:
+        """Writes texts.
+
+        Arguments
+        ---------
+        heard : dict
+            As `hear` returns it.
         beam_size : int
             Texts that are kept at a time; 1 takes the best next character.
 
@@ -139,20 +175,9 @@ class EchoRecognizer(AdaptedModel):
             What is said.
         """
         written = self.echo.generate(
-            **self._hear(signal, lengths),
-            max_new_tokens=self.echo.config.n_text_ctx - 1,
-            num_beams=beam_size,
-            do_sample=False,
+            **heard, max_new_tokens=self.echo.config.n_text_ctx - 1, num_beams=beam_size, do_sample=False
         )
         return texts_of(written, self.characters, self.echo.config.eos_token_id)
-
-    def _hear(self, signal: torch.Tensor, lengths: torch.Tensor) -> dict:
-        """What the decoder attends to; without prompts, since its mask is the clip's."""
-        tokens, _ = self.backbone(signal, lengths)
-        return {
-            "encoder_outputs": BaseModelOutput(tokens[:, self.method.prompts :]),
-            "attention_mask": self.backbone.present(signal, lengths).long(),
-        }
 
 
 def _check_trains_all(backbone: EchoBackbone, method: Method) -> None:
@@ -175,16 +200,22 @@ class EchoBrain(RecognitionBrain):
         As in `RecognitionBrain`; ``hparams`` needs ``decoding``, ``beam_size`` and ``label_smoothing`` too.
     """
 
+    def __init__(self, characters: Characters, *arguments: object):
+        super().__init__(characters, *arguments)
+        self.losses: list[torch.Tensor] = []  # of the batches since the last step
+
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Scores the texts of a batch: logits ``[batch, tokens, vocabulary]``."""
         batch = batch.to(self.device)
         self.batch_ids = batch.id
         signal, lengths = batch.signal
-        augment = self.hparams.augment if stage == sb.Stage.TRAIN else []
         characters, shares = batch.characters
         counts = (shares * characters.shape[1]).round().long()
         self.labels = labels_of(characters, counts, self.model.echo.config.eos_token_id)
-        return self.modules.model(distort(augment, signal, lengths), lengths, self.labels)
+        if stage == sb.Stage.TRAIN:
+            return self.modules.model(distort(self.hparams.augment, signal, lengths), lengths, self.labels)
+        self.heard = self.model.hear(signal, lengths)
+        return self.model.score(self.heard, self.labels)
 
     def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Cross-entropy, the mean over all tokens; counts errors where they are measured."""
@@ -193,17 +224,19 @@ class EchoBrain(RecognitionBrain):
             logits.transpose(1, 2), self.labels, ignore_index=IGNORED, label_smoothing=smoothing
         )
         if stage == sb.Stage.TRAIN:
-            self.last_loss = loss.detach()
+            self.losses.append(loss.detach())
             return loss + self.method.penalty(self.model.backbone.model)
         self.check_loss_isfinite(loss)
         beam_size = self.hparams.beam_size if stage == sb.Stage.TEST and self.hparams.decoding == "beam" else 1
-        self.count_errors(batch, self.model.write(*batch.signal, beam_size))
+        self.count_errors(batch, self.model.write(self.heard, beam_size))
         return loss
 
     def after_step(self) -> None:
-        """As the method wants it; the rotary base follows the loss."""
+        """As the method wants it; the rotary base follows the loss of all batches of the step, in all processes."""
         super().after_step()
-        self.model.echo.adapt(self.last_loss)
+        loss = ddp_all_reduce(torch.stack(self.losses).mean(), torch.distributed.ReduceOp.SUM)
+        self.model.echo.adapt(loss / (torch.distributed.get_world_size() if self.distributed_launch else 1))
+        self.losses.clear()
 
 
 def labels_of(characters: torch.Tensor, counts: torch.Tensor, end: int) -> torch.Tensor:
@@ -314,6 +347,13 @@ def load_echo(name: str, revision: str | None, config: EchoConfig, characters: C
     ------
     UsageError
         It is no Echo, or was trained with other characters.
+
+    Example
+    -------
+    >>> sizes = {"n_audio_state": 8, "n_audio_head": 2, "n_audio_layer": 1, "n_text_state": 8, "n_text_head": 2}
+    >>> echo, backbone = load_echo("new", None, EchoConfig(**sizes, n_text_layer=1), Characters("ab"))
+    >>> backbone.model is echo.encoder, echo.config.vocab_size
+    (True, 5)
     """
     if name == NEW:
         for field, number in special_tokens(characters).items():

@@ -116,6 +116,13 @@ def set_aside(
     ------
     UsageError
         A split would be empty.
+
+    Example
+    -------
+    >>> clips = [Clip(split, "", "", split, text="no") for split in SPLITS]
+    >>> usable, skipped = set_aside([*clips, Clip("silent", "", "", "train", text="")])
+    >>> [clip.id for clip, _ in skipped]
+    ['silent']
     """
     reasons = {clip.id: why_not(clip) if clip.text else "has an empty transcript" for clip in clips}
     skipped = [(clip, reasons[clip.id]) for clip in clips if reasons[clip.id]]

@@ -12,21 +12,16 @@ from functools import partial
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
 
 # isort: split
-import speechbrain as sb
-from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
 
 from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.data.manifest import read_manifest
-from brainplug.data.pipeline import make_reader, training_batches
-from brainplug.data.prepare import prepare_manifest
 from brainplug.experiment import Experiment, load_experiment, parse_arguments, run_command
 from brainplug.files import write_json
-from brainplug.loggers import make_loggers
-from brainplug.output_folder import claim_output_folder
 from brainplug.parts import choose_parts
 from brainplug.recognition.characters import Characters, choose_characters
 from brainplug.recognition.decoding import check_decoding
 from brainplug.recognition.results import collect_results, describe_recogniser, summary, write_transcripts
+from brainplug.recognition.run import begin_run, make_run_datasets, train_and_test
 from brainplug.recognition.sequence import (
     ECHO_FOLDER,
     EchoBrain,
@@ -37,12 +32,7 @@ from brainplug.recognition.sequence import (
     save_echo,
     why_too_long,
 )
-from brainplug.recognition.transcripts import (
-    list_transcribed,
-    make_transcribed_datasets,
-    set_aside,
-    write_skipped,
-)
+from brainplug.recognition.transcripts import set_aside
 
 # What recipes of classification choose, and recognition does not.
 FIXED = {
@@ -85,20 +75,11 @@ def run(experiment: Experiment) -> None:
     hparams["augment"] = parts.augment
     model = EchoRecognizer(backbone, parts.method, echo, characters, hparams["gradient_checkpointing"])
 
-    claim_output_folder(experiment)
-    sb.create_experiment_directory(folder, experiment.recipe_file, experiment.overrides)
-    hparams["train_loggers"] = make_loggers(hparams)
-    trained = bool(hparams["checkpointer"].list_checkpoints())
-    list_clips = partial(list_transcribed, parts.list_clips, hparams["characters"])
-    run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, "trained": trained, **hparams["prepare"]})
-    listed = read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
+    listed = begin_run(experiment, parts.list_clips)
     choose_characters(hparams["characters"], listed)
     clips, skipped = set_aside(listed, partial(why_too_long, backbone))
     check_texts_fit([clip.text for clip in clips], echo.config.n_text_ctx)
-    run_on_main(write_skipped, args=[skipped, f"{folder}/skipped.csv"])
-    cache_folder = hparams["cache_folder"] if hparams["cache_features"] else None
-    reader = make_reader(parts.extract, parts.signal_settings, backbone.sample_rate, cache_folder)
-    datasets = make_transcribed_datasets(clips, characters, reader)
+    datasets = make_run_datasets(hparams, parts, characters, clips, skipped)
 
     description = {**describe_recogniser(model, hparams, characters), "recogniser": "echo"}
     keep_delta(hparams["checkpointer"], model, description)
@@ -106,20 +87,7 @@ def run(experiment: Experiment) -> None:
         characters,
         *(model, parts.method, parts.optimizer, parts.lr, hparams, experiment.run_opts, hparams["checkpointer"]),
     )
-
-    train_set, train_loader = training_batches(
-        datasets["train"], hparams["batch_size"], hparams["batch_seconds"], hparams["sorting"], hparams["seed"]
-    )
-    workers = {"num_workers": hparams["num_workers"]}
-    loaders = {"batch_size": hparams["batch_size"], **workers}
-    brain.fit(
-        hparams["epoch_counter"],
-        train_set,
-        datasets["valid"],
-        train_loader_kwargs={**train_loader, **workers},
-        valid_loader_kwargs=loaders,
-    )
-    tested = brain.test_epochs(datasets["test"], "best", loaders)
+    tested = train_and_test(brain, hparams, datasets)
 
     if if_main_process():
         results = collect_results(brain, hparams, clips, len(skipped), tested)

@@ -12,12 +12,17 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones import load_backbone
+from brainplug.backbones.echo import EchoConfig
 from brainplug.brain import AudioBrain
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
 from brainplug.methods import Method, choose_method
+from brainplug.methods.full import FullFineTuning
 from brainplug.model import AudioClassifier
 from brainplug.optim.schedules import cosine
+from brainplug.recognition.characters import Characters
+from brainplug.recognition.sequence import EchoBrain, EchoRecognizer, load_echo
+from brainplug.recognition.transcripts import make_transcribed_datasets
 from tests.integration.running import LONGEST_RUN, REPOSITORY, SETTINGS, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
@@ -30,6 +35,7 @@ CASES = {
     "conformer, published code": ("conformer", "ast", True),
     "convpass, published code": ("convpass", "ast", True),
 }
+ECHO = "an Echo with its adaptive base"
 UNTOLD = "convpass, published code, untold"  # as a method would fare that does not say what it leaves unused
 
 
@@ -66,6 +72,38 @@ def train(method_name: str, backbone: str, paper_code: bool, folders: dict[str, 
     return after
 
 
+def train_echo() -> dict[str, torch.Tensor]:
+    """Trains a recogniser four steps of two batches; its base follows losses that differ between processes."""
+    torch.manual_seed(0)
+    sizes = {"n_audio_state": 8, "n_audio_head": 2, "n_text_state": 8, "n_text_head": 2}
+    layers = {"n_audio_layer": 1, "n_text_layer": 1, "n_audio_ctx": 20, "n_text_ctx": 20, "checkpointing": False}
+    characters = Characters(" adehinopst")
+    config = EchoConfig(**sizes, **layers, adaptive_base=True, base_interval=1)
+    echo, backbone = load_echo("new", None, config, characters)
+    model = EchoRecognizer(backbone, FullFineTuning(), echo, characters)
+    hparams = {
+        "seed": 1,
+        "epoch_counter": sb.utils.epoch_loop.EpochCounter(2),
+        "train_loggers": [],
+        "lr_schedule": cosine,
+        "augment": [],
+        "label_smoothing": 0.0,
+    }
+    options = {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo", "grad_accumulation_factor": 2}
+    brain = EchoBrain(characters, model, model.method, torch.optim.SGD, 0.05, hparams, options)
+    clips = [
+        Clip(f"{split}{number}", "", "", split, text=["no", "do it", "stop", "open that"][number % 4])
+        for split, count in (("train", 16), ("valid", 2))
+        for number in range(count)
+    ]
+    sets = make_transcribed_datasets(
+        clips, characters, lambda clip: torch.full((20 + hash_of(clip.id), 80), 0.1 * hash_of(clip.id))
+    )
+    brain.fit(hparams["epoch_counter"], sets["train"], sets["valid"], {"batch_size": 2}, {"batch_size": 2})
+    assert echo.adaptive_base.updates == 4
+    return model.delta()
+
+
 def hash_of(text: str) -> int:
     return sum(map(ord, text)) % 7 - 3
 
@@ -77,6 +115,7 @@ def one_of_two(rank: int, folder: str, folders: dict[str, str]) -> None:
     told = {}
     for name, case in CASES.items():
         safetensors.torch.save_file(train(*case, folders), f"{folder}/{name}-{rank}.safetensors")
+    safetensors.torch.save_file(train_echo(), f"{folder}/{ECHO}-{rank}.safetensors")
     Method.may_leave_unused = lambda *_: False
     try:
         train(*CASES["convpass, published code"], folders)
@@ -99,7 +138,7 @@ def trained(environment, tiny_backbones, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, ECHO])
 def test_both_processes_train_the_same_model(case, trained):
     first, second = (safetensors.torch.load_file(trained / f"{case}-{rank}.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys()

@@ -117,8 +117,8 @@ class TestMethods:
         train(model)
         signal, lengths, _ = batch()
         signal[1, 20:] = 7.0
-        alone = model.write(signal[1:, :20], torch.ones(1))
-        assert model.write(signal, lengths)[1] == alone[0]
+        alone = model.write(model.hear(signal[1:, :20], torch.ones(1)))
+        assert model.write(model.hear(signal, lengths))[1] == alone[0]
 
 
 def test_the_delta_of_a_new_one_is_all_of_it():
@@ -149,9 +149,9 @@ def test_it_learns_to_write_what_it_hears(tmp_path):
     model = make(FullFineTuning())
     train(model, steps=60)
     signal, lengths, _ = batch()
-    assert model.write(signal, lengths) == ["ab", "c"]
-    assert model.write(signal.flip(0), lengths.flip(0)) == ["c", "ab"]
-    assert model.write(signal, lengths, beam_size=3) == ["ab", "c"]
+    assert model.write(model.hear(signal, lengths)) == ["ab", "c"]
+    assert model.write(model.hear(signal.flip(0), lengths.flip(0))) == ["c", "ab"]
+    assert model.write(model.hear(signal, lengths), beam_size=3) == ["ab", "c"]
 
     save_echo(model, str(tmp_path))
     echo, backbone = load_echo(str(tmp_path), None, None, CHARACTERS)

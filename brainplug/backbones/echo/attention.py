@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from brainplug.backbones.echo.config import EchoConfig
-from brainplug.backbones.echo.rotary import CombinedRotary
+from brainplug.backbones.echo.rotary import CombinedRotary, make_rotary
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,14 @@ class Attention(torch.nn.Module):
         Width of the tokens that keys and values are made of; `dim` by default.
     projects_output : bool
         Whether the heads' values are mixed at the end.
+
+    Example
+    -------
+    >>> attention = Attention(EchoConfig(attn_implementation="sdpa"), dim=16, heads=2)
+    >>> queries, keys, values = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 5, 8), torch.ones(1, 2, 5, 8)
+    >>> mixed, _ = attention.attend(queries, keys, values, mask=None)
+    >>> torch.allclose(mixed[0, 0], attention.out_proj(torch.ones(16)), atol=1e-6)  # weights have the sum 1
+    True
     """
 
     def __init__(
@@ -152,11 +160,6 @@ class Attention(torch.nn.Module):
         """
         values, weights = self.function()(self, query, key, value, mask, scaling=self.scaling, is_causal=False)
         return self.out_proj(values.flatten(2)), weights
-
-
-def _rotary_of(config: EchoConfig, dim: int, heads: int) -> CombinedRotary:
-    rotation = "plain" if config.folded else config.rotation
-    return CombinedRotary(dim // heads, rotation, config.n_rotations, config.base, config.train_orthogonal)
 
 
 def added_to_scores(allowed: torch.Tensor, scores: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
@@ -213,7 +216,7 @@ class RotaryAttention(Attention):
     ):
         super().__init__(config, dim, heads, projects_output=projects_output)
         self.causal, self.cache_slot = causal, cache_slot
-        self.rotary = _rotary_of(config, dim, heads)
+        self.rotary = make_rotary(config, dim // heads, config.folded)
         self.bias = RelativeBias(config.max_rel_dist, heads) if config.max_rel_dist else None
         self.positional_scaling = torch.nn.Parameter(torch.empty(1))
         self.reset()
@@ -403,7 +406,8 @@ class CrossAttention(Attention):
     def __init__(self, config: EchoConfig, cache_slot: int = 0):
         super().__init__(config, config.n_text_state, config.n_text_head, config.n_audio_state)
         self.cache_slot = cache_slot
-        self.rotary = _rotary_of(config, config.n_text_state, config.n_text_head) if config.card_parity else None
+        if config.card_parity:
+            self.rotary = make_rotary(config, config.n_text_state // config.n_text_head, config.folded)
 
     def forward(
         self,

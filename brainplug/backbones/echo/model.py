@@ -13,7 +13,7 @@ from brainplug.backbones.echo.attention import Attention
 from brainplug.backbones.echo.config import EchoConfig
 from brainplug.backbones.echo.layers import DecoderLayer, EncoderLayer
 from brainplug.backbones.echo.positions import LearnedSinusoids
-from brainplug.backbones.echo.rotary import AdaptiveBase, CombinedRotary, RotaryPositions, rotate_heads
+from brainplug.backbones.echo.rotary import AdaptiveBase, RotaryPositions, make_rotary, rotate_heads
 from brainplug.errors import UsageError
 
 FRAMES_PER_TOKEN = 2  # the second convolution's stride
@@ -138,7 +138,7 @@ class EchoEncoder(EchoPreTrainedModel):
         config.check()
         dim, heads = config.n_audio_state, config.n_audio_head
         self.front_end = FrontEnd(config.n_mels, dim)
-        self.rotary = _rotary_at_the_input(config, dim // heads)
+        self.rotary = make_rotary(config, dim // heads)
         self.positions = LearnedSinusoids(config.n_audio_ctx, dim, config.embedding_gain)
         self.layers = torch.nn.ModuleList([EncoderLayer(config) for _ in range(config.n_audio_layer)])
         self.norm = torch.nn.LayerNorm(dim)
@@ -200,6 +200,14 @@ class EchoDecoder(EchoPreTrainedModel):
     ---------
     config : EchoConfig
         What it is made of.
+
+    Example
+    -------
+    >>> sizes = {"n_audio_state": 16, "n_audio_head": 2, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1}
+    >>> decoder = EchoDecoder(EchoConfig(**sizes, vocab_size=10)).eval()
+    >>> audio, text = torch.randn(1, 9, 16), torch.tensor([[1, 2, 3]])
+    >>> tuple(decoder(text, encoder_hidden_states=audio).last_hidden_state.shape)
+    (1, 3, 16)
     """
 
     main_input_name = "input_ids"
@@ -210,7 +218,7 @@ class EchoDecoder(EchoPreTrainedModel):
         dim, heads = config.n_text_state, config.n_text_head
         self.embed_tokens = torch.nn.Embedding(config.vocab_size, dim)
         self.positions = LearnedSinusoids(config.n_text_ctx, dim, config.embedding_gain)
-        self.rotary = _rotary_at_the_input(config, dim // heads)
+        self.rotary = make_rotary(config, dim // heads)
         self.layers = torch.nn.ModuleList([DecoderLayer(config, index) for index in range(config.n_text_layer)])
         self.norm = torch.nn.LayerNorm(dim)
         self._finish(config)
@@ -269,10 +277,6 @@ class EchoDecoder(EchoPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(
             self.norm(tokens), past_key_values=past_key_values if use_cache else None
         )
-
-
-def _rotary_at_the_input(config: EchoConfig, head_dim: int) -> CombinedRotary:
-    return CombinedRotary(head_dim, config.rotation, config.n_rotations, config.base, config.train_orthogonal)
 
 
 class Echo(EchoPreTrainedModel, GenerationMixin):

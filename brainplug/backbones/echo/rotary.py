@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from brainplug.backbones.echo.config import EchoConfig
 from brainplug.errors import UsageError
 
 
@@ -319,6 +320,32 @@ class CombinedRotary(torch.nn.Module):
                         0, (-1, len(matrix))
                     )  # [heads, head_dim, inputs] or [heads, head_dim]
                     tensor.copy_(torch.einsum("hd...,de->he...", heads, matrix).flatten(0, 1))
+
+
+def make_rotary(config: EchoConfig, head_dim: int, folded: bool = False) -> CombinedRotary:
+    """Makes the rotary that a configuration describes.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        What an Echo is made of.
+    head_dim : int
+        h.
+    folded : bool
+        Whether M is in projections, and positions alone are left.
+
+    Returns
+    -------
+    CombinedRotary
+        For one attention, or for the input of encoder or decoder.
+
+    Example
+    -------
+    >>> make_rotary(EchoConfig(rotation="givens"), 8).orthogonal is None
+    True
+    """
+    rotation = "plain" if folded else config.rotation
+    return CombinedRotary(head_dim, rotation, config.n_rotations, config.base, config.train_orthogonal)
 
 
 def rotate_heads(rotary: CombinedRotary, tokens: torch.Tensor, heads: int, offset: int = 0) -> torch.Tensor:
