@@ -37,8 +37,8 @@ PATHS = ("data_folder", "manifest", "output_folder")
 NO_NAME = r"[^\w.-]+"  # what is left out of a folder's name, and would mean something in YAML
 
 
-class RecipeLoader(yaml.Loader):
-    """PyYAML's loader, which also reads 1e-3 as a number, as YAML 1.2 does."""
+class RecipeLoader(getattr(yaml, "CLoader", yaml.Loader)):
+    """PyYAML's loader, in C where it has been built, which also reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 RecipeLoader.add_implicit_resolver(

@@ -362,7 +362,7 @@ def read_results(folder: str) -> list[dict]:
 
 
 def results_table(results: list[dict]) -> str:
-    """A Markdown table of runs: one row a data set, backbone, method and code, mean and deviation over folds and seeds.
+    """A Markdown table of runs: one row a data set, backbone, code, method and number of epochs, over folds and seeds.
 
     Arguments
     ---------
@@ -387,18 +387,19 @@ def results_table(results: list[dict]) -> str:
     for run in results:
         shots = "all" if run["few_shot"] is None else str(run["few_shot"])
         code = code_name(run["paper_code"])
-        groups[run["dataset"], run["n_classes"], shots, run["backbone"], code, method_name(run)].append(run)
+        kind = (run["dataset"], run["n_classes"], shots, run["backbone"], code, method_name(run))
+        groups[kind, run["epochs"]].append(run)
     lines = [
         "| data | classes | clips a class | backbone | code | method | trainable without head | epochs | runs "
         "| test accuracy, best validation epoch (%) | last epoch (%) | minutes a run |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    ordered = sorted(groups.items(), key=lambda item: (item[0][:-1], -mean(r["test_accuracy"] for r in item[1])))
-    for kind, runs in ordered:
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0][:-1], -mean(r["test_accuracy"] for r in item[1])))
+    for (kind, epochs), runs in ordered:
         first, minutes = runs[0], mean(run["seconds"] for run in runs) / 60
         lines.append(
             f"| {' | '.join(map(str, kind))} | {first['trainable_without_head']:,} "
-            f"| {first['epochs']} | {len(runs)} "
+            f"| {epochs} | {len(runs)} "
             f"| {_spread(run.get('test_accuracy_best_epoch', run['test_accuracy']) for run in runs)} "
             f"| {_spread(run['test_accuracy_last_epoch'] for run in runs)} | {minutes:.1f} |"
         )
@@ -428,17 +429,19 @@ def recognition_table(results: list[dict]) -> str:
     """
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for run in results:
-        groups[run["dataset"], run["backbone"], method_name(run), run["decoding"]].append(run)
+        kind = (run["dataset"], run["backbone"], method_name(run), run["decoding"])
+        groups[kind, run["epochs"]].append(run)
     lines = [
         "| data | backbone | method | decoding | trainable | epochs | runs | WER, best validation epoch (%) | CER (%) "
         "| WER, last epoch (%) | CER (%) | minutes a run |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for kind, runs in sorted(groups.items(), key=lambda item: (item[0][:2], mean(r["test_wer"] for r in item[1]))):
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0][:2], mean(r["test_wer"] for r in item[1])))
+    for (kind, epochs), runs in ordered:
         rates = ("test_wer", "test_cer", "test_wer_last_epoch", "test_cer_last_epoch")
         spreads = " | ".join(_spread(run[rate] for run in runs) for rate in rates)
         minutes = mean(run["seconds"] for run in runs) / 60
-        counts = f"{runs[0]['trainable']:,} | {runs[0]['epochs']} | {len(runs)}"
+        counts = f"{runs[0]['trainable']:,} | {epochs} | {len(runs)}"
         lines.append(f"| {' | '.join(kind)} | {counts} | {spreads} | {minutes:.1f} |")
     return "\n".join(lines)
 

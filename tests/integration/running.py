@@ -39,9 +39,13 @@ class Run:
 
 
 def start_server() -> None:
-    """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports."""
+    """Starts a process that has imported everything; each run is forked from it, which saves the seconds of imports.
+
+    It also knows what pip has installed, which SpeechBrain otherwise asks in each run.
+    """
     models = [f"transformers.models.{name}.modeling_{name}" for name in FAMILIES]  # transformers imports them late
-    multiprocessing.set_forkserver_preload(["train", "brainplug.__main__", "brainplug.pretrain.run", *models, __name__])
+    commands = ["train", "brainplug.__main__", "brainplug.pretrain.run"]
+    multiprocessing.set_forkserver_preload([*commands, *models, __name__, "tests.integration.server"])
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
 

@@ -347,7 +347,7 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
         "ckpt_interval_steps": 2,
         "device": "cpu",
     }
-    columns = {"ESC-50": {"recipe": ESC50_RECIPE, "data_folder": ".", "folds": [1, 2]}}
+    columns = {"ESC-50": {"recipe": ESC50_RECIPE, "data_folder": ".", "folds": [1]}}
     rows = {row: {"method": row} for row in ROWS}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"rows": rows, "columns": columns, "shared": shared}))
     options = ["small.yaml", f"--data_folder={shared_esc50}", "--jobs=2"]
@@ -372,18 +372,16 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
     assert interrupted
     assert any("Loading a checkpoint from" in (cell / "output.txt").read_text() for cell in interrupted)
     for row in ROWS:
-        for fold in (1, 2):
-            alone = tmp_path / f"alone-{row}-{fold}"
-            arguments = [f"--method={row}", f"--fold={fold}", "--number_of_epochs=4", "--ckpt_interval_steps=2"]
-            done = run_train(command_line(*arguments, f"--output_folder={alone}"), tmp_path)
-            assert done.code == 0, done.output
-            cell = folder / row / f"fold{fold}-seed1234"
-            found, wanted = (json.loads((each / "results.json").read_text()) for each in (cell, alone))
-            for name in CHANGES_WITH_EACH_RUN:
-                del found[name], wanted[name]
-            assert found == wanted
-            same = (cell / "adapter.safetensors").read_bytes() == (alone / "adapter.safetensors").read_bytes()
-            assert same, "the weights differ"
+        alone, cell = tmp_path / f"alone-{row}", folder / row / "fold1-seed1234"
+        arguments = [f"--method={row}", "--fold=1", "--number_of_epochs=4", "--ckpt_interval_steps=2"]
+        done = run_train(command_line(*arguments, f"--output_folder={alone}"), tmp_path)
+        assert done.code == 0, done.output
+        found, wanted = (json.loads((each / "results.json").read_text()) for each in (cell, alone))
+        for name in CHANGES_WITH_EACH_RUN:
+            del found[name], wanted[name]
+        assert found == wanted
+        same = (cell / "adapter.safetensors").read_bytes() == (alone / "adapter.safetensors").read_bytes()
+        assert same, "the weights differ"
 
 
 def test_the_command_itself(environment, tmp_path):

@@ -105,6 +105,13 @@ def test_runs_with_another_optimiser_have_a_row_of_their_own():
     ]
 
 
+def test_runs_of_another_length_have_a_row_of_their_own():
+    of_classes = results_table([{**RUN, "epochs": 3}, {**RUN, "epochs": 50}])
+    of_words = recognition_table([{**RECOGNITION, "epochs": 3}, {**RECOGNITION, "epochs": 50}])
+    for table, column in ((of_classes, 7), (of_words, 5)):
+        assert sorted(row.split(" | ")[column] for row in table.splitlines()[2:]) == ["3", "50"]
+
+
 @pytest.mark.parametrize("paper_code", [False, True])
 def test_the_summary_says_which_code_and_which_epoch(paper_code):
     lines = summary({**RUN, "paper_code": paper_code, "few_shot": 8}, "results").splitlines()
