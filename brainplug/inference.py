@@ -19,7 +19,7 @@ from brainplug.model import AdaptedModel
 from brainplug.recognition.characters import Characters
 from brainplug.recognition.decoding import Decoder, make_decoder
 from brainplug.recognition.model import CTCModel, load_waveform_backbone
-from brainplug.recognition.sequence import ECHO_FOLDER, EchoRecognizer, load_echo
+from brainplug.recognition.sequence import ECHO_FOLDER, NEW, EchoRecognizer, load_echo
 
 
 class SpeechRecognizer(torch.nn.Module):
@@ -142,6 +142,12 @@ def _load_echo(folder: str, described: dict, characters: Characters, weights: di
         echo, backbone = load_echo(str(Path(folder, ECHO_FOLDER)), None, None, characters)
         echo.fold()
         return EchoRecognizer(backbone, LinearProbe(), echo, characters)
+    if described["backbone"] == NEW:
+        raise UsageError(
+            f"The recogniser in {folder} was asked for.",
+            f"It is a whole Echo, whose folder {ECHO_FOLDER} is missing there.",
+            f"Copy the folder {ECHO_FOLDER} of its run too",
+        )
     echo, backbone = load_echo(described["backbone"], _revision_of(described), None, characters)
     _check_revision(folder, described, backbone)
     model = EchoRecognizer(backbone, restore_method(described["method_settings"]), echo, characters)

@@ -69,12 +69,12 @@ def attend_with_prefix(
     attention_mask: torch.Tensor | None,
     **named: object,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention over the prefix of a module and the clip's own keys and values.
+    """Scaled dot-product attention over the prefix of a module, if it has one, and the clip's own keys and values.
 
     Arguments
     ---------
     module : torch.nn.Module
-        The attention; it holds a `Prefix` as ``prefix``.
+        The attention; it may hold a `Prefix` as ``prefix``. A layer's other attentions have none.
     query, key, value : torch.Tensor
         ``[batch, heads, tokens, head_dim]``.
     attention_mask : torch.Tensor, optional
@@ -87,11 +87,12 @@ def attend_with_prefix(
     tuple[torch.Tensor, None]
         ``[batch, tokens, heads, head_dim]``, and no weights.
     """
-    key = module.prefix.put_before(key, module.prefix.keys)
-    value = module.prefix.put_before(value, module.prefix.values)
-    if attention_mask is not None:
-        seen = True if attention_mask.dtype == torch.bool else 0.0
-        attention_mask = torch.nn.functional.pad(attention_mask, (len(module.prefix.keys), 0), value=seen)
+    prefix = getattr(module, "prefix", None)
+    if prefix is not None:
+        key, value = prefix.put_before(key, prefix.keys), prefix.put_before(value, prefix.values)
+        if attention_mask is not None:
+            seen = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = torch.nn.functional.pad(attention_mask, (len(prefix.keys), 0), value=seen)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
 
 

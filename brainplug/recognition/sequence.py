@@ -1,5 +1,7 @@
 """Sequence-to-sequence recognition: an Echo whose decoder writes, character by character, what its encoder hears."""
 
+import copy
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -16,7 +18,7 @@ from brainplug.backbones.echo.model import IGNORED
 from brainplug.backbones.loading import fetch_config, find_source, load_pretrained
 from brainplug.data.augment import distort
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import UsageError, nearest
 from brainplug.methods import Method
 from brainplug.model import AdaptedModel
 from brainplug.recognition.brain import RecognitionBrain
@@ -356,6 +358,7 @@ def load_echo(name: str, revision: str | None, config: EchoConfig, characters: C
     (True, 5)
     """
     if name == NEW:
+        config = _known_fields(config)
         for field, number in special_tokens(characters).items():
             setattr(config, field, number)
         echo, extractor = Echo(config), WhisperFeatureExtractor(config.n_mels)
@@ -378,6 +381,18 @@ def load_echo(name: str, revision: str | None, config: EchoConfig, characters: C
         )
     weights = weights_revision(source, getattr(echo.config, "_commit_hash", None))
     return echo, EchoBackbone(echo.encoder, name, weights, extractor)
+
+
+def _known_fields(config: EchoConfig) -> EchoConfig:
+    """A copy, if all of it is known: transformers keeps what it does not know, and does nothing with it."""
+    unknown = sorted(vars(config).keys() - vars(EchoConfig()).keys())
+    if unknown:
+        raise UsageError(
+            f"A model with {unknown[0]} was asked for.",
+            "An Echo has no such field.",
+            f"Write one of: {nearest(unknown[0], [field.name for field in dataclasses.fields(EchoConfig)])}",
+        )
+    return copy.deepcopy(config)
 
 
 def parts_of(config: EchoConfig) -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from brainplug.errors import UsageError
 from brainplug.experiment import run_command
+from brainplug.files import write_json
 from brainplug.report import markdown_table, table_marks, write_table
 from brainplug.sweep.entries import p_text, p_value, spread
 
@@ -39,6 +40,7 @@ VARIANTS = {  # name -> what is on, and beside which row it is judged
     "and the adaptive base": ({"rotation": "combined", "adaptive_base": True}, COMBINED),
 }
 OFF = {"adaptive_base": False, "use_hybrid_attention": False, "use_convolution": False}
+OPTIONS_NAME = "options.json"  # beside a run's results
 LEVEL = 0.05  # a difference of a smaller p is called one
 COLUMNS = ("parts", "parameters", "runs", "WER (%)", "CER (%)", "time", "difference", "p", "from")
 
@@ -57,11 +59,12 @@ def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
     others : Sequence[str]
         More of the command line.
     """
-    if (folder / "results.json").exists():
-        return
     settings = [f"--{name}={value}" for name, value in {**OFF, **VARIANTS[variant][0]}.items()]
+    if (folder / "results.json").exists():
+        return _check_is_the_same(folder, [*settings, *others])
     command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / "train.yaml"), *settings, *others]
     folder.mkdir(parents=True, exist_ok=True)
+    write_json([*settings, *others], folder / OPTIONS_NAME)
     with open(folder / "output.txt", "w") as output:
         code = subprocess.run(
             [*command, f"--seed={seed}", f"--output_folder={folder}", "--noprogressbar"], stdout=output, stderr=output
@@ -69,6 +72,17 @@ def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
     if code:
         asked = f"The run {variant!r}, seed {seed}, was asked for."
         raise UsageError(asked, f"It failed; {folder / 'output.txt'} says why.", "Write the same command again")
+
+
+def _check_is_the_same(folder: Path, asked: list[str]) -> None:
+    """A finished run with other options would stand in the table under a wrong name."""
+    made = json.loads((folder / OPTIONS_NAME).read_text())
+    if made != asked:
+        raise UsageError(
+            f"A run with {' '.join(asked)} was asked for.",
+            f"{folder} was finished with {' '.join(made)}.",
+            "Write another --output_folder, or remove this one",
+        )
 
 
 def table(results: dict[str, dict[int, dict]]) -> str:
@@ -129,7 +143,9 @@ def _conclusion(results: dict[str, dict[int, dict]]) -> str:
         if p is not None and p < LEVEL:
             clear.append(f"{variant} ({mean(differences):+.1f} points from {beside})")
     found = f"Clear at p < {LEVEL}: {'; '.join(clear)}."
-    if not clear:
+    if not any(p is not None for _, p in (_judged(variant, results) for variant in VARIANTS)):
+        found = "Nothing was tested: that takes two seeds."
+    elif not clear:
         found = f"Nothing is clear at p < {LEVEL}: no part changes more than the spread of the seeds."
     return (
         f"{found} Tests are paired by seed and not corrected for their number. Time is a multiple of the first row's."

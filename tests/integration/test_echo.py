@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from brainplug.backbones.echo import Echo
+from brainplug.errors import UsageError
 from brainplug.inference import SpeechRecognizer
 from brainplug.report import read_results, recognition_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
@@ -78,6 +79,12 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert echo.config.use_hybrid_attention
     assert echo.adaptive_base.base == echo.encoder.rotary.positions.base != echo.config.base
     assert "| own clips |" in recognition_table(read_results(str(results)))
+
+    (results / "alone").mkdir()
+    for name in ("adapter.json", "adapter.safetensors"):
+        (results / "alone" / name).write_bytes((results / name).read_bytes())
+    with pytest.raises(UsageError, match="whose folder echo is missing"):
+        SpeechRecognizer.from_run(str(results / "alone"))
 
     adapted = ["--output_folder=adapted", f"--backbone={results / 'echo'}", "--method=bottleneck", "--decoding=beam"]
     run = train(*adapted)

@@ -45,7 +45,7 @@ def test_a_clear_difference_is_named_beside_its_row():
 def test_a_difference_within_the_spread_is_none():
     made = table({PLAIN: results(0.20, 0.24, 0.22), OTHER: results(0.25, 0.20, 0.21)})
     assert "Nothing is clear" in made
-    assert "Nothing is clear" in table({PLAIN: results(0.2)})
+    assert "Nothing was tested: that takes two seeds." in table({PLAIN: results(0.2), OTHER: results(0.4)})
 
 
 @pytest.fixture
@@ -80,3 +80,13 @@ def test_finished_runs_are_not_made_again(runs, tmp_path, capsys):
     assert len(again) <= 2 * len(VARIANTS) - (begun - 2)
     assert "| 15.0 ± 7.1 |" in document.read_text()
     assert document.read_text().splitlines()[2] in capsys.readouterr().out
+
+
+def test_finished_runs_with_other_options_are_refused(runs, tmp_path):
+    runs.extend([[]] * 10)  # all end well
+    options = [f"--output_folder={tmp_path / 'out'}", "--seeds", "1"]
+    main([*options, "--number_of_epochs=3"])
+    with pytest.raises(
+        UsageError, match=r"--number_of_epochs=5 was asked for\. .*finished with .*--number_of_epochs=3"
+    ):
+        main([*options, "--number_of_epochs=5"])

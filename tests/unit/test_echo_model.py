@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSpeechSeq2Seq
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
 from brainplug.backbones.echo.model import EchoDecoder, EchoEncoder, FrontEnd
@@ -124,7 +125,7 @@ class TestEveryVariant:
         assert saved["current_base"] == model.encoder.rotary.positions.base.item()
         assert {name for name in TINY if saved[name] != getattr(model.config, name)} == set()
 
-    def test_every_weight_has_a_gradient_and_moves(self, model):
+    def test_every_weight_has_a_gradient(self, model):
         model.train()
         model(clips(), labels=texts()).loss.backward()
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
@@ -260,6 +261,92 @@ def test_generating_with_padding_and_with_beams():
     assert model.generate(audio, num_beams=3, max_new_tokens=6).shape[0] == 2
 
 
+class TestAsTransformersHasIt:
+    def test_a_cache_is_filled_in_place(self):
+        model, tokens = make(), texts()
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        steps = [
+            model(clips(), decoder_input_ids=some, past_key_values=cache, use_cache=True) for some in tokens.split(4, 1)
+        ]
+        assert cache.get_seq_length() == 6
+        whole = model(clips(), decoder_input_ids=tokens).logits
+        torch.testing.assert_close(torch.cat([step.logits for step in steps], dim=1), whole, atol=1e-4, rtol=1e-4)
+
+    def test_texts_may_be_as_long_as_the_decoder_writes(self):
+        assert make(n_text_ctx=30).generate(clips(), eos_token_id=None).shape == (2, 30)
+
+    def test_generating_leaves_modules_in_their_modes(self):
+        model = make().train()
+        model.encoder.eval()
+        model.generate(clips(), max_new_tokens=2)
+        assert not any(module.training for module in model.encoder.modules())
+        assert all(module.training for module in model.decoder.modules())
+
+    def test_states_and_attentions_of_every_layer(self):
+        model = make(attn_implementation="eager")
+        asked = {"decoder_input_ids": texts(), "output_hidden_states": True, "output_attentions": True}
+        made = model(clips(), **asked)
+        assert [len(states) for states in (made.encoder_hidden_states, made.decoder_hidden_states)] == [3, 4]
+        assert [len(some) for some in (made.encoder_attentions, made.decoder_attentions)] == [2, 3]
+        for weights in (*made.encoder_attentions, *made.decoder_attentions, *made.cross_attentions):
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert made.cross_attentions[0].shape == (2, 3, 6, 15)
+        assert torch.equal(model(clips(), decoder_input_ids=texts(), return_dict=False)[0], made.logits)
+
+    def test_padding_of_the_text_is_not_read(self):
+        """As generating from texts of several lengths pads: in front. Only relative positions count behind it."""
+        model = make()
+        tokens, mask = texts(), torch.ones(2, 6, dtype=torch.long)
+        mask[1, 2:4] = 0
+        before = model(clips(), decoder_input_ids=tokens, decoder_attention_mask=mask).logits
+        tokens[1, 2:4] = PAD
+        after = model(clips(), decoder_input_ids=tokens, decoder_attention_mask=mask).logits
+        torch.testing.assert_close(after[1, 4:], before[1, 4:])
+        assert not torch.allclose(model(clips(), decoder_input_ids=tokens).logits[1, 4:], before[1, 4:])
+
+    def test_its_trainer_divides_the_loss_itself(self):
+        """The loss is a mean over a batch, not over all batches of a step."""
+        assert Echo.accepts_loss_kwargs is False
+        assert torch.equal(make().prepare_decoder_input_ids_from_labels(texts())[:, 1:], texts()[:, :-1])
+
+    def test_folding_leaves_the_configuration_of_others_alone(self):
+        config = EchoConfig(**TINY)
+        Echo(config).fold()
+        assert Echo(config).encoder.layers[0].attention.rotary.givens is not None
+
+    def test_double_precision(self, tmp_path):
+        model = make(train_orthogonal=True)
+        model.save_pretrained(tmp_path)
+        double = Echo.from_pretrained(tmp_path, dtype=torch.float64)
+        made = double(clips().double(), decoder_input_ids=texts()).logits
+        torch.testing.assert_close(made.float(), model(clips(), decoder_input_ids=texts()).logits)
+        double.fold()
+
+    def test_the_description_s_own_layers(self):
+        """`card_parity` gives the encoder a second self-attention, and turns queries and keys of cross-attention."""
+        model = make(card_parity=True)
+        expected = model(clips(), decoder_input_ids=texts()).logits
+        for layer in model.encoder.layers:
+            torch.nn.init.zeros_(layer.second_attention.out_proj.weight)
+        assert not torch.allclose(model(clips(), decoder_input_ids=texts()).logits, expected)
+        assert all(layer.cross_attention.rotary is not None for layer in model.decoder.layers)
+
+
+def test_queries_and_keys_are_scaled():
+    attention, tokens = make().encoder.layers[0].attention, torch.randn(1, 5, 16)
+    before = attention.read(tokens, None, 0)
+    torch.nn.init.constant_(attention.positional_scaling, 3 * attention.positional_scaling.item())
+    query, key, value = attention.read(tokens, None, 0)
+    torch.testing.assert_close((query, key, value), (3 * before[0], 3 * before[1], before[2]))
+
+
+def test_angles_that_are_zero_learn():
+    model = make(trained=False)
+    model(clips(), labels=texts()).loss.backward()
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        assert layer.attention.rotary.givens.thetas.grad.abs().max() > 0
+
+
 def test_adaptive_base_reaches_every_rotation_but_not_in_evaluation():
     model = make(adaptive_base=True, base_interval=1)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -363,6 +450,12 @@ class TestBadInput:
             ({"n_audio_head": 0}, r"n_audio_state: 16 with n_audio_head: 0"),
             ({"max_rel_dist": -1}, r"max_rel_dist: -1 .* Write max_rel_dist: 15"),
             ({"cross_attention": False}, r"hear nothing.* Write cross_attention: True"),
+            ({"convolution_kernel": -1}, r"convolution_kernel: -1"),
+            ({"window_size": 2.5}, r"window_size: 2\.5"),
+            ({"n_audio_layer": 0}, r"n_audio_layer: 0"),
+            ({"base": 0.0}, r"base: 0 .* above 0"),
+            ({"base_interval": 0}, r"base_interval: 0"),
+            ({"base_factor": -1.0}, r"base_factor: -1"),
         ],
     )
     def test_configurations_that_make_no_model(self, changes, message):
@@ -373,6 +466,39 @@ class TestBadInput:
         make().save_pretrained(tmp_path)
         with pytest.raises(UsageError, match=r"window_size: 0 was asked for"):
             Echo.from_pretrained(tmp_path, window_size=0)
+
+    def test_special_tokens_out_of_the_vocabulary(self):
+        with pytest.raises(UsageError, match=r"decoder_start_token_id: 50258 with vocab_size: 11"):
+            make(decoder_start_token_id=50258)
+
+    def test_a_mask_of_tokens_an_empty_clip_and_an_empty_text(self):
+        with pytest.raises(UsageError, match=r"shape \[2, 15\] was given\. There are \[2, 30\] frames"):
+            make()(clips(), torch.ones(2, 15), decoder_input_ids=texts())
+        with pytest.raises(UsageError, match=r"shape \[2, 0, 8\]"):
+            make()(clips(frames=0), decoder_input_ids=texts())
+        with pytest.raises(UsageError, match=r"The text has no token"):
+            make()(clips(), decoder_input_ids=texts(tokens=0))
+
+    def test_a_cache_of_another_kind(self):
+        with pytest.raises(UsageError, match=r"no StaticCache\. Leave cache_implementation out"):
+            make().generate(clips(), cache_implementation="static", max_new_tokens=3)
+
+    def test_parts_and_bases_that_are_not_in_the_file(self, tmp_path):
+        make().save_pretrained(tmp_path)
+        with pytest.raises(UsageError, match=r"not those of its configuration"):
+            EchoEncoder.from_pretrained(tmp_path)
+        with pytest.raises(UsageError, match=r"The base is 10000 there, 500 here"):
+            Echo.from_pretrained(tmp_path, base=500.0)
+
+    @pytest.mark.parametrize("name", ["q_proj", "k_proj"])
+    def test_folding_what_a_method_has_changed(self, name):
+        model = make()
+        attention = model.encoder.layers[0].attention
+        before = attention.q_proj.weight.clone()
+        setattr(attention, name, torch.nn.Sequential(getattr(attention, name)))
+        with pytest.raises(UsageError, match=r"is a Sequential: a method has changed it\. Merge"):
+            model.fold()
+        assert name == "q_proj" or torch.equal(attention.q_proj.weight, before)
 
     def test_nothing_to_hear_or_to_write(self):
         with pytest.raises(UsageError, match=r"No audio was given"):
@@ -442,7 +568,6 @@ class TestEncoderAlone:
         config = EchoConfig(**{**TINY, "n_mels": 32, "n_audio_ctx": 100})
         backbone = EchoBackbone.from_config(config)
         Echo(config).save_pretrained(tmp_path)
-        backbone.extractor.save_pretrained(tmp_path)
         loaded = EchoBackbone.load(str(tmp_path), "echo", None)
         assert isinstance(loaded.model, EchoEncoder)
         assert loaded.extract(torch.randn(16000)).shape == (100, 32)

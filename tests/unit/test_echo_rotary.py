@@ -181,6 +181,31 @@ class TestRotaryPositions:
         assert states.grad is not None
 
 
+def test_what_is_made_in_half_precision_is_exact():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        torch.manual_seed(0)
+        rotary, adaptive = CombinedRotary(8, base=10000.0), AdaptiveBase(10000.0)
+        matrix, turned = rotary.matrix(), rotary.positions(torch.ones(1, 1, 1001, 8, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(before)
+    assert {buffer.dtype for buffer in (*rotary.buffers(), *adaptive.buffers())} == {torch.float32, torch.int64}
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(8), atol=1e-5, rtol=0)
+    expected = RotaryPositions(8)(torch.ones(1, 1, 1001, 8))
+    assert torch.equal(turned, expected)
+
+
+def test_tables_follow_what_others_write_into_the_frequencies():
+    one, other = RotaryPositions(8), RotaryPositions(8, base=100.0)
+    states = torch.randn(1, 5, 8)
+    one(states)  # has made its tables
+    with torch.no_grad():
+        for buffer, new in zip(one.buffers(), other.buffers(), strict=True):
+            buffer.copy_(new)
+    assert torch.equal(one(states), other(states))
+
+
 class TestAdaptiveBase:
     def test_only_falling_losses(self):
         adaptive = AdaptiveBase(10000.0)
@@ -198,6 +223,15 @@ class TestAdaptiveBase:
     def test_changes_at_its_interval_only(self):
         adaptive = AdaptiveBase(10000.0, interval=3)
         assert [adaptive.update(torch.tensor(1.0)) for _ in range(7)] == [False, False, True, False, False, True, False]
+
+    @pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
+    def test_a_loss_that_is_not_finite_is_forgotten(self, strange):
+        adaptive = AdaptiveBase(10000.0, interval=1)
+        for loss in (3.0, 2.0, strange, 1.0, 0.5):
+            adaptive.update(loss)
+        # Larger by the first, the second, the fourth and the fifth; the mean stood still at the third.
+        assert adaptive.base.item() == pytest.approx(10000 * 1.0025**3)
+        assert adaptive.loss.isfinite()
 
     def test_goes_on_where_it_was_saved(self):
         losses = [torch.tensor(value) for value in (3.0, 2.0, 2.5, 1.0, 1.5, 0.5, 0.7)]

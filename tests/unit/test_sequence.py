@@ -112,6 +112,12 @@ class TestMethods:
         assert torch.equal(other(*batch()), model(*batch()))
         assert other.echo.adaptive_base.base == model.echo.adaptive_base.base != 10000
 
+    def test_adapts_an_encoder_with_all_parts(self, name):
+        model = make(METHODS[name], card_parity=True, use_hybrid_attention=True, use_convolution=True)
+        before = model(*batch())
+        train(model, steps=1)
+        assert not torch.allclose(model(*batch()), before)
+
     def test_a_clip_s_text_does_not_depend_on_its_batch(self, name):
         model = make(METHODS[name])
         train(model)
@@ -160,6 +166,11 @@ def test_it_learns_to_write_what_it_hears(tmp_path):
     torch.testing.assert_close(again(*batch()), model(*batch()))
     with pytest.raises(UsageError, match=r"with the characters 'ab' was asked for\. It writes ' abcd'\."):
         load_echo(str(tmp_path), None, None, Characters("ab"))
+
+
+def test_fields_that_no_echo_has():
+    with pytest.raises(UsageError, match=r"n_audio_layers was asked for\. .* Write one of: n_audio_layer"):
+        load_echo("new", None, tiny(n_audio_layers=6), CHARACTERS)
 
 
 def test_what_is_no_change_of_weights_is_not_saved_whole(tmp_path):

@@ -11,6 +11,7 @@ from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from brainplug.backbones.echo.config import EchoConfig
 from brainplug.backbones.echo.rotary import CombinedRotary, make_rotary
+from brainplug.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,21 @@ class Attention(torch.nn.Module):
         return AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
 
     def fold(self) -> None:
-        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same."""
+        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same.
+
+        Raises
+        ------
+        UsageError
+            A method has put something around a projection, which the rotation would not reach.
+        """
         if self.rotary is not None:
+            for projection in (self.q_proj, self.k_proj):
+                if type(projection) is not torch.nn.Linear:
+                    raise UsageError(
+                        "Folding the rotations was asked for.",
+                        f"A projection is a {type(projection).__name__}: a method has changed it.",
+                        "Merge the method first, with model.merge()",
+                    )
             for projection in (self.q_proj, self.k_proj):
                 self.rotary.fold_into(projection)
             self.rotary.givens = self.rotary.orthogonal = None

@@ -124,8 +124,6 @@ class EchoConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
-        self.base_min = self.base / 10 if self.base_min is None else self.base_min
-        self.base_max = self.base * 10 if self.base_max is None else self.base_max
         self.check()
 
     def check(self) -> None:
@@ -141,21 +139,37 @@ class EchoConfig(PreTrainedConfig):
         if self.rotation not in ROTATIONS:
             write = f"Write one of: {nearest(self.rotation, ROTATIONS)}"
             raise UsageError(f"rotation: {self.rotation!r} was asked for.", "It does not exist.", write)
-        if self.window_size < 1:
-            found, write = "A token would attend to nothing.", "Write window_size: 64, or 1 at least"
+        for name in ("n_mels", "n_audio_ctx", "n_audio_layer", "n_text_ctx", "n_text_layer", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}: {getattr(self, name)} was asked for.", "That is none.", f"Write {name}: 1")
+        if not isinstance(self.window_size, int) or self.window_size < 1:
+            found, write = "It is no number of tokens to attend to.", "Write window_size: 64, or 1 at least"
             raise UsageError(f"window_size: {self.window_size} was asked for.", found, write)
         if self.max_rel_dist < 0:
             asked, found = f"max_rel_dist: {self.max_rel_dist} was asked for.", "That is no number of distances."
             raise UsageError(asked, found, "Write max_rel_dist: 15, or 0 for no bias")
-        if self.convolution_kernel % 2 == 0:
+        if self.convolution_kernel < 1 or self.convolution_kernel % 2 == 0:
             asked = f"convolution_kernel: {self.convolution_kernel} was asked for."
             raise UsageError(asked, "An even one would not keep the number of tokens.", "Write an odd one, such as 3")
-        if not self.base_min <= self.base <= self.base_max:
-            asked = f"base: {self.base:g} between base_min: {self.base_min:g} and base_max: {self.base_max:g}"
-            raise UsageError(f"{asked} was asked for.", "It is not between them.", "Leave the bounds out")
+        self._check_base()
         if not self.cross_attention:
             found = "Its decoder would hear nothing: a language model, whatever is said."
             raise UsageError("cross_attention: False was asked for.", found, "Write cross_attention: True")
+
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of an adaptive base."""
+        lowest = self.base / 10 if self.base_min is None else self.base_min
+        return lowest, self.base * 10 if self.base_max is None else self.base_max
+
+    def _check_base(self) -> None:
+        lowest, highest = self.bounds()
+        if self.base_interval < 1 or self.base_factor < 1:
+            asked = f"base_interval: {self.base_interval} with base_factor: {self.base_factor:g} was asked for."
+            found = "A base that follows the loss grows by a factor of 1 at least, after one update at least."
+            raise UsageError(asked, found, "Write base_interval: 25 and base_factor: 1.0025")
+        if not 0 < lowest <= self.base <= highest:
+            asked = f"base: {self.base:g} between base_min: {lowest:g} and base_max: {highest:g}"
+            raise UsageError(f"{asked} was asked for.", "It is not between them, above 0.", "Leave the bounds out")
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:

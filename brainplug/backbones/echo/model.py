@@ -2,14 +2,18 @@
 
 import copy
 from functools import partial
+from pathlib import Path
+from typing import Self
 
 import torch
 import torch.utils.checkpoint
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel, WhisperFeatureExtractor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, Seq2SeqLMOutput
+from transformers.utils import FEATURE_EXTRACTOR_NAME, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
-from brainplug.backbones.echo.attention import Attention
+from brainplug.backbones.echo.attention import Attention, CrossAttention, SelfAttention
 from brainplug.backbones.echo.config import EchoConfig
 from brainplug.backbones.echo.layers import DecoderLayer, EncoderLayer
 from brainplug.backbones.echo.positions import LearnedSinusoids
@@ -76,6 +80,34 @@ class EchoPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["orthogonal.start", "rotary.positions", "adaptive_base"]  # noqa: RUF012
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]  # noqa: RUF012  as transformers reads it
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *arguments: object, **named: object) -> Self:
+        """Loads as all models do, but no weight is left to chance.
+
+        Raises
+        ------
+        UsageError
+            The file's weights are not those of the configuration.
+        """
+        wants_report = named.pop("output_loading_info", False)
+        try:
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *arguments, output_loading_info=True, **named
+            )
+        except RuntimeError as error:
+            if "size mismatch" not in str(error) and "mismatched" not in str(error):
+                raise
+            raise _other_weights(pretrained_model_name_or_path, str(error)) from error
+        missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+        if missing or unexpected:
+            found = f"Missing: {', '.join(missing[:3]) or 'none'}; unexpected: {', '.join(unexpected[:3]) or 'none'}."
+            raise _other_weights(pretrained_model_name_or_path, found)
+        there = next(module.base for module in model.modules() if isinstance(module, RotaryPositions))
+        wanted = there.new_tensor(model.config.base)
+        if there != wanted and not model.config.adaptive_base:
+            raise _other_weights(pretrained_model_name_or_path, f"The base is {there:g} there, {wanted:g} here.")
+        return (model, report) if wants_report else model
+
     def apply_initialization(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew.
 
@@ -133,6 +165,8 @@ class EchoEncoder(EchoPreTrainedModel):
     (1, 10, 16)
     """
 
+    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
+
     def __init__(self, config: EchoConfig):
         super().__init__(config)
         config.check()
@@ -144,6 +178,7 @@ class EchoEncoder(EchoPreTrainedModel):
         self.norm = torch.nn.LayerNorm(dim)
         self._finish(config)
 
+    @capture_outputs
     def forward(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: object
     ) -> BaseModelOutput:
@@ -156,7 +191,7 @@ class EchoEncoder(EchoPreTrainedModel):
         attention_mask : torch.Tensor, optional
             1 where a frame is no padding, ``[batch, frames]``.
         **named : object
-            What transformers says to all models.
+            What transformers says to all models, such as ``output_hidden_states``.
 
         Returns
         -------
@@ -168,7 +203,7 @@ class EchoEncoder(EchoPreTrainedModel):
         UsageError
             Other mel bands, or longer clips than the model is made for.
         """
-        self._check(input_features)
+        self._check(input_features, attention_mask)
         present = None if attention_mask is None else attention_mask.bool()
         tokens, present = self.front_end(input_features, present)
         tokens = rotate_heads(self.rotary, tokens, self.config.n_audio_head)
@@ -177,9 +212,9 @@ class EchoEncoder(EchoPreTrainedModel):
             tokens = layer(tokens, attention_mask=present)
         return BaseModelOutput(self.norm(tokens))
 
-    def _check(self, frames: torch.Tensor) -> None:
+    def _check(self, frames: torch.Tensor, mask: torch.Tensor | None) -> None:
         bands, most = self.config.n_mels, FRAMES_PER_TOKEN * self.config.n_audio_ctx
-        if frames.dim() != 3 or frames.shape[2] != bands:
+        if frames.dim() != 3 or frames.shape[2] != bands or not frames.shape[1]:
             raise UsageError(
                 f"Features of the shape {list(frames.shape)} were given.",
                 f"This model reads {bands} mel bands.",
@@ -190,6 +225,12 @@ class EchoEncoder(EchoPreTrainedModel):
                 f"Clips of {frames.shape[1]} frames were given.",
                 f"This model reads {most} at most, two for each of its {self.config.n_audio_ctx} positions.",
                 "Cut the clips, or build the model with a larger n_audio_ctx",
+            )
+        if mask is not None and mask.shape != frames.shape[:2]:
+            raise UsageError(
+                f"A mask of the shape {list(mask.shape)} was given.",
+                f"There are {list(frames.shape[:2])} frames, and it says of each whether it is one of the clip.",
+                "Give attention_mask [batch, frames], of frames and not of tokens",
             )
 
 
@@ -211,6 +252,11 @@ class EchoDecoder(EchoPreTrainedModel):
     """
 
     main_input_name = "input_ids"
+    _can_record_outputs = {  # noqa: RUF012  as transformers reads it
+        "hidden_states": DecoderLayer,
+        "attentions": SelfAttention,
+        "cross_attentions": CrossAttention,
+    }
 
     def __init__(self, config: EchoConfig):
         super().__init__(config)
@@ -223,6 +269,7 @@ class EchoDecoder(EchoPreTrainedModel):
         self.norm = torch.nn.LayerNorm(dim)
         self._finish(config)
 
+    @capture_outputs
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -257,11 +304,11 @@ class EchoDecoder(EchoPreTrainedModel):
         BaseModelOutputWithPastAndCrossAttentions
             ``last_hidden_state`` ``[batch, tokens, dim]``, and the cache.
         """
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        use_cache = use_cache and not self.training  # what is computed twice would be kept twice
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
         if use_cache and not offset:
-            # Made here, since transformers would make as many slots as the encoder has layers.
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            past_key_values = _empty_cache(past_key_values)
         present = None if attention_mask is None else attention_mask.bool()
         tokens = self.embed_tokens(input_ids) + self.positions(input_ids.shape[1], offset)
         tokens = rotate_heads(self.rotary, tokens, self.config.n_text_head, offset)
@@ -277,6 +324,16 @@ class EchoDecoder(EchoPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(
             self.norm(tokens), past_key_values=past_key_values if use_cache else None
         )
+
+
+def _empty_cache(given: EncoderDecoderCache | None) -> EncoderDecoderCache:
+    """The cache that was given, or one in its place: transformers makes as many slots as the encoder has layers."""
+    if given is None or (type(given.self_attention_cache) is DynamicCache and given.self_attention_cache.layers):
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    if type(given.self_attention_cache) is not DynamicCache:
+        found = f"It reads a DynamicCache alone, no {type(given.self_attention_cache).__name__}."
+        raise UsageError("A cache was given.", found, "Leave cache_implementation out")
+    return given
 
 
 class Echo(EchoPreTrainedModel, GenerationMixin):
@@ -297,16 +354,19 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
     (2, [1, 1])
     """
 
+    accepts_loss_kwargs = False  # the loss is a mean: transformers' Trainer has to divide it by accumulated batches
+
     def __init__(self, config: EchoConfig):
-        super().__init__(config)
+        super().__init__(copy.deepcopy(config))  # it says later what was folded, and others may be made of the same
+        config = self.config
+        _check_special_tokens(config)
         # The encoder may be given another attention function, by a method, than the decoder has.
         self.encoder, self.decoder = EchoEncoder(copy.deepcopy(config)), EchoDecoder(config)
         self.adaptive_base = None
         if config.adaptive_base:
-            self.adaptive_base = AdaptiveBase(
-                config.base, config.base_factor, config.base_interval, config.base_min, config.base_max
-            )
+            self.adaptive_base = AdaptiveBase(config.base, config.base_factor, config.base_interval, *config.bounds())
         self._finish(config)
+        self.generation_config.max_length = config.n_text_ctx
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         """Of the decoder's tokens; the logits are made with them too."""
@@ -320,6 +380,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         """The encoder."""
         return self.encoder
 
+    @can_return_tuple
     def forward(
         self,
         input_features: torch.Tensor | None = None,
@@ -353,7 +414,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         use_cache : bool, optional
             Whether to keep what the decoder reads.
         **named : object
-            What transformers says to all models.
+            What transformers says to all models, such as ``output_attentions`` (with the implementation ``eager``).
 
         Returns
         -------
@@ -371,7 +432,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
             decoder_input_ids = self.shift_right(labels)
         self._check(labels, decoder_input_ids)
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_features, attention_mask)
+            encoder_outputs = self.encoder(input_features, attention_mask, **named)
         audio = encoder_outputs[0]
         present = None if attention_mask is None else attention_mask.bool()[:, ::FRAMES_PER_TOKEN]
         read = self.decoder(
@@ -381,6 +442,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
             encoder_attention_mask=present,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **named,
         )
         with torch.autocast(audio.device.type, enabled=False):
             logits = read.last_hidden_state.float() @ self.decoder.embed_tokens.weight.float().T
@@ -388,7 +450,15 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED)
         return Seq2SeqLMOutput(
-            loss=loss, logits=logits, past_key_values=read.past_key_values, encoder_last_hidden_state=audio
+            loss=loss,
+            logits=logits,
+            past_key_values=read.past_key_values,
+            decoder_hidden_states=read.hidden_states,
+            decoder_attentions=read.attentions,
+            cross_attentions=read.cross_attentions,
+            encoder_last_hidden_state=audio,
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+            encoder_attentions=getattr(encoder_outputs, "attentions", None),
         )
 
     def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
@@ -408,7 +478,11 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         later = torch.cat([start, labels[:, :-1]], dim=1)
         return later.masked_fill(later == IGNORED, self.config.pad_token_id)
 
-    def adapt(self, loss: torch.Tensor) -> None:
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """As transformers' trainers and collators call `shift_right`."""
+        return self.shift_right(labels)
+
+    def adapt(self, loss: torch.Tensor | float) -> None:
         """Lets the rotary base follow the loss; to be called after each update. In evaluation mode it does nothing.
 
         Arguments
@@ -434,41 +508,20 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
 
     def generate(self, *arguments: object, **named: object) -> torch.Tensor:
         """Generates as all models do, in evaluation mode: recomputed layers keep nothing, and dropout has no place."""
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]  # frozen ones are never in training mode
         self.eval()
         try:
             return super().generate(*arguments, **named)
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
 
     def save_pretrained(self, save_directory: str, **named: object) -> None:
-        """Saves as all models do; the configuration says where the base is."""
+        """Saves as all models do; the configuration says where the base is, and a feature extractor lies beside it."""
         self.config.current_base = self.encoder.rotary.positions.base.item()
         super().save_pretrained(save_directory, **named)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, *arguments: object, **named: object) -> "Echo":
-        """Loads as all models do, but no weight is left to chance.
-
-        Raises
-        ------
-        UsageError
-            The file's weights are not those of the configuration.
-        """
-        wants_report = named.pop("output_loading_info", False)
-        try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *arguments, output_loading_info=True, **named
-            )
-        except RuntimeError as error:
-            if "size mismatch" not in str(error) and "mismatched" not in str(error):
-                raise
-            raise _other_weights(pretrained_model_name_or_path, str(error)) from error
-        missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-        if missing or unexpected:
-            found = f"Missing: {', '.join(missing[:3]) or 'none'}; unexpected: {', '.join(unexpected[:3]) or 'none'}."
-            raise _other_weights(pretrained_model_name_or_path, found)
-        return (model, report) if wants_report else model
+        if not Path(save_directory, FEATURE_EXTRACTOR_NAME).exists():
+            WhisperFeatureExtractor(self.config.n_mels).save_pretrained(save_directory)
 
     def _check_given(self, audio: object, encoded: object, text: object, labels: object) -> None:
         if audio is None and encoded is None:
@@ -478,6 +531,8 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
 
     def _check(self, labels: torch.Tensor | None, tokens: torch.Tensor) -> None:
         """Looks at tokens where that stops no device."""
+        if not tokens.shape[1]:
+            raise UsageError("Scores were asked for.", "The text has no token.", "Begin with decoder_start_token_id")
         if tokens.device.type != "cpu" or torch.compiler.is_compiling():
             return
         if labels is not None and bool((labels == IGNORED).all()):
@@ -493,6 +548,18 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
                 f"The token {lowest if lowest < 0 else highest} was given.",
                 f"The vocabulary has the tokens 0 to {self.config.vocab_size - 1}.",
                 "Give other tokens, or build the model with a larger vocab_size",
+            )
+
+
+def _check_special_tokens(config: EchoConfig) -> None:
+    """The decoder begins with one, and reads one behind the end of a text."""
+    for name in ("decoder_start_token_id", "pad_token_id"):
+        token = getattr(config, name)
+        if token is None or not 0 <= token < config.vocab_size:
+            raise UsageError(
+                f"{name}: {token} with vocab_size: {config.vocab_size} was asked for.",
+                f"The vocabulary has the tokens 0 to {config.vocab_size - 1}.",
+                f"Write {name}: 0, for one, or a larger vocab_size",
             )
 
 

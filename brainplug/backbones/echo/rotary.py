@@ -14,10 +14,13 @@ from brainplug.errors import UsageError
 
 
 class ExactBuffers(torch.nn.Module):
-    """A module whose buffers stay in float32 when the rest goes into half precision.
+    """A module whose buffers are in float32, and stay so when the rest is made in, or goes into, half precision.
 
     Late positions would be others, and a matrix would not be orthogonal any more.
     """
+
+    def _register_float(self, name: str, *shape: int) -> None:
+        self.register_buffer(name, torch.empty(shape, dtype=torch.float32))
 
     def _apply(self, change: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ExactBuffers":
         exact = dict(self.named_buffers(recurse=False))
@@ -78,8 +81,8 @@ class GivensRotations(torch.nn.Module):
 
     def forward(self) -> torch.Tensor:
         """The product, ``[head_dim, head_dim]``."""
-        product = torch.eye(self.head_dim, device=self.thetas.device)
         angles = (self.thetas * self.theta_scale).float()
+        product = torch.eye(self.head_dim, dtype=angles.dtype, device=angles.device)
         for pairs, some in zip(self.pairs.split(self.head_dim // 2), angles.split(self.head_dim // 2), strict=True):
             one, other = product[:, pairs[:, 0]], product[:, pairs[:, 1]]  # [head_dim, pairs]
             turned = torch.cat([one * some.cos() + other * some.sin(), other * some.cos() - one * some.sin()], dim=1)
@@ -119,7 +122,7 @@ class OrthogonalMatrix(ExactBuffers):
 
     def __init__(self, dim: int, trained: bool = False):
         super().__init__()
-        self.register_buffer("start", torch.empty(dim, dim))
+        self._register_float("start", dim, dim)
         self.register_parameter("skew", torch.nn.Parameter(torch.empty(dim, dim)) if trained else None)
         self.reset()
 
@@ -133,10 +136,10 @@ class OrthogonalMatrix(ExactBuffers):
     def forward(self) -> torch.Tensor:
         """The matrix, ``[dim, dim]``."""
         if self.skew is None:
-            return self.start
+            return self.start.float()  # which loading may have made wider
         skew = (self.skew - self.skew.T).float()
-        one = torch.eye(len(skew), device=skew.device)
-        return torch.linalg.solve(one + skew, one - skew) @ self.start
+        one = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
+        return torch.linalg.solve(one + skew, one - skew) @ self.start.float()
 
 
 class RotaryPositions(ExactBuffers):
@@ -163,8 +166,8 @@ class RotaryPositions(ExactBuffers):
     def __init__(self, head_dim: int, base: float = 10000.0):
         super().__init__()
         self.first_base = float(base)
-        self.register_buffer("base", torch.empty(()))
-        self.register_buffer("frequencies", torch.empty(head_dim // 2))  # radians a token
+        self._register_float("base")
+        self._register_float("frequencies", head_dim // 2)  # radians a token
         self.reset()
 
     @torch.no_grad()
@@ -177,8 +180,8 @@ class RotaryPositions(ExactBuffers):
             A scalar.
         """
         self.base.copy_(base)
-        exponents = torch.arange(len(self.frequencies), device=self.frequencies.device) / -len(self.frequencies)
-        self.frequencies.copy_(self.base**exponents)
+        pairs = torch.arange(len(self.frequencies), dtype=torch.float32, device=self.frequencies.device)
+        self.frequencies.copy_(self.base ** (-pairs / len(pairs)))
         self._kept = None
 
     @torch.no_grad()
@@ -214,13 +217,19 @@ class RotaryPositions(ExactBuffers):
         if not self._fit(end, device):
             twice = 1 << (end - 1).bit_length()  # so that not every token that is written needs others
             self._kept = self._make_tables(torch.arange(twice, device=device))
+            self._kept_version = self._version()
         return self._kept[0][offset:end], self._kept[1][offset:end]
 
     def _fit(self, end: int, device: torch.device) -> bool:
         if self._kept is None or len(self._kept[0]) < end or self._kept[0].device != device:
             return False
+        if self._kept_version != self._version():  # others have written into the frequencies, such as DDP
+            return False
         # What inference mode made cannot be trained with.
         return torch.is_inference_mode_enabled() or not self._kept[0].is_inference()
+
+    def _version(self) -> int:
+        return 0 if self.frequencies.is_inference() else self.frequencies._version
 
     def _make_tables(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles = positions[:, None] * self.frequencies
@@ -415,11 +424,12 @@ class AdaptiveBase(ExactBuffers):
     ):
         super().__init__()
         self.factor, self.interval, self.memory = factor, interval, memory
-        self.lowest, self.highest = lowest or base / 10, highest or base * 10
+        self.lowest = base / 10 if lowest is None else lowest
+        self.highest = base * 10 if highest is None else highest
         self.first_base = float(base)
-        self.register_buffer("base", torch.empty(()))
-        self.register_buffer("loss", torch.empty(()))  # the running mean
-        self.register_buffer("loss_before", torch.empty(()))  # as it was at the last change
+        self._register_float("base")
+        self._register_float("loss")  # the running mean
+        self._register_float("loss_before")  # as it was at the last change
         self.register_buffer("updates", torch.empty((), dtype=torch.long))
         self.reset()
 
@@ -433,12 +443,12 @@ class AdaptiveBase(ExactBuffers):
         self._updates = None  # the same number, where it does not have to come from the device
 
     @torch.no_grad()
-    def update(self, loss: torch.Tensor) -> bool:
-        """Takes the loss of an update.
+    def update(self, loss: torch.Tensor | float) -> bool:
+        """Takes the loss of an update; one that is not finite counts as an update, and says nothing.
 
         Arguments
         ---------
-        loss : torch.Tensor
+        loss : torch.Tensor | float
             A scalar.
 
         Returns
@@ -448,8 +458,9 @@ class AdaptiveBase(ExactBuffers):
         """
         self._updates = (int(self.updates) if self._updates is None else self._updates) + 1
         self.updates += 1
-        loss = loss.detach().float()
-        self.loss.copy_(torch.where(self.loss.isinf(), loss, self.memory * self.loss + (1 - self.memory) * loss))
+        loss = torch.as_tensor(loss, dtype=torch.float32, device=self.loss.device).detach().squeeze()
+        mean = torch.where(self.loss.isinf(), loss, self.memory * self.loss + (1 - self.memory) * loss)
+        self.loss.copy_(torch.where(loss.isfinite(), mean, self.loss))  # one that is not finite would stay in the mean
         if self._updates % self.interval:
             return False
         changed = torch.where(self.loss < self.loss_before, self.base * self.factor, self.base / self.factor)
