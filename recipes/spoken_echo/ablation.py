@@ -42,7 +42,7 @@ VARIANTS = {  # name -> what is on, and beside which row it is judged
 OFF = {"adaptive_base": False, "use_hybrid_attention": False, "use_convolution": False}
 OPTIONS_NAME = "options.json"  # beside a run's results
 LEVEL = 0.05  # a difference of a smaller p is called one
-COLUMNS = ("parts", "parameters", "runs", "WER (%)", "CER (%)", "time", "difference", "p", "from")
+COLUMNS = ("parts", "parameters", "runs", "WER (%)", "CER (%)", "difference", "p", "from")
 
 
 def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
@@ -60,11 +60,13 @@ def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
         More of the command line.
     """
     settings = [f"--{name}={value}" for name, value in {**OFF, **VARIANTS[variant][0]}.items()]
+    options = [*settings, *others]
+    _check_is_the_same(folder, options)
     if (folder / "results.json").exists():
-        return _check_is_the_same(folder, [*settings, *others])
-    command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / "train.yaml"), *settings, *others]
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json([*settings, *others], folder / OPTIONS_NAME)
+    write_json(options, folder / OPTIONS_NAME)
+    command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / "train.yaml"), *options]
     with open(folder / "output.txt", "w") as output:
         code = subprocess.run(
             [*command, f"--seed={seed}", f"--output_folder={folder}", "--noprogressbar"], stdout=output, stderr=output
@@ -75,12 +77,15 @@ def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
 
 
 def _check_is_the_same(folder: Path, asked: list[str]) -> None:
-    """A finished run with other options would stand in the table under a wrong name."""
-    made = json.loads((folder / OPTIONS_NAME).read_text())
+    """A run begun with other options would stand in the table under a wrong name."""
+    if not folder.exists():
+        return
+    options = folder / OPTIONS_NAME
+    made = json.loads(options.read_text()) if options.exists() else ["another command"]
     if made != asked:
         raise UsageError(
             f"A run with {' '.join(asked)} was asked for.",
-            f"{folder} was finished with {' '.join(made)}.",
+            f"{folder} was made with {' '.join(made)}.",
             "Write another --output_folder, or remove this one",
         )
 
@@ -100,28 +105,26 @@ def table(results: dict[str, dict[int, dict]]) -> str:
 
     Example
     -------
-    >>> runs = {seed: {"test_wer": 0.1, "test_cer": 0.05, "total": 10, "seconds": 5.0} for seed in (1, 2)}
+    >>> runs = {seed: {"test_wer": 0.1, "test_cer": 0.05, "total": 10, "epochs": 3} for seed in (1, 2)}
     >>> print(table({PLAIN: runs}).splitlines()[2])
-    | plain rotary positions      |         10 |       2 | 10.0 ± 0.0 | 5.0 ± 0.0 |    1.00 |            |         |  |
+    | plain rotary positions      |         10 |       2 | 10.0 ± 0.0 | 5.0 ± 0.0 |            |         |  |
     """
     rows = [_row(variant, results) for variant in VARIANTS]
     return f"{markdown_table(COLUMNS, rows)}\n\n{_conclusion(results)}"
 
 
 def _row(variant: str, results: dict[str, dict[int, dict]]) -> tuple[str, ...]:
-    runs, plain = results.get(variant, {}), results.get(PLAIN, {})
+    runs = results.get(variant, {})
     if not runs:
         return (variant, *["not run"] * (len(COLUMNS) - 2), "")
     rates = ([100 * found[f"test_{rate}"] for found in runs.values()] for rate in ("wer", "cer"))
     spreads = (spread(mean(some), stdev(some) if len(some) > 1 else None) for some in rates)
-    times = [runs[seed]["seconds"] / plain[seed]["seconds"] for seed in runs if seed in plain]
     differences, p = _judged(variant, results)
     return (
         variant,
         f"{next(iter(runs.values()))['total']:,}",
         str(len(runs)),
         *spreads,
-        f"{mean(times):.2f}" if times else "not run",
         f"{mean(differences):+.1f}" if differences else "",
         "" if p is None else p_text(p),
         VARIANTS[variant][1] or "",
@@ -147,9 +150,8 @@ def _conclusion(results: dict[str, dict[int, dict]]) -> str:
         found = "Nothing was tested: that takes two seeds."
     elif not clear:
         found = f"Nothing is clear at p < {LEVEL}: no part changes more than the spread of the seeds."
-    return (
-        f"{found} Tests are paired by seed and not corrected for their number. Time is a multiple of the first row's."
-    )
+    epochs = {str(run["epochs"]) for runs in results.values() for run in runs.values()}
+    return f"Runs of {', '.join(epochs)} epochs. {found} Tests are paired by seed and not corrected for their number."
 
 
 def main(arguments: list[str]) -> None:
