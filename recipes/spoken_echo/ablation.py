@@ -42,7 +42,7 @@ VARIANTS = {  # name -> what is on, and beside which row it is judged
 OFF = {"adaptive_base": False, "use_hybrid_attention": False, "use_convolution": False}
 OPTIONS_NAME = "options.json"  # beside a run's results
 LEVEL = 0.05  # a difference of a smaller p is called one
-COLUMNS = ("parts", "parameters", "runs", "WER (%)", "CER (%)", "difference", "p", "from")
+COLUMNS = ("parts", "parameters", "WER (%)", "by seed", "CER (%)", "difference", "p", "from")
 
 
 def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ def table(results: dict[str, dict[int, dict]]) -> str:
     -------
     >>> runs = {seed: {"test_wer": 0.1, "test_cer": 0.05, "total": 10, "epochs": 3} for seed in (1, 2)}
     >>> print(table({PLAIN: runs}).splitlines()[2])
-    | plain rotary positions      |         10 |       2 | 10.0 ± 0.0 | 5.0 ± 0.0 |            |         |  |
+    | plain rotary positions      |         10 | 10.0 ± 0.0 | 10.0, 10.0 | 5.0 ± 0.0 |            |         |  |
     """
     rows = [_row(variant, results) for variant in VARIANTS]
     return f"{markdown_table(COLUMNS, rows)}\n\n{_conclusion(results)}"
@@ -118,13 +118,14 @@ def _row(variant: str, results: dict[str, dict[int, dict]]) -> tuple[str, ...]:
     if not runs:
         return (variant, *["not run"] * (len(COLUMNS) - 2), "")
     rates = ([100 * found[f"test_{rate}"] for found in runs.values()] for rate in ("wer", "cer"))
-    spreads = (spread(mean(some), stdev(some) if len(some) > 1 else None) for some in rates)
+    word_errors, letter_errors = (spread(mean(some), stdev(some) if len(some) > 1 else None) for some in rates)
     differences, p = _judged(variant, results)
     return (
         variant,
         f"{next(iter(runs.values()))['total']:,}",
-        str(len(runs)),
-        *spreads,
+        word_errors,
+        ", ".join(f"{100 * found['test_wer']:.1f}" for found in runs.values()),
+        letter_errors,
         f"{mean(differences):+.1f}" if differences else "",
         "" if p is None else p_text(p),
         VARIANTS[variant][1] or "",

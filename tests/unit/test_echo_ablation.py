@@ -34,7 +34,7 @@ def test_a_clear_difference_is_named_beside_its_row():
         }
     )
     assert cells(made, COMBINED) == [
-        COMBINED, "1,000", "3", "11.8 ± 1.8", "5.9 ± 0.9", "-10.2", "< 0.001", PLAIN
+        COMBINED, "1,000", "11.8 ± 1.8", "10.0, 13.5, 12.0", "5.9 ± 0.9", "-10.2", "< 0.001", PLAIN
     ]  # fmt: skip
     assert f"Runs of 3 epochs. Clear at p < 0.05: {COMBINED} (-10.2 points from {PLAIN})." in made
     assert cells(made, "and a convolution")[5:] == ["+0.3", "0.272", COMBINED]
