@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoModelForSpeechSeq2Seq
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
-from brainplug.backbones.echo.model import EchoDecoder, EchoEncoder, FrontEnd
+from brainplug.backbones.echo.decoder import EchoDecoder
+from brainplug.backbones.echo.encoder import EchoEncoder, FrontEnd
 from brainplug.backbones.echo.rotary import RotaryPositions
 from brainplug.errors import UsageError
 

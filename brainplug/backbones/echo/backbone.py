@@ -8,7 +8,8 @@ from transformers import WhisperFeatureExtractor
 
 from brainplug.backbones.base import Backbone, weights_revision
 from brainplug.backbones.echo.config import EchoConfig
-from brainplug.backbones.echo.model import FRAMES_PER_TOKEN, Echo, EchoEncoder
+from brainplug.backbones.echo.encoder import FRAMES_PER_TOKEN, EchoEncoder
+from brainplug.backbones.echo.model import Echo
 from brainplug.backbones.loading import load_pretrained
 from brainplug.backbones.spec import BackboneSpec, TokenMask
 

@@ -1,0 +1,116 @@
+"""Echo's decoder: reads the text so far and the audio, and keeps what it has read in a cache."""
+
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.output_capturing import capture_outputs
+
+from brainplug.backbones.echo.attention import CrossAttention, SelfAttention
+from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.layers import DecoderLayer
+from brainplug.backbones.echo.positions import LearnedSinusoids
+from brainplug.backbones.echo.pretrained import EchoPreTrainedModel
+from brainplug.backbones.echo.rotary import make_rotary, rotate_heads
+from brainplug.errors import UsageError
+
+
+class EchoDecoder(EchoPreTrainedModel):
+    """From the text so far, and the audio, to what comes next.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        What it is made of.
+
+    Example
+    -------
+    >>> sizes = {"n_audio_state": 16, "n_audio_head": 2, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1}
+    >>> decoder = EchoDecoder(EchoConfig(**sizes, vocab_size=10)).eval()
+    >>> audio, text = torch.randn(1, 9, 16), torch.tensor([[1, 2, 3]])
+    >>> tuple(decoder(text, encoder_hidden_states=audio).last_hidden_state.shape)
+    (1, 3, 16)
+    """
+
+    main_input_name = "input_ids"
+    _can_record_outputs = {  # noqa: RUF012  as transformers reads it
+        "hidden_states": DecoderLayer,
+        "attentions": SelfAttention,
+        "cross_attentions": CrossAttention,
+    }
+
+    def __init__(self, config: EchoConfig):
+        super().__init__(config)
+        config.check()
+        dim, heads = config.n_text_state, config.n_text_head
+        self.embed_tokens = torch.nn.Embedding(config.vocab_size, dim)
+        self.positions = LearnedSinusoids(config.n_text_ctx, dim, config.embedding_gain)
+        self.rotary = make_rotary(config, dim // heads)
+        self.layers = torch.nn.ModuleList([DecoderLayer(config, index) for index in range(config.n_text_layer)])
+        self.norm = torch.nn.LayerNorm(dim)
+        self._finish(config)
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        use_cache: bool | None = None,
+        **named: object,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Reads texts.
+
+        Arguments
+        ---------
+        input_ids : torch.Tensor
+            Numbers of tokens ``[batch, tokens]``; with a cache, of those that are new.
+        attention_mask : torch.Tensor, optional
+            1 where a token of the text so far is no padding, ``[batch, tokens so far]``.
+        encoder_hidden_states : torch.Tensor
+            Of the audio, ``[batch, audio tokens, audio dim]``.
+        encoder_attention_mask : torch.Tensor, optional
+            True where a token of the audio is no padding, ``[batch, audio tokens]``.
+        past_key_values : EncoderDecoderCache, optional
+            What was read before.
+        use_cache : bool, optional
+            Whether to keep what is read.
+        **named : object
+            What transformers says to all models.
+
+        Returns
+        -------
+        BaseModelOutputWithPastAndCrossAttentions
+            ``last_hidden_state`` ``[batch, tokens, dim]``, and the cache.
+        """
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        use_cache = use_cache and not self.training  # what is computed twice would be kept twice
+        offset = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if use_cache and not offset:
+            past_key_values = _empty_cache(past_key_values)
+        present = None if attention_mask is None else attention_mask.bool()
+        tokens = self.embed_tokens(input_ids) + self.positions(input_ids.shape[1], offset)
+        tokens = rotate_heads(self.rotary, tokens, self.config.n_text_head, offset)
+        for layer in self.layers:
+            tokens = layer(
+                tokens,
+                present,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                past_key_values=past_key_values if use_cache or offset else None,
+                offset=offset,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            self.norm(tokens), past_key_values=past_key_values if use_cache else None
+        )
+
+
+def _empty_cache(given: EncoderDecoderCache | None) -> EncoderDecoderCache:
+    """The cache that was given, or one in its place: transformers makes as many slots as the encoder has layers."""
+    if given is None or (type(given.self_attention_cache) is DynamicCache and given.self_attention_cache.layers):
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    if type(given.self_attention_cache) is not DynamicCache:
+        found = f"It reads a DynamicCache alone, no {type(given.self_attention_cache).__name__}."
+        raise UsageError("A cache was given.", found, "Leave cache_implementation out")
+    return given

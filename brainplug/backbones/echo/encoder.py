@@ -1,0 +1,143 @@
+"""Echo's encoder: two convolutions make tokens of frames, layers with rotary attention read them."""
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.output_capturing import capture_outputs
+
+from brainplug.backbones.echo.attention import SelfAttention
+from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.layers import EncoderLayer
+from brainplug.backbones.echo.positions import LearnedSinusoids
+from brainplug.backbones.echo.pretrained import EchoPreTrainedModel
+from brainplug.backbones.echo.rotary import make_rotary, rotate_heads
+from brainplug.errors import UsageError
+
+FRAMES_PER_TOKEN = 2  # the second convolution's stride
+
+
+class FrontEnd(torch.nn.Module):
+    """Two convolutions over time that make a token of two frames.
+
+    Arguments
+    ---------
+    n_mels, dim : int
+        Mel bands of a frame, and width of a token.
+
+    Example
+    -------
+    >>> tokens, present = FrontEnd(80, 16)(torch.randn(1, 9, 80), torch.ones(1, 9, dtype=torch.bool))
+    >>> tuple(tokens.shape), tuple(present.shape)
+    ((1, 5, 16), (1, 5))
+    """
+
+    def __init__(self, n_mels: int, dim: int):
+        super().__init__()
+        self.first = torch.nn.Conv1d(n_mels, dim, kernel_size=3, padding=1)
+        self.second = torch.nn.Conv1d(dim, dim, kernel_size=3, stride=FRAMES_PER_TOKEN, padding=1)
+
+    def forward(self, frames: torch.Tensor, present: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Makes tokens.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            ``[batch, frames, mel bands]``.
+        present : torch.Tensor, optional
+            True where a frame is no padding, ``[batch, frames]``.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor | None]
+            ``[batch, tokens, dim]``, and where a token is no padding ``[batch, tokens]``.
+        """
+        signal = frames.transpose(1, 2)
+        for convolution in (self.first, self.second):
+            # What lies beside a clip is silence, whether it is padding or the edge of the batch.
+            signal = signal if present is None else signal * present[:, None]
+            signal = torch.nn.functional.gelu(convolution(signal))
+            present = None if present is None else present[:, :: convolution.stride[0]]
+        return signal.transpose(1, 2), present
+
+
+class EchoEncoder(EchoPreTrainedModel):
+    """From a log-mel spectrogram to tokens.
+
+    Arguments
+    ---------
+    config : EchoConfig
+        What it is made of.
+
+    Example
+    -------
+    >>> encoder = EchoEncoder(EchoConfig(n_mels=8, n_audio_state=16, n_audio_head=2, n_audio_layer=1)).eval()
+    >>> tuple(encoder(torch.randn(1, 20, 8)).last_hidden_state.shape)
+    (1, 10, 16)
+    """
+
+    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
+
+    def __init__(self, config: EchoConfig):
+        super().__init__(config)
+        config.check()
+        dim, heads = config.n_audio_state, config.n_audio_head
+        self.front_end = FrontEnd(config.n_mels, dim)
+        self.rotary = make_rotary(config, dim // heads)
+        self.positions = LearnedSinusoids(config.n_audio_ctx, dim, config.embedding_gain)
+        self.layers = torch.nn.ModuleList([EncoderLayer(config) for _ in range(config.n_audio_layer)])
+        self.norm = torch.nn.LayerNorm(dim)
+        self._finish(config)
+
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: object
+    ) -> BaseModelOutput:
+        """Reads clips.
+
+        Arguments
+        ---------
+        input_features : torch.Tensor
+            ``[batch, frames, mel bands]``.
+        attention_mask : torch.Tensor, optional
+            1 where a frame is no padding, ``[batch, frames]``.
+        **named : object
+            What transformers says to all models, such as ``output_hidden_states``.
+
+        Returns
+        -------
+        BaseModelOutput
+            Tokens ``[batch, frames / 2, dim]`` as ``last_hidden_state``.
+
+        Raises
+        ------
+        UsageError
+            Other mel bands, or longer clips than the model is made for.
+        """
+        self._check(input_features, attention_mask)
+        present = None if attention_mask is None else attention_mask.bool()
+        tokens, present = self.front_end(input_features, present)
+        tokens = rotate_heads(self.rotary, tokens, self.config.n_audio_head)
+        tokens = tokens + self.positions(tokens.shape[1])
+        for layer in self.layers:
+            tokens = layer(tokens, attention_mask=present)
+        return BaseModelOutput(self.norm(tokens))
+
+    def _check(self, frames: torch.Tensor, mask: torch.Tensor | None) -> None:
+        bands, most = self.config.n_mels, FRAMES_PER_TOKEN * self.config.n_audio_ctx
+        if frames.dim() != 3 or frames.shape[2] != bands or not frames.shape[1]:
+            raise UsageError(
+                f"Features of the shape {list(frames.shape)} were given.",
+                f"This model reads {bands} mel bands.",
+                f"Give [batch, frames, {bands}]",
+            )
+        if frames.shape[1] > most:
+            raise UsageError(
+                f"Clips of {frames.shape[1]} frames were given.",
+                f"This model reads {most} at most, two for each of its {self.config.n_audio_ctx} positions.",
+                "Cut the clips, or build the model with a larger n_audio_ctx",
+            )
+        if mask is not None and mask.shape != frames.shape[:2]:
+            raise UsageError(
+                f"A mask of the shape {list(mask.shape)} was given.",
+                f"There are {list(frames.shape[:2])} frames, and it says of each whether it is one of the clip.",
+                "Give attention_mask [batch, frames], of frames and not of tokens",
+            )
