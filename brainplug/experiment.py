@@ -162,7 +162,8 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         kind = _own_data(_nodes(resolved)) + _other_optimizer(recipe, changes) + _kind_of_run(values)
         if "experiment" in recipe and "experiment" not in changes:
             name = _nodes(resolved)["experiment"].value
-            whole_name = name.replace(":", "-") + kind  # no colon, which not every file system and tool takes in a path
+            # No colon, which not every file system and tool takes in a path.
+            whole_name = _with_folder_as_name(name, _nodes(resolved)).replace(":", "-") + kind
             if whole_name != name:
                 overrides += f"\nexperiment: {whole_name}"
                 resolved = _resolve(recipe_file, overrides)
@@ -257,6 +258,15 @@ def _of_own_data(overrides: str, changes: dict[str, yaml.Node]) -> str:
 
 def _is_given(key: str, nodes: dict[str, yaml.Node]) -> bool:
     return key in nodes and not nodes[key].tag.endswith(":null")
+
+
+def _with_folder_as_name(experiment: str, nodes: dict[str, yaml.Node]) -> str:
+    """The experiment's name where the backbone is a folder, whose path would lead somewhere else."""
+    backbone = nodes["backbone"].value if "backbone" in nodes else ""
+    if not backbone or not Path(backbone).is_dir():
+        return experiment
+    parts = [part for part in Path(backbone).parts if part not in (Path(backbone).anchor, "..")]
+    return experiment.replace(backbone, re.sub(NO_NAME, "_", "-".join(parts or [Path(backbone).resolve().name])))
 
 
 def _own_data(nodes: dict[str, yaml.Node]) -> str:

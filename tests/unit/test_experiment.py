@@ -157,6 +157,27 @@ class TestPublishedCode:
         assert hparams["output_folder"] == f"results/{name}/1234"
         assert hparams["dataset"] == ("spoken" if name == "nano-ast" else "own")
 
+    @pytest.mark.parametrize(
+        ("backbone", "name"),
+        [
+            ("runs/1 of 2/model/", "runs-1_of_2-model"),
+            ("{here}/runs/1 of 2/model", "runs-1_of_2-model"),
+            ("../my runs/model", "my_runs-model"),
+            (".", "here"),
+            ("owner/model", "owner/model"),  # no folder, but a name of the hub
+        ],
+    )
+    def test_the_folder_of_a_backbone_is_a_name(self, tmp_path, monkeypatch, recipe, backbone, name):
+        here = tmp_path / "here"
+        for folder in ("here/runs/1 of 2/model", "my runs/model"):
+            (tmp_path / folder).mkdir(parents=True)
+        monkeypatch.chdir(here)
+        recipe.rename(here / "recipe.yaml")
+        hparams = load(f"--backbone={backbone.format(here=here)}", "--few_shot=8").hparams
+        folder = hparams["output_folder"].removeprefix("results/").removesuffix("-8shot/1234")
+        assert folder.endswith(name) and ".." not in folder and not folder.startswith(("/", "-"))
+        assert hparams["backbone"] == backbone.format(here=here)
+
     def test_a_folder_that_is_named_is_taken(self):
         assert load("--few_shot=8", "--output_folder=mine").hparams["output_folder"] == "mine"
 
