@@ -35,6 +35,7 @@ MAY_BE_NULL = ("lr", "few_shot", "folds")
 SWITCHES = ("paper_code", "gradient_checkpointing", "include_excited", "cache_features", "features_on_device")
 PATHS = ("data_folder", "manifest", "output_folder")
 NO_NAME = r"[^\w.-]+"  # what is left out of a folder's name, and would mean something in YAML
+LONGEST_NAME = 120  # characters of a backbone in a folder's name: file systems allow 255 bytes in all
 
 
 class RecipeLoader(getattr(yaml, "CLoader", yaml.Loader)):
@@ -262,11 +263,13 @@ def _is_given(key: str, nodes: dict[str, yaml.Node]) -> bool:
 
 def _with_folder_as_name(experiment: str, nodes: dict[str, yaml.Node]) -> str:
     """The experiment's name where the backbone is a folder, whose path would lead somewhere else."""
-    backbone = nodes["backbone"].value if "backbone" in nodes else ""
+    # The prefix is backbones.loading.RANDOM, which is not imported: with it comes all of transformers.
+    backbone = nodes["backbone"].value.removeprefix("random:") if "backbone" in nodes else ""
     if not backbone or not Path(backbone).is_dir():
         return experiment
     parts = [part for part in Path(backbone).parts if part not in (Path(backbone).anchor, "..")]
-    return experiment.replace(backbone, re.sub(NO_NAME, "_", "-".join(parts or [Path(backbone).resolve().name])))
+    name = re.sub(NO_NAME, "_", "-".join(parts or [Path(backbone).resolve().name]))
+    return experiment.replace(backbone, name[-LONGEST_NAME:].lstrip("-"))
 
 
 def _own_data(nodes: dict[str, yaml.Node]) -> str:

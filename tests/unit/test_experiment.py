@@ -164,18 +164,21 @@ class TestPublishedCode:
             ("{here}/runs/1 of 2/model", "runs-1_of_2-model"),
             ("../my runs/model", "my_runs-model"),
             (".", "here"),
+            ("random:../my runs/model", "random-my_runs-model"),
+            ("{here}/runs/" + "deep/" * 40 + "model", "-deep" * 20 + "-model"),
             ("owner/model", "owner/model"),  # no folder, but a name of the hub
         ],
     )
     def test_the_folder_of_a_backbone_is_a_name(self, tmp_path, monkeypatch, recipe, backbone, name):
         here = tmp_path / "here"
-        for folder in ("here/runs/1 of 2/model", "my runs/model"):
+        for folder in ("here/runs/1 of 2/model", "my runs/model", "here/runs/" + "deep/" * 40 + "model"):
             (tmp_path / folder).mkdir(parents=True)
         monkeypatch.chdir(here)
         recipe.rename(here / "recipe.yaml")
         hparams = load(f"--backbone={backbone.format(here=here)}", "--few_shot=8").hparams
         folder = hparams["output_folder"].removeprefix("results/").removesuffix("-8shot/1234")
         assert folder.endswith(name) and ".." not in folder and not folder.startswith(("/", "-"))
+        assert len(folder) <= 120
         assert hparams["backbone"] == backbone.format(here=here)
 
     def test_a_folder_that_is_named_is_taken(self):
