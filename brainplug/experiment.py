@@ -159,12 +159,13 @@ def load_experiment(recipe_file: str, run_opts: RunOptions, overrides: str) -> E
         _check_keys(recipe_file, recipe, changes)
         overrides = _of_own_data(overrides, changes)
         resolved = _resolve(recipe_file, overrides)
-        values = _checked_values(_nodes(resolved))
-        kind = _own_data(_nodes(resolved)) + _other_optimizer(recipe, changes) + _kind_of_run(values)
+        nodes = _nodes(resolved)
+        values = _checked_values(nodes)
+        kind = _own_data(nodes) + _other_optimizer(recipe, changes) + _kind_of_run(values)
         if "experiment" in recipe and "experiment" not in changes:
-            name = _nodes(resolved)["experiment"].value
+            name = nodes["experiment"].value
             # No colon, which not every file system and tool takes in a path.
-            whole_name = _with_folder_as_name(name, _nodes(resolved)).replace(":", "-") + kind
+            whole_name = _with_folder_as_name(name, nodes).replace(":", "-") + kind
             if whole_name != name:
                 overrides += f"\nexperiment: {whole_name}"
                 resolved = _resolve(recipe_file, overrides)

@@ -103,11 +103,15 @@ def test_every_method(method, train_esc50, tmp_path):
     assert labels == list(description["labels"])
 
 
+def folder_name(backbone: str) -> str:
+    """What a run's folder is called after a backbone that is a folder."""
+    return backbone.lstrip("/").replace("/", "-")
+
+
 def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
     run = succeeded(train_esc50())
     [path] = tmp_path.rglob("results.json")
-    backbone = tiny_backbones["ast"].lstrip("/").replace("/", "-")  # a folder, whose path names the run's
-    assert path.parent == tmp_path / f"results/ESC50/{backbone}-conformer-fold1/1234"
+    assert path.parent == tmp_path / f"results/ESC50/{folder_name(tiny_backbones['ast'])}-conformer-fold1/1234"
     found = json.loads(path.read_text())
     wanted = {
         "dataset": "esc50",
@@ -402,8 +406,7 @@ def test_a_run_on_random_weights_can_be_rebuilt_from_what_it_wrote(train_esc50, 
     logits_path = tmp_path / "logits.pt"
     options = [f"--backbone=random:{tiny_backbones['ast']}", "--method=linear", "--seed=7"]
     succeeded(train_esc50(*options, sabotage=partial(record_logits, str(logits_path))))
-    backbone = tiny_backbones["ast"].lstrip("/").replace("/", "-")
-    folder = tmp_path / f"results/ESC50/random-{backbone}-linear-fold1/7"
+    folder = tmp_path / f"results/ESC50/random-{folder_name(tiny_backbones['ast'])}-linear-fold1/7"
     assert (results(folder)["backbone"], results(folder)["backbone_revision"]) == (options[0].split("=")[1], "seed-7")
     torch.manual_seed(1)  # not the run's
     clips = [clip for clip in read_manifest(str(folder / "manifest.csv")) if clip.split == "test"]

@@ -156,13 +156,8 @@ class EchoConfig(PreTrainedConfig):
             found = "Its decoder would hear nothing: a language model, whatever is said."
             raise UsageError("cross_attention: False was asked for.", found, "Write cross_attention: True")
 
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of an adaptive base."""
-        lowest = self.base / 10 if self.base_min is None else self.base_min
-        return lowest, self.base * 10 if self.base_max is None else self.base_max
-
     def _check_base(self) -> None:
-        lowest, highest = self.bounds()
+        lowest, highest = bounds_of(self.base, self.base_min, self.base_max)
         if self.base_interval < 1 or self.base_factor < 1:
             asked = f"base_interval: {self.base_interval} with base_factor: {self.base_factor:g} was asked for."
             found = "A base that follows the loss grows by a factor of 1 at least, after one update at least."
@@ -170,6 +165,29 @@ class EchoConfig(PreTrainedConfig):
         if not 0 < lowest <= self.base <= highest:
             asked = f"base: {self.base:g} between base_min: {lowest:g} and base_max: {highest:g}"
             raise UsageError(f"{asked} was asked for.", "It is not between them, above 0.", "Leave the bounds out")
+
+
+def bounds_of(base: float, lowest: float | None, highest: float | None) -> tuple[float, float]:
+    """Lowest and highest value of an adaptive base.
+
+    Arguments
+    ---------
+    base : float
+        The first.
+    lowest, highest : float, optional
+        Its bounds; a tenth of it and ten times as much by default.
+
+    Returns
+    -------
+    tuple[float, float]
+        Both.
+
+    Example
+    -------
+    >>> bounds_of(100.0, None, 500.0)
+    (10.0, 500.0)
+    """
+    return base / 10 if lowest is None else lowest, base * 10 if highest is None else highest
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:

@@ -48,7 +48,8 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         self.encoder, self.decoder = EchoEncoder(copy.deepcopy(config)), EchoDecoder(config)
         self.adaptive_base = None
         if config.adaptive_base:
-            self.adaptive_base = AdaptiveBase(config.base, config.base_factor, config.base_interval, *config.bounds())
+            bounds = {"lowest": config.base_min, "highest": config.base_max}
+            self.adaptive_base = AdaptiveBase(config.base, config.base_factor, config.base_interval, **bounds)
         self._finish(config)
         self.generation_config.max_length = config.n_text_ctx
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.config import EchoConfig, bounds_of
 from brainplug.errors import UsageError
 
 
@@ -424,8 +424,7 @@ class AdaptiveBase(ExactBuffers):
     ):
         super().__init__()
         self.factor, self.interval, self.memory = factor, interval, memory
-        self.lowest = base / 10 if lowest is None else lowest
-        self.highest = base * 10 if highest is None else highest
+        self.lowest, self.highest = bounds_of(base, lowest, highest)
         self.first_base = float(base)
         self._register_float("base")
         self._register_float("loss")  # the running mean
