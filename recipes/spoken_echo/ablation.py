@@ -23,8 +23,8 @@ import brainplug  # noqa: F401  before torch: it lets torchaudio load beside any
 from tqdm import tqdm
 
 from brainplug.errors import UsageError
-from brainplug.experiment import run_command
-from brainplug.files import write_json
+from brainplug.experiment import load_experiment, parse_arguments, run_command
+from brainplug.output_folder import claim_output_folder
 from brainplug.report import markdown_table, table_marks, write_table
 from brainplug.sweep.entries import p_text, p_value, spread
 
@@ -40,13 +40,12 @@ VARIANTS = {  # name -> what is on, and beside which row it is judged
     "and the adaptive base": ({"rotation": "combined", "adaptive_base": True}, COMBINED),
 }
 OFF = {"adaptive_base": False, "use_hybrid_attention": False, "use_convolution": False}
-OPTIONS_NAME = "options.json"  # beside a run's results
 LEVEL = 0.05  # a difference of a smaller p is called one
 COLUMNS = ("parts", "parameters", "WER (%)", "by seed", "CER (%)", "difference", "p", "from")
 
 
-def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
-    """Makes one run, unless it is finished.
+def command_line(variant: str, seed: int, folder: Path, others: Sequence[str]) -> list[str]:
+    """What makes one run.
 
     Arguments
     ---------
@@ -58,36 +57,41 @@ def run(variant: str, seed: int, folder: Path, others: Sequence[str]) -> None:
         Its output folder.
     others : Sequence[str]
         More of the command line.
+
+    Returns
+    -------
+    list[str]
+        The arguments of train.py.
+
+    Example
+    -------
+    >>> arguments = command_line(PLAIN, seed=1, folder=Path("results"), others=["--number_of_epochs=3"])
+    >>> "--rotation=plain" in arguments, "--number_of_epochs=3" in arguments
+    (True, True)
     """
-    settings = [f"--{name}={value}" for name, value in {**OFF, **VARIANTS[variant][0]}.items()]
-    options = [*settings, *others]
-    _check_is_the_same(folder, options)
+    settings = {**OFF, **VARIANTS[variant][0], "seed": seed, "output_folder": folder}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return [str(HERE / "hparams" / "train.yaml"), *options, *others, "--noprogressbar"]
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    """Makes one run, unless it is finished.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The arguments of train.py.
+    folder : Path
+        The run's.
+    """
     if (folder / "results.json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(options, folder / OPTIONS_NAME)
-    command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / "train.yaml"), *options]
     with open(folder / "output.txt", "w") as output:
-        code = subprocess.run(
-            [*command, f"--seed={seed}", f"--output_folder={folder}", "--noprogressbar"], stdout=output, stderr=output
-        ).returncode
+        command = [sys.executable, str(HERE / "train.py"), *arguments]
+        code = subprocess.run(command, stdout=output, stderr=output).returncode
     if code:
-        asked = f"The run {variant!r}, seed {seed}, was asked for."
+        asked = f"The run in {folder} was asked for."
         raise UsageError(asked, f"It failed; {folder / 'output.txt'} says why.", "Write the same command again")
-
-
-def _check_is_the_same(folder: Path, asked: list[str]) -> None:
-    """A run begun with other options would stand in the table under a wrong name."""
-    if not folder.exists():
-        return
-    options = folder / OPTIONS_NAME
-    made = json.loads(options.read_text()) if options.exists() else ["another command"]
-    if made != asked:
-        raise UsageError(
-            f"A run with {' '.join(asked)} was asked for.",
-            f"{folder} was made with {' '.join(made)}.",
-            "Write another --output_folder, or remove this one",
-        )
 
 
 def table(results: dict[str, dict[int, dict]]) -> str:
@@ -175,8 +179,11 @@ def main(arguments: list[str]) -> None:
         for seed in chosen.seeds
         for variant in VARIANTS
     }
+    commands = {folder: command_line(*place, folder, others) for place, folder in folders.items()}
+    for command in commands.values():  # before the work: a folder may hold a run with other options
+        claim_output_folder(load_experiment(*parse_arguments(command)))
     with ThreadPoolExecutor(chosen.jobs) as pool:
-        runs = [pool.submit(run, *place, folder, others) for place, folder in folders.items()]
+        runs = [pool.submit(run, command, folder) for folder, command in commands.items()]
         for each in tqdm(runs, desc="Runs"):
             each.result()
     results: dict[str, dict[int, dict]] = {}

@@ -2,19 +2,17 @@
 
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from brainplug.errors import UsageError
 from brainplug.sweep.cell import Job, state_of
 from brainplug.sweep.executors import run_here, run_on_cluster
+from tests.processes import LONGEST, kill, living, parent_of, until
 
 ray = pytest.importorskip("ray")
-LONGEST = 120  # seconds; only what hangs takes longer
 CELLS = 4
 # Notes its start, waits until it may go on, and computes; the last one is broken.
 PROGRAM = """
@@ -42,13 +40,6 @@ def make_jobs(folder: Path) -> list[Job]:
     return [Job(folder / str(n), (*command, str(n), str(folder)), folder, {"row": n}) for n in range(CELLS)]
 
 
-def until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONGEST
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
 def outcome(jobs: list[Job]) -> list[str]:
     return [(job.folder / "results.json").read_text() if state_of(job.folder) == "finished" else "" for job in jobs]
 
@@ -67,16 +58,19 @@ def cluster(environment) -> Iterator[object]:
         made.shutdown()
 
 
-def running(jobs: list[Job]) -> dict[int, psutil.Process]:
+def running(jobs: list[Job]) -> dict[int, int]:
     """The processes of the cells that run, by place."""
     found = {}
     for place, job in enumerate(jobs):
         starts = (job.folder / "started").read_text() if (job.folder / "started").exists() else ""
         if starts.endswith("\n") and not (job.folder / "ended").exists():  # else it is just being written
-            pid = int(starts.splitlines()[-1].split()[0])
-            if psutil.pid_exists(pid):
-                found[place] = psutil.Process(pid)
+            found.update((place, number) for number in living([int(starts.splitlines()[-1].split()[0])]))
     return found
+
+
+def lost_of(processes: dict[int, int], parents: dict[int, int]) -> list[int]:
+    """The places whose processes have ended, or run without what started them."""
+    return [place for place, number in processes.items() if parent_of(number) != parents[place]]
 
 
 def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
@@ -88,14 +82,12 @@ def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     listener = threading.Thread(target=lambda: events.extend(run_on_cluster(jobs, cluster.address, cpus=1, gpus=0)))
     listener.start()
     until(lambda: len(running(jobs)) == 2)
-    parents = {place: process.ppid() for place, process in running(jobs).items()}
+    processes = running(jobs)
+    parents = {place: parent_of(number) for place, number in processes.items()}
     cluster.remove_node(min(cluster.worker_nodes, key=id), allow_graceful=False)
-    orphans = []
-    until(
-        lambda: orphans.extend(place for place in parents if running(jobs)[place].ppid() != parents[place]) or orphans
-    )
-    [lost] = orphans
-    running(jobs)[lost].kill()  # a machine that is lost takes all of its processes with it
+    until(lambda: lost_of(processes, parents))
+    [lost] = lost_of(processes, parents)
+    kill(processes[lost])  # a machine that is lost takes all of its processes with it
     (tmp_path / "cluster" / "go").touch()
     listener.join(LONGEST)
     assert sorted((event.place, event.reason) for event in events) == expected
@@ -113,7 +105,7 @@ def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
     until(lambda: running(jobs))
     processes = running(jobs).values()
     events.close()
-    until(lambda: not any(process.is_running() for process in processes))
+    until(lambda: not living(processes))
     assert outcome(jobs) == [""] * CELLS
 
 

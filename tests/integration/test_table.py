@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -25,6 +24,7 @@ from tests.integration.running import (
     run_train,
     start_table,
 )
+from tests.processes import kill, kill_together, living, until
 
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 ROWS = ("linear", "lora")
@@ -87,12 +87,11 @@ class Project:
         path = self.folder / "started.txt"
         return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
-    def processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[int]:
         """Cells that run."""
         path = self.folder / "started.txt"
         pids = [int(line.split()[1]) for line in path.read_text().splitlines()] if path.exists() else []
-        found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+        return living(pids)
 
     @property
     def finished(self) -> dict[str, tuple[int, int]]:
@@ -122,21 +121,16 @@ def project(tmp_path: Path) -> Iterator[Project]:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     made = Project(tmp_path, [])
     yield made
-    for process in [*made.started_commands, *made.processes()]:
+    for process in made.started_commands:
         process.kill()
+    for number in made.processes():
+        kill(number)
 
 
 def ended(process: object, output: Path) -> Run:
     process.join(LONGEST_RUN)
     assert process.exitcode is not None, output.read_text()
     return Run(process.exitcode, output.read_text())
-
-
-def until(happened: Callable[[], bool], told: Callable[[], str] = str) -> None:
-    end = time.monotonic() + LONGEST_RUN
-    while not happened():
-        assert time.monotonic() < end, told()
-        time.sleep(0.005)
 
 
 def test_all_cells_are_run_once(project):
@@ -280,7 +274,7 @@ def test_a_summary_that_cannot_be_written_ends_the_cells(project):
     summary = project.folder / "results/tables/small/table.md"
     summary.unlink()
     summary.mkdir()
-    project.processes()[0].kill()
+    kill(project.processes()[0])
     run = ended(process, output)
     assert run.code == 2
     assert "It cannot be written: " in run.output
@@ -331,19 +325,13 @@ def test_a_full_disk_is_told_and_loses_no_finished_cell(project, small_disk):
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
-def kill_all(process: object) -> None:
-    """As a machine does that loses its power: the command and its cells."""
-    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        each.kill()
-
-
 def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny_backbones, command_line, tmp_path):
     shared = {
         "backbone": tiny_backbones["ast"],
         "frames": 64,
         "method_settings": SETTINGS,
         "batch_size": 4,
-        "number_of_epochs": 4,
+        "number_of_epochs": 10,  # long enough to be killed within
         "ckpt_interval_steps": 2,
         "device": "cpu",
     }
@@ -355,14 +343,14 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
 
     process, output = start_table(options, tmp_path, tmp_path / "1.txt"), tmp_path / "1.txt"
     until(lambda: any(folder.glob("*/*/save/CKPT*/checksums.json")), output.read_text)
-    kill_all(process)
+    kill_together(process.pid)
     ended(process, output)
     [*interrupted] = {path.parents[2] for path in folder.glob("*/*/save/CKPT*/checksums.json")}
 
     process, output = start_table(options, tmp_path, tmp_path / "2.txt"), tmp_path / "2.txt"
     # Not deeper: a walk through checkpoints fails where one of them is removed meanwhile.
     until(lambda: any(folder.glob("*/*/results.json")), output.read_text)
-    kill_all(process)
+    kill_together(process.pid)
     ended(process, output)
     finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*/*/results.json")}
 
@@ -373,7 +361,7 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
     assert any("Loading a checkpoint from" in (cell / "output.txt").read_text() for cell in interrupted)
     for row in ROWS:
         alone, cell = tmp_path / f"alone-{row}", folder / row / "fold1-seed1234"
-        arguments = [f"--method={row}", "--fold=1", "--number_of_epochs=4", "--ckpt_interval_steps=2"]
+        arguments = [f"--method={row}", "--fold=1", "--number_of_epochs=10", "--ckpt_interval_steps=2"]
         done = run_train(command_line(*arguments, f"--output_folder={alone}"), tmp_path)
         assert done.code == 0, done.output
         found, wanted = (json.loads((each / "results.json").read_text()) for each in (cell, alone))

@@ -4,20 +4,18 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from brainplug.errors import UsageError
 from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME, Job, Share, command_of, failure_of, run_cell, state_of
 from brainplug.sweep.executors import Event, run_here, run_on_cluster, shares
+from tests.processes import LONGEST, living, until
 
 FINISHES = "Path('results.json').write_text('{}')"
 HANGS = "Path('started').touch(); time.sleep(300)"
-LONGEST = 30  # seconds; only what hangs takes longer
 
 
 @pytest.fixture
@@ -30,13 +28,6 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
         return Job(tmp_path / name, (sys.executable, "-S", "-c", code), tmp_path, {"row": name})
 
     return make
-
-
-def until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONGEST
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 class TestShares:
@@ -157,7 +148,7 @@ class TestCell:
         until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
         stop.set()
         thread.join(LONGEST)
-        until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+        until(lambda: not living(map(int, pids.read_text().split())))
 
     def test_one_that_ignores_to_be_ended_is_killed(self, make_job, monkeypatch):
         monkeypatch.setattr("brainplug.sweep.cell.PATIENCE", 0.2)
@@ -168,10 +159,6 @@ class TestCell:
         stop.set()
         thread.join(LONGEST)
         assert not thread.is_alive()
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 class TestHere:
