@@ -72,6 +72,16 @@ class TestLoading:
         assert hparams["output_folder"] == f"results/random-nano-ast{kind}/1234"
         assert hparams["backbone"] == "random:nano-ast"
 
+    @pytest.mark.parametrize("options", [[], ["--few_shot=!ref <block[shots]>"], ["--block=null"]])
+    def test_what_is_included_may_be_referred_to_and_left_out(self, options, recipe):
+        (recipe.parent / "block.yaml").write_text("shots: 8\n")
+        shots = "!ref <block[shots]>" if not options else "2"
+        recipe.write_text("block: !include:block.yaml\n" + RECIPE.replace("few_shot: null", f"few_shot: {shots}"))
+        hparams = load(*options).hparams
+        left_out = options == ["--block=null"]
+        assert hparams["block"] == (None if left_out else {"shots": 8})
+        assert hparams["output_folder"] == f"results/nano-ast-{2 if left_out else 8}shot/1234"
+
     def test_options_of_speechbrain_are_no_keys(self):
         experiment = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
         assert experiment.run_opts.precision == "bf16"
