@@ -28,6 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSa
 from transformers import ASTFeatureExtractor, ASTModel
 
 from brainplug.data.augment import SpecAugment
+from brainplug.experiment import run_command
 from brainplug.files import write_json
 from brainplug.optim.schedules import cosine
 
@@ -206,9 +207,15 @@ def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
     write_card(str(folder), hparams, corpus, sum(value.numel() for value in model.parameters()))
 
 
-def main() -> None:
-    """Parses the command line and runs."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    """Makes the corpus, trains, and writes the model.
+
+    Arguments
+    ---------
+    arguments : list[str]
+        The command line, without the program's name.
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     with open(hparams_file) as file:
         hparams = load_hyperpyyaml(file, overrides)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
@@ -247,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

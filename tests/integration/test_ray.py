@@ -68,6 +68,19 @@ def running(jobs: list[Job]) -> dict[int, int]:
     return found
 
 
+def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
+    jobs = make_jobs(tmp_path / "cluster")
+    # One that ends at once, so that there is something to hear.
+    first = Job(jobs[0].folder, (sys.executable, "-c", "import sys; sys.exit('at once')"), *jobs[0][2:])
+    events = run_on_cluster([first, *jobs[1:]], cluster.address, cpus=1, gpus=0)
+    assert next(events).reason == "at once"
+    until(lambda: running(jobs))
+    processes = running(jobs).values()
+    events.close()
+    until(lambda: not living(processes))
+    assert outcome(jobs) == [""] * CELLS
+
+
 def lost_of(processes: dict[int, int], parents: dict[int, int]) -> list[int]:
     """The places whose processes have ended, or run without what started them."""
     return [place for place, number in processes.items() if parent_of(number) != parents[place]]
@@ -94,19 +107,6 @@ def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     assert outcome(jobs) == outcome(alone) == ["0", "1", "4", ""]
     starts = [len((job.folder / "started").read_text().splitlines()) for job in jobs]
     assert starts == [2 if place == lost else 1 for place in range(CELLS)]
-
-
-def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
-    jobs = make_jobs(tmp_path / "cluster")
-    # One that ends at once, so that there is something to hear.
-    first = Job(jobs[0].folder, (sys.executable, "-c", "import sys; sys.exit('at once')"), *jobs[0][2:])
-    events = run_on_cluster([first, *jobs[1:]], cluster.address, cpus=1, gpus=0)
-    assert next(events).reason == "at once"
-    until(lambda: running(jobs))
-    processes = running(jobs).values()
-    events.close()
-    until(lambda: not living(processes))
-    assert outcome(jobs) == [""] * CELLS
 
 
 def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch):
