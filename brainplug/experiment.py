@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -20,6 +21,8 @@ from speechbrain.utils.run_opts import RunOptions
 from brainplug.errors import UsageError, nearest
 from brainplug.optim.entry import OptimizerEntry, as_entry
 
+# HyperPyYAML tries whether a text with a reference is arithmetic, and Python warns of a folder named 2in1.
+warnings.filterwarnings("ignore", r"invalid \w+ literal", SyntaxWarning, "<unknown>")
 WHOLE_NUMBERS = {
     "seed": range(2**32),
     "number_of_epochs": range(1, 10**6),

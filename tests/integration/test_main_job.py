@@ -274,6 +274,12 @@ def test_same_command_in_the_same_folder_trains_no_further(train_esc50, tmp_path
     assert len((tmp_path / "results/train_log.txt").read_text().splitlines()) == 2
 
 
+def test_the_name_of_a_folder_is_no_arithmetic(train_esc50, tmp_path):
+    run = succeeded(train_esc50("--output_folder=results/2in1"))
+    assert "SyntaxWarning" not in run.output
+    assert (tmp_path / "results/2in1/results.json").exists()
+
+
 def test_debug_leaves_nothing_behind(train_esc50, tmp_path):
     run = succeeded(train_esc50("--debug", "--number_of_epochs=10", "--output_folder=results"))
     assert "test accuracy" in run.output

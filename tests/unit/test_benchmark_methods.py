@@ -1,8 +1,6 @@
 """The benchmark of the methods: what it counts and how, on a tiny backbone. No time is compared with anything."""
 
 import dataclasses
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from benchmarks.methods import (
     main,
 )
 from brainplug.backbones import known_config
+from brainplug.experiment import run_command
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
@@ -141,8 +140,6 @@ def test_the_frozen_pass_is_frozen(setting):
     assert not any(weight.requires_grad for weight in FrozenPass(setting).backbone.parameters())
 
 
-def test_an_unknown_method_is_told_without_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmarks.methods", "--backbone=nano-ast", "--methods=liner"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("benchmarks.methods", run_name="__main__")
+def test_an_unknown_method_is_told_without_a_traceback(capsys):
+    assert run_command(main, ["--backbone=nano-ast", "--methods=liner"]) == 2
     assert "Write --method= one of: linear" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The benchmark of the optimisers: what it counts and how, on a tiny backbone. No time is compared with anything."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 
 from benchmarks.optimizers import MARKS, OPTIMIZERS, OptimizerStep, compare_optimizers, main
 from brainplug.backbones import known_config
+from brainplug.experiment import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,8 +58,6 @@ def test_the_document_of_the_project_has_the_marks():
     assert all(mark in text.splitlines() for mark in MARKS)
 
 
-def test_an_unknown_method_is_told_without_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmarks.optimizers", "--backbone=nano-ast", "--methods=liner"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("benchmarks.optimizers", run_name="__main__")
+def test_an_unknown_method_is_told_without_a_traceback(capsys):
+    assert run_command(main, ["--backbone=nano-ast", "--methods=liner"]) == 2
     assert "Write --method= one of: linear" in capsys.readouterr().err
