@@ -98,10 +98,13 @@ class EchoRecognizer(AdaptedModel):
     ):
         super().__init__(backbone, method, lambda dim: echo.decoder, gradient_checkpointing)
         self.echo, self.characters = echo, characters  # its two parts are backbone and head
+        self.trains_encoder = all(parameter.requires_grad for parameter in backbone.parameters())
         if backbone.name == NEW:
-            _check_trains_all(backbone, method)
+            _check_trains_all(self.trains_encoder, method)
             self._delta_names |= {name for name, _ in self.named_buffers()}  # they are in no file yet
-        elif echo.adaptive_base is not None:  # the base moves though nothing learns it by a gradient
+        elif (
+            echo.adaptive_base is not None and self.trains_encoder
+        ):  # the base moves, which nothing learns by a gradient
             moved = (".base", ".frequencies", ".loss", ".loss_before", ".updates")
             self._delta_names |= {name for name, _ in self.named_buffers() if name.endswith(moved)}
 
@@ -160,6 +163,17 @@ class EchoRecognizer(AdaptedModel):
         """
         return self.echo(**heard, decoder_input_ids=self.echo.shift_right(labels), use_cache=False).logits
 
+    def adapt(self, loss: torch.Tensor) -> None:
+        """Lets the rotary base follow the loss, unless the encoder is frozen, which was trained with the base it has.
+
+        Arguments
+        ---------
+        loss : torch.Tensor
+            Of the update, a scalar.
+        """
+        if self.trains_encoder:
+            self.echo.adapt(loss)
+
     @torch.no_grad()
     def write(self, heard: dict, beam_size: int = 1) -> list[str]:
         """Writes texts.
@@ -176,14 +190,13 @@ class EchoRecognizer(AdaptedModel):
         list[str]
             What is said.
         """
-        written = self.echo.generate(
-            **heard, max_new_tokens=self.echo.config.n_text_ctx - 1, num_beams=beam_size, do_sample=False
-        )
-        return texts_of(written, self.characters, self.echo.config.eos_token_id)
+        config = self.echo.config
+        written = self.echo.generate(**heard, max_length=config.n_text_ctx, num_beams=beam_size, do_sample=False)
+        return texts_of(written, self.characters, config.eos_token_id)
 
 
-def _check_trains_all(backbone: EchoBackbone, method: Method) -> None:
-    if not all(parameter.requires_grad for parameter in backbone.parameters()):
+def _check_trains_all(trains_encoder: bool, method: Method) -> None:
+    if not trains_encoder:
         raise UsageError(
             f"A new Echo with {type(method).__name__} was asked for.",
             "Its encoder would stay as it was drawn.",
@@ -237,7 +250,7 @@ class EchoBrain(RecognitionBrain):
         """As the method wants it; the rotary base follows the loss of all batches of the step, in all processes."""
         super().after_step()
         loss = ddp_all_reduce(torch.stack(self.losses).mean(), torch.distributed.ReduceOp.SUM)
-        self.model.echo.adapt(loss / (torch.distributed.get_world_size() if self.distributed_launch else 1))
+        self.model.adapt(loss / (torch.distributed.get_world_size() if self.distributed_launch else 1))
         self.losses.clear()
 
 

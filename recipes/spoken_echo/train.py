@@ -15,7 +15,7 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
 
 from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.experiment import Experiment, load_experiment, parse_arguments, run_command
+from brainplug.experiment import Experiment, choose, load_experiment, parse_arguments, run_command
 from brainplug.files import write_json
 from brainplug.parts import choose_parts
 from brainplug.recognition.characters import Characters, choose_characters
@@ -69,14 +69,16 @@ def run(experiment: Experiment) -> None:
     hparams, folder = experiment.hparams, experiment.hparams["output_folder"]
     hparams.update(FIXED)
     check_decoding(hparams["decoding"])
-    characters = Characters(hparams["characters"])
+    begin = partial(begin_run, experiment, choose("dataset", hparams))
+    listed = begin() if hparams["characters"] is None else None  # the training transcripts say which there are
+    characters = choose_characters(None, listed) if listed else Characters(hparams["characters"])
     echo, backbone = load_echo(hparams["backbone"], hparams["backbone_revision"], hparams["model"], characters)
     parts = choose_parts(hparams, lambda *_, **__: backbone)
     hparams["augment"] = parts.augment
     model = EchoRecognizer(backbone, parts.method, echo, characters, hparams["gradient_checkpointing"])
 
-    listed = begin_run(experiment, parts.list_clips)
-    choose_characters(hparams["characters"], listed)
+    listed = listed or begin()
+    choose_characters(characters.symbols, listed)  # they are all that occur
     clips, skipped = set_aside(listed, partial(why_too_long, backbone))
     check_texts_fit([clip.text for clip in clips], echo.config.n_text_ctx)
     datasets = make_run_datasets(hparams, parts, characters, clips, skipped)

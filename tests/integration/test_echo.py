@@ -95,6 +95,16 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert not (tmp_path / "adapted" / "echo").exists()
 
 
+def test_the_training_transcripts_give_the_characters(train, tmp_path):
+    run = train("--characters=null")
+    assert run.code == 0, run.output
+    occur = "".join(sorted(set("".join(TEXTS[:8]).lower())))
+    assert Echo.from_pretrained(tmp_path / "results" / "echo").config.characters == occur
+    recognizer = SpeechRecognizer.from_run(str(tmp_path / "results"))
+    rows = rows_of(tmp_path / "results" / "transcripts.csv")
+    assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

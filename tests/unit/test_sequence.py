@@ -70,7 +70,7 @@ def train(model: EchoRecognizer, steps: int = 3) -> None:
         loss = torch.nn.functional.cross_entropy(model(*batch()).transpose(1, 2), labels)
         loss.backward()
         optimizer.step()
-        model.echo.adapt(loss)
+        model.adapt(loss)
     model.eval()
 
 
@@ -90,7 +90,7 @@ def test_labels_can_be_read_again(texts):
 @pytest.mark.parametrize("name", list(METHODS))
 class TestMethods:
     def test_trains_the_decoder_and_what_the_method_says(self, name):
-        model = make(METHODS[name])
+        model = make(METHODS[name], adaptive_base=True, base_interval=1)
         before = {key: value.clone() for key, value in model.state_dict().items()}
         train(model)
         moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
@@ -100,6 +100,7 @@ class TestMethods:
             "backbone.model.norm.bias",
         }
         assert bool(of_encoder) == (name != "linear")
+        assert any(key.endswith("positions.base") for key in of_encoder) == (name == "full")  # frozen means frozen
 
     def test_the_delta_restores_it_under_another_seed_of_the_decoder(self, name):
         model = make(METHODS[name], adaptive_base=True, base_interval=1)
@@ -110,7 +111,8 @@ class TestMethods:
         other.load_delta(model.delta())
         other.eval()
         assert torch.equal(other(*batch()), model(*batch()))
-        assert other.echo.adaptive_base.base == model.echo.adaptive_base.base != 10000
+        assert other.echo.adaptive_base.base == model.echo.adaptive_base.base
+        assert (model.echo.adaptive_base.base != 10000) == (name == "full")
 
     def test_adapts_an_encoder_with_all_parts(self, name):
         model = make(METHODS[name], card_parity=True, use_hybrid_attention=True, use_convolution=True)
@@ -125,6 +127,13 @@ class TestMethods:
         signal[1, 20:] = 7.0
         alone = model.write(model.hear(signal[1:, :20], torch.ones(1)))
         assert model.write(model.hear(signal, lengths))[1] == alone[0]
+
+
+def test_writing_is_silent(caplog, capsys):
+    model = make(FullFineTuning())
+    model.eval().write(model.hear(*batch()[:2]))
+    assert not caplog.records
+    assert capsys.readouterr().err == ""
 
 
 def test_the_delta_of_a_new_one_is_all_of_it():

@@ -135,22 +135,25 @@ class Attention(torch.nn.Module):
         """The attention function in use, of transformers' own or one that was registered there."""
         return AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
 
-    def fold(self) -> None:
-        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same.
+    def check_folds(self) -> None:
+        """Makes sure that `fold` can be called.
 
         Raises
         ------
         UsageError
             A method has put something around a projection, which the rotation would not reach.
         """
+        for projection in (self.q_proj, self.k_proj):
+            if self.rotary is not None and type(projection) is not torch.nn.Linear:
+                raise UsageError(
+                    "Folding the rotations was asked for.",
+                    f"A projection is a {type(projection).__name__}: a method has changed it.",
+                    "Merge the method first, with model.merge()",
+                )
+
+    def fold(self) -> None:
+        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same."""
         if self.rotary is not None:
-            for projection in (self.q_proj, self.k_proj):
-                if type(projection) is not torch.nn.Linear:
-                    raise UsageError(
-                        "Folding the rotations was asked for.",
-                        f"A projection is a {type(projection).__name__}: a method has changed it.",
-                        "Merge the method first, with model.merge()",
-                    )
             for projection in (self.q_proj, self.k_proj):
                 self.rotary.fold_into(projection)
             self.rotary.givens = self.rotary.orthogonal = None
@@ -430,6 +433,7 @@ class CrossAttention(Attention):
         attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         offset: int = 0,
+        positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attends.
 
@@ -443,8 +447,8 @@ class CrossAttention(Attention):
             True where a token of the audio is no padding, ``[batch, audio tokens]``.
         cache : Cache, optional
             Keeps keys and values of the audio.
-        offset : int
-            Position of the first token.
+        offset, positions : int, torch.Tensor
+            Of the text, as in `RotaryPositions.forward`.
 
         Returns
         -------
@@ -453,7 +457,7 @@ class CrossAttention(Attention):
         """
         query = self.split(self.q_proj(hidden_states))
         if self.rotary is not None:
-            (query,) = self.rotary(query, offset=offset)
+            (query,) = self.rotary(query, offset=offset, positions=positions)
         if cache is not None and cache.get_seq_length(self.cache_slot):
             key, value = cache.layers[self.cache_slot].keys, cache.layers[self.cache_slot].values
         else:

@@ -1,10 +1,17 @@
 """What an Echo is made of."""
 
+import math
+
 from transformers import PreTrainedConfig
 
 from brainplug.errors import UsageError, nearest
 
 ROTATIONS = ("plain", "givens", "combined")
+COUNTS = (
+    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer", "n_text_ctx", "n_text_state"),
+    *("n_text_head", "n_text_layer", "vocab_size", "max_rel_dist", "base_interval", "window_size"),
+    "convolution_kernel",
+)
 
 
 class EchoConfig(PreTrainedConfig):
@@ -134,21 +141,17 @@ class EchoConfig(PreTrainedConfig):
         UsageError
             They do not.
         """
+        for name in COUNTS:
+            value, lowest = getattr(self, name), 0 if name == "max_rel_dist" else 1
+            if type(value) is not int or value < lowest:
+                found, write = f"It is no whole number from {lowest} on.", f"Write {name}: {getattr(EchoConfig, name)}"
+                raise UsageError(f"{name}: {value!r} was asked for.", found, f"{write}, for one")
         for part in ("audio", "text"):
             _check_heads(part, getattr(self, f"n_{part}_state"), getattr(self, f"n_{part}_head"))
         if self.rotation not in ROTATIONS:
             write = f"Write one of: {nearest(self.rotation, ROTATIONS)}"
             raise UsageError(f"rotation: {self.rotation!r} was asked for.", "It does not exist.", write)
-        for name in ("n_mels", "n_audio_ctx", "n_audio_layer", "n_text_ctx", "n_text_layer", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}: {getattr(self, name)} was asked for.", "That is none.", f"Write {name}: 1")
-        if not isinstance(self.window_size, int) or self.window_size < 1:
-            found, write = "It is no number of tokens to attend to.", "Write window_size: 64, or 1 at least"
-            raise UsageError(f"window_size: {self.window_size} was asked for.", found, write)
-        if self.max_rel_dist < 0:
-            asked, found = f"max_rel_dist: {self.max_rel_dist} was asked for.", "That is no number of distances."
-            raise UsageError(asked, found, "Write max_rel_dist: 15, or 0 for no bias")
-        if self.convolution_kernel < 1 or self.convolution_kernel % 2 == 0:
+        if self.convolution_kernel % 2 == 0:
             asked = f"convolution_kernel: {self.convolution_kernel} was asked for."
             raise UsageError(asked, "An even one would not keep the number of tokens.", "Write an odd one, such as 3")
         self._check_base()
@@ -158,10 +161,9 @@ class EchoConfig(PreTrainedConfig):
 
     def _check_base(self) -> None:
         lowest, highest = bounds_of(self.base, self.base_min, self.base_max)
-        if self.base_interval < 1 or self.base_factor < 1:
-            asked = f"base_interval: {self.base_interval} with base_factor: {self.base_factor:g} was asked for."
-            found = "A base that follows the loss grows by a factor of 1 at least, after one update at least."
-            raise UsageError(asked, found, "Write base_interval: 25 and base_factor: 1.0025")
+        if not 1 <= self.base_factor < math.inf:
+            found = "A base that follows the loss grows by a factor of 1 at least."
+            raise UsageError(f"base_factor: {self.base_factor:g} was asked for.", found, "Write base_factor: 1.0025")
         if not 0 < lowest <= self.base <= highest:
             asked = f"base: {self.base:g} between base_min: {lowest:g} and base_max: {highest:g}"
             raise UsageError(f"{asked} was asked for.", "It is not between them, above 0.", "Leave the bounds out")
@@ -191,11 +193,11 @@ def bounds_of(base: float, lowest: float | None, highest: float | None) -> tuple
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:
-    if heads < 1 or width % heads or (width // heads) % 2:
+    if width % heads or (width // heads) % 2:
         nearby = [number for number in range(1, width + 1) if width % number == 0 and width // number % 2 == 0]
         best = min(nearby, key=lambda number: abs(number - heads), default=None)
         raise UsageError(
             f"n_{part}_state: {width} with n_{part}_head: {heads} was asked for.",
-            f"A head would have {width / max(1, heads):g} values, and rotary positions turn pairs of them.",
+            f"A head would have {width / heads:g} values, and rotary positions turn pairs of them.",
             f"Write n_{part}_head: {best}" if best else f"Write an even n_{part}_state",
         )

@@ -86,12 +86,21 @@ class EchoDecoder(EchoPreTrainedModel):
         """
         use_cache = self.config.use_cache if use_cache is None else use_cache
         use_cache = use_cache and not self.training  # what is computed twice would be kept twice
+        if past_key_values is not None:
+            _check_cache(past_key_values)
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
         if use_cache and not offset:
             past_key_values = _empty_cache(past_key_values)
-        present = None if attention_mask is None else attention_mask.bool()
-        tokens = self.embed_tokens(input_ids) + self.positions(input_ids.shape[1], offset)
-        tokens = rotate_heads(self.rotary, tokens, self.config.n_text_head, offset)
+        length = input_ids.shape[1]
+        self._check(attention_mask, encoder_hidden_states, offset + length)
+        if attention_mask is None:
+            present, positions, embedded = None, None, self.positions(length, offset)
+        else:
+            present = attention_mask.bool()
+            positions = _positions(present, length)
+            embedded = self.positions(offset + length)[positions]
+        tokens = self.embed_tokens(input_ids) + embedded
+        tokens = rotate_heads(self.rotary, tokens, self.config.n_text_head, offset, positions)
         for layer in self.layers:
             tokens = layer(
                 tokens,
@@ -100,17 +109,39 @@ class EchoDecoder(EchoPreTrainedModel):
                 encoder_attention_mask,
                 past_key_values=past_key_values if use_cache or offset else None,
                 offset=offset,
+                positions=positions,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
             self.norm(tokens), past_key_values=past_key_values if use_cache else None
         )
 
+    def _check(self, mask: torch.Tensor | None, audio: torch.Tensor | None, so_far: int) -> None:
+        if audio is None:
+            raise UsageError("A text was given.", "There is no audio to it.", "Give encoder_hidden_states")
+        if mask is not None and mask.shape[1] != so_far:
+            raise UsageError(
+                f"A mask of {mask.shape[1]} tokens of the text was given.",
+                f"There are {so_far} so far, with those that a cache has.",
+                "Give decoder_attention_mask [batch, tokens so far]",
+            )
+
+
+def _positions(present: torch.Tensor, length: int) -> torch.Tensor:
+    """Of the last `length` tokens, ``[batch, length]``: a text begins behind the padding that is in front of it."""
+    padding = (present.cumsum(1) == 0).sum(1, keepdim=True)  # [batch, 1]
+    places = torch.arange(present.shape[1] - length, present.shape[1], device=present.device)
+    return (places - padding).clamp(min=0)
+
 
 def _empty_cache(given: EncoderDecoderCache | None) -> EncoderDecoderCache:
     """The cache that was given, or one in its place: transformers makes as many slots as the encoder has layers."""
-    if given is None or (type(given.self_attention_cache) is DynamicCache and given.self_attention_cache.layers):
+    if given is None or given.self_attention_cache.layers:
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
-    if type(given.self_attention_cache) is not DynamicCache:
-        found = f"It reads a DynamicCache alone, no {type(given.self_attention_cache).__name__}."
-        raise UsageError("A cache was given.", found, "Leave cache_implementation out")
     return given
+
+
+def _check_cache(cache: EncoderDecoderCache) -> None:
+    of_text = getattr(cache, "self_attention_cache", None)
+    if type(of_text) is not DynamicCache:
+        found = f"It is {type(of_text or cache).__name__}; this decoder keeps text and audio in a DynamicCache each."
+        raise UsageError("A cache was given.", found, "Leave past_key_values and cache_implementation out")

@@ -214,6 +214,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         source_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         offset: int = 0,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Reads text and audio.
 
@@ -231,6 +232,8 @@ class DecoderLayer(GradientCheckpointingLayer):
             What was read before.
         offset : int
             How many tokens were.
+        positions : torch.Tensor, optional
+            Of the tokens ``[batch, tokens]``, where they do not follow those.
 
         Returns
         -------
@@ -245,6 +248,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         if self.local is not None:
             attended = self.local(tokens, attended, attention_mask, own, offset)
         hidden_states = hidden_states + self.dropout(attended)
-        heard = self.cross_attention(self.cross_norm(hidden_states), source, source_mask, cross, offset)[0]
+        tokens = self.cross_norm(hidden_states)
+        heard = self.cross_attention(tokens, source, source_mask, cross, offset, positions)[0]
         hidden_states = hidden_states + self.dropout(heard)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))

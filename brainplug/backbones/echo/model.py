@@ -119,7 +119,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_features, attention_mask, **named)
         audio = encoder_outputs[0]
-        present = None if attention_mask is None else attention_mask.bool()[:, ::FRAMES_PER_TOKEN]
+        present = self._present(attention_mask, audio)
         read = self.decoder(
             decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -145,6 +145,19 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
             encoder_attentions=getattr(encoder_outputs, "attentions", None),
         )
+
+    def _present(self, mask: torch.Tensor | None, audio: torch.Tensor) -> torch.Tensor | None:
+        """True where a token of the audio is no padding, ``[batch, audio tokens]``."""
+        if mask is None:
+            return None
+        present = mask.bool()[:, ::FRAMES_PER_TOKEN]
+        if present.shape != audio.shape[:2]:
+            raise UsageError(
+                f"A mask of the shape {list(mask.shape)} was given.",
+                f"The audio has {list(audio.shape[:2])} tokens, one for {FRAMES_PER_TOKEN} frames.",
+                "Give attention_mask [batch, frames], of frames and not of tokens",
+            )
+        return present
 
     def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to write labels: a start, then all but the last, padding where there is no label.
@@ -184,10 +197,17 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         """Gives the attentions' learned rotations to their projections: what is computed stays the same, and is faster.
 
         For inference; afterwards angles and R are no parameters any more.
+
+        Raises
+        ------
+        UsageError
+            A method has put something around a projection, which the rotation would not reach.
         """
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.fold()
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        for attention in attentions:  # all or none: half of it would be another model
+            attention.check_folds()
+        for attention in attentions:
+            attention.fold()
         for model in (self, self.encoder, self.decoder):
             model.config.folded = True
 
@@ -237,9 +257,14 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
 
 
 def _check_special_tokens(config: EchoConfig) -> None:
-    """The decoder begins with one, and reads one behind the end of a text."""
-    for name in ("decoder_start_token_id", "pad_token_id"):
-        token = getattr(config, name)
+    """The decoder begins with one, ends a text with one, and reads one behind it."""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    given = [
+        ("decoder_start_token_id", config.decoder_start_token_id),
+        ("pad_token_id", config.pad_token_id),
+        *(("eos_token_id", end) for end in ends if end is not None),  # without one texts end where they have to
+    ]
+    for name, token in given:
         if token is None or not 0 <= token < config.vocab_size:
             raise UsageError(
                 f"{name}: {token} with vocab_size: {config.vocab_size} was asked for.",

@@ -7,7 +7,7 @@ import torch
 import torch.utils.checkpoint
 from transformers import PreTrainedModel
 
-from brainplug.backbones.echo.config import EchoConfig
+from brainplug.backbones.echo.config import EchoConfig, bounds_of
 from brainplug.backbones.echo.rotary import RotaryPositions
 from brainplug.errors import UsageError
 
@@ -47,9 +47,7 @@ class EchoPreTrainedModel(PreTrainedModel):
             found = f"Missing: {', '.join(missing[:3]) or 'none'}; unexpected: {', '.join(unexpected[:3]) or 'none'}."
             raise _other_weights(pretrained_model_name_or_path, found)
         there = next(module.base for module in model.modules() if isinstance(module, RotaryPositions))
-        wanted = there.new_tensor(model.config.base)
-        if there != wanted and not model.config.adaptive_base:
-            raise _other_weights(pretrained_model_name_or_path, f"The base is {there:g} there, {wanted:g} here.")
+        _check_base(pretrained_model_name_or_path, there, model.config)
         return (model, report) if wants_report else model
 
     def apply_initialization(self, generator: torch.Generator | None = None) -> None:
@@ -92,6 +90,15 @@ class EchoPreTrainedModel(PreTrainedModel):
         if config.checkpointing:  # not by the public method, whose name transformers is about to change
             recompute = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
             self._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=recompute)
+
+
+def _check_base(source: str, there: torch.Tensor, config: EchoConfig) -> None:
+    """A base that follows the loss has moved within its bounds, another one is where it was."""
+    bounds = bounds_of(config.base, config.base_min, config.base_max) if config.adaptive_base else [config.base] * 2
+    lowest, highest = there.new_tensor(bounds)  # in its precision
+    if not lowest <= there <= highest:
+        here = f"from {lowest:g} to {highest:g}" if config.adaptive_base else f"{lowest:g}"
+        raise _other_weights(source, f"The base is {there:g} there, {here} here.")
 
 
 def _other_weights(source: str, found: str) -> UsageError:

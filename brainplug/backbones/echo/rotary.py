@@ -189,23 +189,29 @@ class RotaryPositions(ExactBuffers):
         """Takes its first base again; nothing is drawn."""
         self.set_base(torch.full_like(self.base, self.first_base))
 
-    def forward(self, states: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, offset: int = 0, positions: torch.Tensor | None = None) -> torch.Tensor:
         """Turns states.
 
         Arguments
         ---------
         states : torch.Tensor
-            ``[..., tokens, head_dim]``.
+            ``[batch, heads, tokens, head_dim]``.
         offset : int
             Position of the first token.
+        positions : torch.Tensor, optional
+            That of each token ``[batch, tokens]``, where they are not one after the other; less than offset and tokens.
 
         Returns
         -------
         torch.Tensor
             Of the same shape.
         """
-        cosines, sines = self._tables(offset, states.shape[-2], states.device)
-        cosines, sines = cosines.to(states.dtype), sines.to(states.dtype)
+        length = states.shape[-2]
+        if positions is None:
+            tables = self._tables(offset, length, states.device)
+        else:  # [batch, 1, tokens, head_dim / 2]
+            tables = (table[positions].unsqueeze(1) for table in self._tables(0, offset + length, states.device))
+        cosines, sines = (table.to(states.dtype) for table in tables)
         even, odd = states[..., ::2], states[..., 1::2]
         return torch.cat([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
 
@@ -291,15 +297,17 @@ class CombinedRotary(torch.nn.Module):
             mixed = self.givens()
             return mixed if self.orthogonal is None else mixed @ self.orthogonal()
 
-    def forward(self, *states: torch.Tensor, offset: int = 0) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, *states: torch.Tensor, offset: int = 0, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Mixes and turns.
 
         Arguments
         ---------
         *states : torch.Tensor
             ``[batch, heads, tokens, head_dim]`` each, such as queries and keys.
-        offset : int
-            Position of their first token.
+        offset, positions : int, torch.Tensor
+            As in `RotaryPositions.forward`.
 
         Returns
         -------
@@ -309,7 +317,7 @@ class CombinedRotary(torch.nn.Module):
         matrix = self.matrix()
         if matrix is not None:
             states = tuple(each @ matrix.to(each.dtype) for each in states)
-        return tuple(self.positions(each, offset) for each in states)
+        return tuple(self.positions(each, offset, positions) for each in states)
 
     def fold_into(self, projection: torch.nn.Linear) -> None:
         """Gives M to a projection: afterwards it makes what M made of its output.
@@ -357,7 +365,9 @@ def make_rotary(config: EchoConfig, head_dim: int, folded: bool = False) -> Comb
     return CombinedRotary(head_dim, rotation, config.n_rotations, config.base, config.train_orthogonal)
 
 
-def rotate_heads(rotary: CombinedRotary, tokens: torch.Tensor, heads: int, offset: int = 0) -> torch.Tensor:
+def rotate_heads(
+    rotary: CombinedRotary, tokens: torch.Tensor, heads: int, offset: int = 0, positions: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mixes and turns tokens that are not split into heads.
 
     Arguments
@@ -368,8 +378,8 @@ def rotate_heads(rotary: CombinedRotary, tokens: torch.Tensor, heads: int, offse
         ``[batch, tokens, dim]``.
     heads : int
         Into how many it is split.
-    offset : int
-        Position of the first token.
+    offset, positions : int, torch.Tensor
+        As in `RotaryPositions.forward`.
 
     Returns
     -------
@@ -382,7 +392,8 @@ def rotate_heads(rotary: CombinedRotary, tokens: torch.Tensor, heads: int, offse
     >>> torch.allclose(rotate_heads(CombinedRotary(4), tokens, heads=2).norm(), tokens.norm())
     True
     """
-    (turned,) = rotary(tokens.unflatten(2, (heads, -1)).transpose(1, 2), offset=offset)
+    split = tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+    (turned,) = rotary(split, offset=offset, positions=positions)
     return turned.transpose(1, 2).flatten(2).to(tokens.dtype)  # a product is in half precision under autocast
 
 
