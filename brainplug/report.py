@@ -538,7 +538,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     | linear |     7 |  |
     | lora   | 1,234 | rank: 6 |
     """
-    first, *widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)][:-1]
+    # Two at least: without a hyphen before its colon the rule, and with it the table, would be text.
+    first, *widths = [max(2, *map(len, column)) for column in zip(columns, *rows, strict=True)][:-1]
 
     def line(cells: Sequence[str]) -> str:
         numbers = [f"{cell:>{width}}" for cell, width in zip(cells[1:-1], widths, strict=True)]

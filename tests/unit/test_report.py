@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,11 @@ def test_the_summary_says_which_code_and_which_epoch(paper_code):
     accuracies = ["50.00 % (epoch 2, best in validation)", "25.00 % (epoch 3, the last)"]
     chosen, other = accuracies[::-1] if paper_code else accuracies
     assert lines[3:5] == [f"test accuracy   {chosen}", f"  beside it     {other}"]
+
+
+def test_columns_of_one_letter_make_a_table_too():
+    rule = markdown_table(("a", "p", "b"), [("x", "", "y"), ("x", "1", "y")]).splitlines()[1]
+    assert re.fullmatch(r"\|( -+ | -+: )\|( -+ | -+: )\|( -+ )\|", rule)
 
 
 def test_cells_stand_below_each_other():
