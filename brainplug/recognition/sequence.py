@@ -102,9 +102,8 @@ class EchoRecognizer(AdaptedModel):
         if backbone.name == NEW:
             _check_trains_all(self.trains_encoder, method)
             self._delta_names |= {name for name, _ in self.named_buffers()}  # they are in no file yet
-        elif (
-            echo.adaptive_base is not None and self.trains_encoder
-        ):  # the base moves, which nothing learns by a gradient
+        elif self.trains_encoder and echo.adaptive_base is not None:
+            # They move too, though not by a gradient.
             moved = (".base", ".frequencies", ".loss", ".loss_before", ".updates")
             self._delta_names |= {name for name, _ in self.named_buffers() if name.endswith(moved)}
 
