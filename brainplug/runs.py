@@ -49,10 +49,11 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
         )  # fmt: skip
     replaced = ("fold:", "seed:", "few_shot_draws:")
     kept = [line for line in overrides.splitlines() if not line.startswith(replaced)]
-    if not experiment.run_opts.debug and any(line.startswith("output_folder:") for line in kept):
+    same = [line for line in kept if line.startswith("output_folder:") or _is_the_same_for_all(line, folds)]
+    if same and not experiment.run_opts.debug:
         raise UsageError(
-            f"{len(folds) * draws} runs were asked for.", "They would all have one output folder.",
-            "Leave --output_folder out; each run has a folder of its own then",
+            f"{len(folds) * draws} runs were asked for, with {same[0]}.", "Some would have one output folder.",
+            "Leave it out, since each run has a folder of its own then; or write --experiment='!ref NAME-<fold>'",
         )  # fmt: skip
     seeds = range(hparams["seed"], hparams["seed"] + draws)
     return [
@@ -60,6 +61,11 @@ def separate_runs(experiment: Experiment, overrides: str) -> list[str]:
         for seed in seeds
         for fold in folds
     ]
+
+
+def _is_the_same_for_all(line: str, folds: Sequence[int]) -> bool:
+    """Whether an experiment's name does not say the fold."""
+    return line.startswith("experiment:") and "<fold>" not in line and len(folds) > 1
 
 
 def all_folds(hparams: dict) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Optimisers and schedules. This room imports torch alone, so that anyone can use it."""
+"""Optimisers and schedules. Modules of this room import torch alone, so that anyone can use it."""
 
 from brainplug.optim.fadam import FAdam
 from brainplug.optim.fam import FAM, SimpleFAM

@@ -53,6 +53,11 @@ def test_all_folds_of_a_list_of_ones_own(table, tmp_path):
     assert [run["fold"] for run in found] == [0, 1, 2]
 
 
+def test_a_name_of_one_s_own_says_the_fold_or_there_is_one_fold():
+    assert len(separated("experiment: !ref mine-<fold>", fold="all")) == 5
+    assert len(separated("experiment: mine", few_shot=4, few_shot_draws=2)) == 2
+
+
 def test_draws_have_seeds_of_their_own():
     overrides = "few_shot: 4\nfew_shot_draws: 3\nseed: 20"
     found = changes(overrides, fold=None, seed=20, few_shot=4, few_shot_draws=3)
@@ -70,7 +75,8 @@ def test_every_draw_goes_over_all_folds():
         ({"fold": "all", "dataset": "fsc"}, "fold 'all'.*fsc has given splits, and no folds.*Leave --fold out"),
         ({"fold": 3, "dataset": "fsc"}, "fold 3 .*no folds"),
         ({"few_shot_draws": 3}, "3 draws.*nothing to draw.*--few_shot=8"),
-        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*one output folder.*Leave --output_folder out"),
+        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*output_folder: here.*one output.*Leave it"),
+        ({"fold": "all", "overrides": "experiment: mine"}, "5 runs.*experiment: mine.*--experiment='!ref NAME-<fold>'"),
     ],
 )
 def test_what_cannot_be(asked, message):
