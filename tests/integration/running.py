@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
+from tests.processes import LONGEST
+
 REPOSITORY = Path(__file__).parents[2]
 ESC50_RECIPE = str(REPOSITORY / "recipes" / "ESC50" / "hparams" / "train.yaml")
 KILLED = -signal.SIGKILL
@@ -27,7 +29,6 @@ SETTINGS = {
     "vera": {"r": 4},
 }
 FAMILIES = ("audio_spectrogram_transformer", "wav2vec2", "hubert")
-LONGEST_RUN = 120  # seconds; only a run that hangs takes longer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def run_train(
             target=_run, args=(arguments, str(folder), output.name, sabotage, main)
         )
         process.start()
-        process.join(LONGEST_RUN)
+        process.join(LONGEST)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{arguments} did not end:\n{output.read()}")
@@ -83,7 +84,7 @@ def run_in_two(arguments: list[str], folder: Path, main: str = "train:main") -> 
         for process in processes:
             process.start()
         for process in processes:
-            process.join(LONGEST_RUN)
+            process.join(LONGEST)
             if process.exitcode is None:
                 process.kill()
                 process.join()

@@ -329,8 +329,8 @@ def test_infinite_loss_names_the_clips(options, split, train_esc50, tmp_path):
 # The same, as a shell sees it.
 
 
-def test_true_command(command_line, environment, tmp_path):
-    option = "--method=conformr"
+@pytest.mark.parametrize("option", ["--method=conformr", "--lr=0"])
+def test_true_command(option, command_line, environment, tmp_path):
     command = [sys.executable, str(REPOSITORY / "train.py"), *command_line(option)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert_refused(Run(done.returncode, done.stderr), *BAD_OPTIONS[option])

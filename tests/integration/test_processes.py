@@ -23,7 +23,8 @@ from brainplug.optim.schedules import cosine
 from brainplug.recognition.characters import Characters
 from brainplug.recognition.sequence import EchoBrain, EchoRecognizer, load_echo
 from brainplug.recognition.transcripts import make_transcribed_datasets
-from tests.integration.running import LONGEST_RUN, REPOSITORY, SETTINGS, run_train
+from tests.integration.running import REPOSITORY, SETTINGS, run_train
+from tests.processes import LONGEST
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
 LABELS = {"cat": 0, "dog": 1}
@@ -133,7 +134,7 @@ def trained(environment, tiny_backbones, tmp_path_factory) -> Path:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(LONGEST_RUN)
+        process.join(LONGEST)
         process.kill()
     return folder
 

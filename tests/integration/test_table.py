@@ -17,14 +17,13 @@ import yaml
 from tests.integration.running import (
     ESC50_RECIPE,
     KILLED,
-    LONGEST_RUN,
     REPOSITORY,
     SETTINGS,
     Run,
     run_train,
     start_table,
 )
-from tests.processes import kill, kill_together, living, until
+from tests.processes import LONGEST, kill, kill_together, living, until
 
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 ROWS = ("linear", "lora")
@@ -128,7 +127,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def ended(process: object, output: Path) -> Run:
-    process.join(LONGEST_RUN)
+    process.join(LONGEST)
     assert process.exitcode is not None, output.read_text()
     return Run(process.exitcode, output.read_text())
 
@@ -375,7 +374,7 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
 def test_the_command_itself(environment, tmp_path):
     table = REPOSITORY / "recipes" / "paper_tables" / "spoken.yaml"
     command = [sys.executable, "-m", "brainplug", "table", str(table), "--dry_run", "--only=row=lora"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONGEST_RUN)
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONGEST)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "3 cells"
     assert list(tmp_path.iterdir()) == []

@@ -170,11 +170,11 @@ class TestEveryVariant:
             assert row == (expected[:stop] + 8 * [PAD])[: len(row)]
 
 
-@pytest.mark.parametrize(("backend", "lengths"), [("aot_eager", (20,)), ("eager", (20, 30))])
-def test_compiles(backend, lengths):
+@pytest.mark.parametrize(("variant", "lengths"), [("all", (20, 30))])
+def test_compiles(variant, lengths):
     torch.compiler.reset()
-    model = make(**VARIANTS["all"], n_audio_layer=1, n_text_layer=1)
-    compiled = torch.compile(model, backend=backend)
+    model = make(**VARIANTS[variant], n_audio_layer=1, n_text_layer=1)
+    compiled = torch.compile(model, backend="aot_eager")
     for frames in lengths:  # nothing was computed without it before
         given = {"decoder_input_ids": texts(tokens=frames // 4), "use_cache": False}
         made = compiled(clips(frames=frames), **given).logits

@@ -75,7 +75,7 @@ def test_every_draw_goes_over_all_folds():
         ({"fold": "all", "dataset": "fsc"}, "fold 'all'.*fsc has given splits, and no folds.*Leave --fold out"),
         ({"fold": 3, "dataset": "fsc"}, "fold 3 .*no folds"),
         ({"few_shot_draws": 3}, "3 draws.*nothing to draw.*--few_shot=8"),
-        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*output_folder: here.*one output.*Leave it"),
+        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*: here.*one output folder.*Leave it out"),
         ({"fold": "all", "overrides": "experiment: mine"}, "5 runs.*experiment: mine.*--experiment='!ref NAME-<fold>'"),
     ],
 )

@@ -8,10 +8,10 @@ from brainplug.errors import UsageError, nearest
 
 ROTATIONS = ("plain", "givens", "combined")
 COUNTS = (
-    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer", "n_text_ctx", "n_text_state"),
-    *("n_text_head", "n_text_layer", "vocab_size", "max_rel_dist", "base_interval", "window_size"),
-    "convolution_kernel",
-)
+    "n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer", "n_text_ctx", "n_text_state",
+    "n_text_head", "n_text_layer", "vocab_size", "base_interval", "window_size", "convolution_kernel",
+)  # fmt: skip
+LOWEST = {**dict.fromkeys(COUNTS, 1), "max_rel_dist": 0}  # of whole numbers
 
 
 class EchoConfig(PreTrainedConfig):
@@ -141,8 +141,8 @@ class EchoConfig(PreTrainedConfig):
         UsageError
             They do not.
         """
-        for name in COUNTS:
-            value, lowest = getattr(self, name), 0 if name == "max_rel_dist" else 1
+        for name, lowest in LOWEST.items():
+            value = getattr(self, name)
             if type(value) is not int or value < lowest:
                 found, write = f"It is no whole number from {lowest} on.", f"Write {name}: {getattr(EchoConfig, name)}"
                 raise UsageError(f"{name}: {value!r} was asked for.", found, f"{write}, for one")

@@ -86,9 +86,10 @@ class EchoDecoder(EchoPreTrainedModel):
         """
         use_cache = self.config.use_cache if use_cache is None else use_cache
         use_cache = use_cache and not self.training  # what is computed twice would be kept twice
+        offset = 0
         if past_key_values is not None:
             _check_cache(past_key_values)
-        offset = past_key_values.get_seq_length() if past_key_values is not None else 0
+            offset = past_key_values.get_seq_length()
         if use_cache and not offset:
             past_key_values = _empty_cache(past_key_values)
         length = input_ids.shape[1]
