@@ -17,27 +17,27 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
-from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.brain import AudioBrain
-from brainplug.data.few_shot import keep_examples, write_examples
-from brainplug.data.manifest import label_map, read_manifest
-from brainplug.data.pipeline import make_datasets, make_reader, training_batches
-from brainplug.data.prepare import prepare_manifest
-from brainplug.experiment import (
+from brainplug.adapters.file import register_adapter, save_adapter
+from brainplug.config.output_folder import check_output_folder
+from brainplug.config.recipe import (
     Experiment,
     load_aside,
     load_experiment,
     parse_arguments,
     run_command,
 )
+from brainplug.data.manifest import label_map, read_manifest
+from brainplug.data.pipeline import make_datasets, make_reader, training_batches
+from brainplug.data.protocol.few_shot import keep_examples, write_examples
+from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.files import write_json
-from brainplug.loggers import make_loggers
-from brainplug.model import AudioClassifier
-from brainplug.observations import observe, write_observations, write_predictions
-from brainplug.output_folder import claim_output_folder
-from brainplug.parts import choose_parts
-from brainplug.report import collect_results, describe_adapter, summary
-from brainplug.runs import separate_runs, summary_of_runs
+from brainplug.models.adapted import AudioClassifier
+from brainplug.results.report import collect_results, describe_adapter, summary
+from brainplug.tasks.components import choose_parts
+from brainplug.tasks.runs import separate_runs, summary_of_runs
+from brainplug.training.brain import AudioBrain
+from brainplug.training.diagnostics import observe, write_observations, write_predictions
+from brainplug.training.loggers import make_loggers
 
 
 def main(arguments: list[str]) -> None:
@@ -74,7 +74,7 @@ def run(experiment: Experiment) -> dict | None:
     paper_code, seed = hparams["paper_code"], hparams["seed"]
     parts = choose_parts(hparams)
 
-    claim_output_folder(experiment)
+    check_output_folder(experiment)
     sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
     hparams["train_loggers"] = make_loggers(hparams)
     trained = bool(hparams["checkpointer"].list_checkpoints())
@@ -98,7 +98,7 @@ def run(experiment: Experiment) -> dict | None:
         gradient_checkpointing=hparams["gradient_checkpointing"],
     )
     description = describe_adapter(model, parts.method, hparams, labels)
-    keep_delta(hparams["checkpointer"], model, description)
+    register_adapter(hparams["checkpointer"], model, description)
     brain = AudioBrain(model, parts.method, parts.optimizer, parts.lr, hparams, run_opts, hparams["checkpointer"])
 
     train_set, train_loader = training_batches(

@@ -22,8 +22,8 @@ from brainplug.backbones.echo import EchoConfig
 from brainplug.backbones.echo.attention import LocalAttention, SelfAttention
 from brainplug.backbones.echo.layers import EncoderLayer
 from brainplug.backbones.echo.rotary import CombinedRotary, GivensRotations
-from brainplug.experiment import run_command
-from brainplug.report import markdown_table, table_marks
+from brainplug.config.recipe import run_command
+from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("speed", "python -m benchmarks.echo")
 COLUMNS = ("what", "way", "ms", "time", "memory")

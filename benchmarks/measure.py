@@ -16,7 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler writes 
 
 import torch
 
-from brainplug.report import write_table
+from brainplug.results.report import write_table
 
 
 class Measured(ABC):
@@ -207,7 +207,7 @@ def show(text: str, document: str | None, marks: tuple[str, str]) -> None:
     document : str, optional
         Where it is put too, between marks.
     marks : tuple[str, str]
-        As `brainplug.report.table_marks` returns them.
+        As `brainplug.results.report.table_marks` returns them.
     """
     print(text)
     if document:

@@ -26,13 +26,13 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, measuring_parser, show
-from brainplug.adapter_io import save_delta
+from brainplug.adapters.file import save_delta
 from brainplug.backbones import Backbone, known_config, random_backbone
-from brainplug.experiment import run_command
-from brainplug.listing import count_on_meta, read_methods
+from brainplug.cli.listing import count_on_meta, read_methods
+from brainplug.config.recipe import run_command
 from brainplug.methods import Method, choose_method
-from brainplug.model import AudioClassifier
-from brainplug.report import markdown_table, table_marks
+from brainplug.models.adapted import AudioClassifier
+from brainplug.results.report import markdown_table, table_marks
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
 MARKS = table_marks("speed", "python -m benchmarks.methods")

@@ -25,10 +25,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import describe_device, from_1_on, show
+from brainplug.config.recipe import run_command
 from brainplug.errors import UsageError
-from brainplug.experiment import run_command
 from brainplug.files import write_json
-from brainplug.report import markdown_table, table_marks
+from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("accuracy", "python -m benchmarks.optimizer_accuracy")
 SMALLEST_RATE, RATIO, RATES = 0.001, 5, range(5)  # 0.001, 0.005, 0.025, 0.125, 0.625

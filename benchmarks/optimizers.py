@@ -19,12 +19,12 @@ from transformers import PreTrainedConfig
 from benchmarks.measure import Measured, describe_device, measure, measuring_parser, show
 from benchmarks.methods import HPARAMS, N_CLASSES
 from brainplug.backbones import known_config, random_backbone
-from brainplug.experiment import run_command
-from brainplug.listing import read_methods
+from brainplug.cli.listing import read_methods
+from brainplug.config.recipe import run_command
 from brainplug.methods import Method, choose_method
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
 from brainplug.optim import FAM, FAdam
-from brainplug.report import markdown_table, table_marks
+from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("speed", "python -m benchmarks.optimizers")
 METHODS = "conformer,lora,full"

@@ -20,10 +20,10 @@ from transformers import Data2VecAudioModel
 
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, show
 from brainplug.backbones import known_config
-from brainplug.experiment import run_command
+from brainplug.config.recipe import run_command
 from brainplug.pretrain.data2vec import Teacher
 from brainplug.pretrain.hubert import TEMPERATURE, HubertObjective
-from brainplug.report import markdown_table, table_marks
+from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("speed", "python -m benchmarks.pretraining")
 COLUMNS = ("what", "way", "ms", "time", "memory")

@@ -3,18 +3,18 @@
 import argparse
 import sys
 
+from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast
+from brainplug.cli.listing import list_backbones, list_methods, list_optimizer_groups
+from brainplug.config.recipe import run_command
 from brainplug.doctor import examine, summary
-from brainplug.experiment import run_command
-from brainplug.fam_records import draw_records
 from brainplug.files import find_files
-from brainplug.import_petl_ast import add_arguments, import_petl_ast
-from brainplug.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.optim.fam import RECORD_NAME
-from brainplug.page import write_page
-from brainplug.pretrain.sound.render import render
-from brainplug.report import METHODS_MARKS, RESULTS_MARKS, classifies, read_results, tables_of, write_table
+from brainplug.results.page import write_page
+from brainplug.results.plots.fam import draw_records
+from brainplug.results.report import METHODS_MARKS, RESULTS_MARKS, classifies, read_results, tables_of, write_table
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
+from brainplug.synthetic.sound.render import render
 
 
 def main(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """Something that the user can mend. The command line prints it without a traceback and exits with code 2.
+    """A mistake that the user can mend. Commands print it without a traceback and exit with code 2.
 
     Arguments
     ---------
@@ -24,6 +24,18 @@ class UsageError(ValueError):
 
     def __init__(self, asked: str, found: str, write: str):
         super().__init__(f"{asked} {found} {write}")
+
+
+class ConfigError(UsageError):
+    """A recipe, an option or a setting cannot be used."""
+
+
+class DataError(UsageError):
+    """Audio, a list of clips or a data folder cannot be used."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint, an adapter or a run's folder cannot be used."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from brainplug.observations import write_observations
+from brainplug.training.diagnostics import write_observations
 
 EPOCH = "epoch: {}, lr: 1.00e-03 - train loss: {:.2e} - valid loss: {:.2e}, valid accuracy: {:.2f}"
 LABELS = ("dog", "rain", "sneezing")

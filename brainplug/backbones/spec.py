@@ -1,6 +1,6 @@
 """How a backbone describes itself, so that a method never has to know which one it adapts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -50,6 +50,8 @@ class BackboneSpec:
         Path of the vector that stands for masked frames, from the model; no classifier reads it.
     convolutions : str, optional
         Path of what makes frames of samples, from the model; None where it takes no waveform.
+    token_mask : TokenMask
+        Of the batch that one model computes; a backbone that masks padding sets its own, others leave it empty.
 
     Example
     -------
@@ -77,6 +79,7 @@ class BackboneSpec:
     special_tokens: int = 0
     mask_embedding: str | None = None
     convolutions: str | None = None
+    token_mask: TokenMask = field(default_factory=TokenMask, compare=False)
 
     def layers_of(self, model: torch.nn.Module) -> torch.nn.ModuleList:
         """The transformer layers of a model.
@@ -97,21 +100,6 @@ class BackboneSpec:
             There are none at that path.
         """
         return find_module(model, self.layers)
-
-    def token_mask_of(self, model: torch.nn.Module) -> TokenMask:
-        """What a model says of the padding in the batch in hand.
-
-        Arguments
-        ---------
-        model : torch.nn.Module
-            A model of this family.
-
-        Returns
-        -------
-        TokenMask
-            Always empty where clips are not padded.
-        """
-        return getattr(model, "token_mask", None) or TokenMask()
 
 
 def find_module(parent: torch.nn.Module, path: str) -> torch.nn.Module:

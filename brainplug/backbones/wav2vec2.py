@@ -65,8 +65,7 @@ class Wav2Vec2(Backbone):
     def __init__(self, model: PreTrainedModel, name: str, revision: str, normalize: bool):
         super().__init__(model, name, revision)
         self.normalize = normalize
-        self.spec = describe(self.spec, model)
-        model.token_mask = TokenMask()
+        self.spec = dataclasses.replace(describe(self.spec, model), token_mask=TokenMask())
         # Set while the model computes, no longer: afterwards it can be used by itself.
         self._first_frames, self._tokens = TokenMask(), TokenMask()
         first_norm = getattr(model.feature_extractor.conv_layers[0], "layer_norm", None)
@@ -117,7 +116,7 @@ class Wav2Vec2(Backbone):
         samples = (lengths * signal.shape[1]).round().long()
         present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
         # Counted from the signal, since a method may have put tokens of its own among those of the clip.
-        self.model.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
+        self.spec.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
         self._tokens.tokens = mask
         self._first_frames.tokens = _shortened(present, samples, self._convolutions[:1])
         tokens = self.model(signal, attention_mask=present.long()).last_hidden_state

@@ -6,8 +6,8 @@ from fractions import Fraction
 import torch
 import torchaudio
 
-from brainplug.data.checks import READ_ERRORS, open_clip, why_unreadable
 from brainplug.data.manifest import Clip
+from brainplug.data.protocol.checks import READ_ERRORS, open_clip, why_unreadable
 from brainplug.errors import UsageError
 
 LARGEST_TERM = 1000  # 11025 to 16000 Hz is 441 to 640

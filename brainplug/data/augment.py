@@ -103,7 +103,7 @@ def suitable(augment: Sequence[Callable], signals: Sequence[str]) -> list[Callab
     Example
     -------
     >>> suitable([TimeShift(), SpecAugment()], ["waveform"])
-    [TimeShift(largest_share=1.0)]
+    [TimeShift(max_fraction=1.0)]
     """
     kept = []
     for each in augment:
@@ -158,7 +158,7 @@ class TimeShift:
 
     Arguments
     ---------
-    largest_share : float
+    max_fraction : float
         Largest shift as a share of the clip's length.
 
     Example
@@ -169,7 +169,7 @@ class TimeShift:
     True
     """
 
-    largest_share: float = 1.0
+    max_fraction: float = 1.0
 
     def __call__(
         self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
@@ -177,7 +177,7 @@ class TimeShift:
         """Takes and returns signals ``[batch, time, ...]`` and targets ``[batch, classes]``."""
         batch, time = signal.shape[:2]
         own = _counts(signal, lengths)
-        shift = (torch.rand(batch, 1, device=signal.device) * self.largest_share * own).long()
+        shift = (torch.rand(batch, 1, device=signal.device) * self.max_fraction * own).long()
         places = torch.arange(time, device=signal.device)
         index = torch.where(places < own, (places - shift) % own.clamp(min=1), places)  # [batch, time]
         index = index.view(batch, time, *[1] * (signal.dim() - 2)).expand_as(signal)

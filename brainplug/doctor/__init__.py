@@ -15,19 +15,19 @@ from speechbrain.utils.distributed import infer_device
 
 from brainplug.backbones import Backbone, backbone_without_weights, base_name, known_config
 from brainplug.backbones.loading import HUB_NAMES, find_source
-from brainplug.data.espeak import in_fresh_process
+from brainplug.config.recipe import Experiment, RecipeLoader, choose_optimizer, parse_arguments
 from brainplug.data.features import cache_folder
-from brainplug.data.few_shot import keep_examples
 from brainplug.data.manifest import Clip, label_map
+from brainplug.data.protocol.few_shot import keep_examples
 from brainplug.doctor.data import examine_audio, examine_content, examine_durations, examine_splits, list_corpus
 from brainplug.doctor.finding import Finding, counted, size, tried
 from brainplug.doctor.machine import examine_folders, examine_machine, memory_bytes, room
 from brainplug.doctor.rehearsal import STEPS, Rehearsal, load_recipe, loads_offline, rehearse
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, RecipeLoader, choose_optimizer, parse_arguments
 from brainplug.methods import choose_method
-from brainplug.model import classifier_without_weights
-from brainplug.parts import check_is_for_train
+from brainplug.models.adapted import classifier_without_weights
+from brainplug.synthetic.espeak import in_fresh_process
+from brainplug.tasks.components import check_is_for_train
 
 NEARLY_FULL = 0.8  # share of the memory
 

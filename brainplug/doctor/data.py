@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from brainplug.backbones import Backbone
-from brainplug.data.checks import check_clips
+from brainplug.config.recipe import choose
 from brainplug.data.features import SHIFT, WINDOW
-from brainplug.data.leaks import draw_sample, in_two_splits, overlap, same_content
 from brainplug.data.manifest import Clip, read_table
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import SPLITS, check_splits
+from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlap, same_content
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.doctor.finding import SHOWN, Finding, counted, listed, tried
 from brainplug.doctor.rehearsal import STEPS
-from brainplug.experiment import choose
 
 SAMPLE = 100  # clips that are decoded, unless all are
 MOSTLY_PADDING = 0.5  # share of the frames
@@ -180,21 +180,21 @@ def examine_audio(
         Those that were decoded and can be used, with their durations.
     """
     parameters, prepare = inspect.signature(prepare_manifest).parameters, hparams["prepare"]
-    minimum_seconds, largest_share = (
-        prepare.get(name, parameters[name].default) for name in ("minimum_seconds", "largest_share")
+    minimum_seconds, max_fraction = (
+        prepare.get(name, parameters[name].default) for name in ("minimum_seconds", "max_fraction")
     )
     there = [clip for clip in clips if os.path.isfile(clip.path)]
     chosen = there if full else _sample(there, hparams)
     quarantine = Path(folder, "quarantine.csv")
-    checked = check_clips(chosen, str(quarantine), minimum_seconds, largest_share=1.0)
+    checked = check_clips(chosen, str(quarantine), minimum_seconds, max_fraction=1.0)
     bad = [f"{row['path']}: {row['reason']}" for row in read_table(quarantine, [])] if quarantine.exists() else []
     missing = [f"{clip.path}: the file does not exist" for clip in clips if not os.path.isfile(clip.path)]
     for text in [*missing[:SHOWN], *bad]:
         yield Finding("warning", f"{text}; mend or remove it, else the run sets it aside")
     share = (len(missing) + len(bad) / max(1, len(chosen)) * len(there)) / len(clips)
     text = f"{len(bad):,} of {counted(len(chosen), 'decoded clip')} unusable, {counted(len(missing), 'file')} missing"
-    if share > largest_share:
-        yield Finding("error", f"{text}; train.py refuses more than {largest_share:.0%}: mend or remove the files")
+    if share > max_fraction:
+        yield Finding("error", f"{text}; train.py refuses more than {max_fraction:.0%}: mend or remove the files")
     else:
         advice = "" if len(chosen) == len(there) else f"; --full decodes all {len(there):,}"
         yield Finding("ok", text + advice)

@@ -21,7 +21,7 @@ from brainplug.backbones import FAMILIES
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.doctor.finding import Finding, counted, size
 from brainplug.doctor.rehearsal import loads_offline
-from brainplug.report import REPORTED_PACKAGES
+from brainplug.results.report import REPORTED_PACKAGES
 
 EXTRAS = {"matplotlib": "plot", "espeakng_loader": "demo", "sklearn": "recipes"}  # module -> extra of brainplug
 LITTLE_ROOM = 10**9  # bytes

@@ -13,14 +13,14 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from brainplug.backbones import Backbone, known_config, load_backbone, random_backbone
 from brainplug.backbones.loading import find_source
-from brainplug.brain import AudioBrain
+from brainplug.config.recipe import Experiment, load_aside, parse_arguments
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, load_aside, parse_arguments
-from brainplug.model import AudioClassifier
-from brainplug.parts import choose_parts
-from brainplug.report import peak_memory_bytes
+from brainplug.models.adapted import AudioClassifier
+from brainplug.results.report import peak_memory_bytes
+from brainplug.tasks.components import choose_parts
+from brainplug.training.brain import AudioBrain
 
 STEPS = 3  # of training, and as many of validation; the first one takes longer and does not count
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -44,7 +44,7 @@ class AdapterBlock(torch.nn.Module):
         self.norm = torch.nn.Identity()
         self.down = torch.nn.Linear(dim, experts * gates * bottleneck)
         self.up = torch.nn.Linear(experts * bottleneck, dim, bias=False)
-        self.up_bias = torch.nn.Parameter(torch.zeros(experts, dim))
+        self.expert_bias = torch.nn.Parameter(torch.zeros(experts, dim))
         torch.nn.init.zeros_(self.up.weight)
 
     def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -66,7 +66,7 @@ class AdapterBlock(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``[batch, tokens, dim]`` to the same shape, with a single expert."""
-        return torch.nn.functional.linear(self.inside(tokens), self.up.weight, self.up_bias[0])
+        return torch.nn.functional.linear(self.inside(tokens), self.up.weight, self.expert_bias[0])
 
     def inside(self, tokens: torch.Tensor) -> torch.Tensor:
         """The bottlenecks of all experts for the same tokens.
@@ -83,7 +83,7 @@ class AdapterBlock(torch.nn.Module):
         """
         return self.middle(self.down(self.norm(tokens)), self.token_mask.tokens)
 
-    def each_its_own(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward_experts(self, tokens: torch.Tensor) -> torch.Tensor:
         """Applies every expert to tokens of its own.
 
         Arguments
@@ -100,7 +100,7 @@ class AdapterBlock(torch.nn.Module):
         up = self.up.weight.unflatten(1, (self.experts, -1))  # [dim, experts, bottleneck]
         channels = torch.einsum("btnd,nrd->btnr", self.norm(tokens), down).flatten(2) + self.down.bias
         inside = self.middle(channels).unflatten(2, (self.experts, -1))
-        return torch.einsum("btnr,dnr->btnd", inside, up) + self.up_bias
+        return torch.einsum("btnr,dnr->btnd", inside, up) + self.expert_bias
 
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
         """Gives the weights that the published code starts with, where loading the checkpoint drew them anew.
@@ -170,7 +170,7 @@ class Adapter(Method):
 
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:
             block = self.block(config.hidden_size, spec)
-            block.token_mask = spec.token_mask_of(model)
+            block.token_mask = spec.token_mask
             if self.paper_code:
                 block.initialise_as_published(config.initializer_range, spec.signal == "waveform")
             residual = self.residual and not left_out

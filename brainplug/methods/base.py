@@ -231,7 +231,7 @@ def restore_method(settings: dict) -> Method:
     Arguments
     ---------
     settings : dict
-        JSON values, as `brainplug.report.method_settings` returns them: the class, and what it takes.
+        JSON values, as `brainplug.results.report.method_settings` returns them: the class, and what it takes.
 
     Returns
     -------

@@ -58,7 +58,7 @@ class ConformerBlock(AdapterBlock):
 
     def initialise_as_published(self, deviation: float, on_waveform: bool) -> None:
         """All its maps are convolutions there: they keep torch's first weights, or are drawn anew on wav2vec 2.0."""
-        maps = ((self.down.weight, self.down.bias), (self.up.weight, self.up_bias))
+        maps = ((self.down.weight, self.down.bias), (self.up.weight, self.expert_bias))
         for weight, bias in (*maps, (self.depthwise.weight, self.depthwise.bias)):
             if on_waveform:
                 torch.nn.init.kaiming_normal_(weight)

@@ -45,7 +45,7 @@ class DenseMixture(Mixture):
         inside = self.experts.inside(tokens).unflatten(2, (self.experts.experts, -1))
         weights = weights.to(inside.dtype)
         weighted = torch.cat([(inside * weights[..., None]).flatten(2), weights], dim=2)
-        maps_and_biases = torch.cat([self.experts.up.weight, self.experts.up_bias.t()], dim=1)
+        maps_and_biases = torch.cat([self.experts.up.weight, self.experts.expert_bias.t()], dim=1)
         return torch.nn.functional.linear(weighted, maps_and_biases)
 
     def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:

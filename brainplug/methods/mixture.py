@@ -158,7 +158,7 @@ class MixtureOfAdapters(Method):
 
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:
             mixture = self.mixture(config.hidden_size, self._block(config.hidden_size, spec))
-            mixture.experts.token_mask = spec.token_mask_of(model)
+            mixture.experts.token_mask = spec.token_mask
             if self.paper_code:
                 mixture.initialise_as_published(config.initializer_range, spec.signal == "waveform")
             return AdaptedSublayer(sublayer, mixture, "parallel")

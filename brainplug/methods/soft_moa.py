@@ -56,7 +56,7 @@ class SoftMixture(Mixture):
         """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
         tokens, dispatch, combine = self._weights(tokens)
         gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
-        mapped = self.experts.each_its_own(gathered.unflatten(1, self._slots_and_experts))
+        mapped = self.experts.forward_experts(gathered.unflatten(1, self._slots_and_experts))
         return combine.to(mapped.dtype) @ mapped.flatten(1, 2)
 
     def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:

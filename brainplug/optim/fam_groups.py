@@ -102,9 +102,10 @@ def _owners(model: torch.nn.Module, name: str) -> Iterator[torch.nn.Module]:
 
 
 def _is_around_a_convolution(owners: list[torch.nn.Module], name: str) -> bool:
-    """Whether a parameter is one of ``down`` or ``up``, or ``up_bias``, in a module with a convolution of its own."""
+    """Whether a parameter maps down or up around a convolution of its module."""
     return any(
-        part.startswith(("down", "up")) and any(isinstance(child, CONVOLUTIONS) for child in owner.children())
+        part.startswith(("down", "up", "expert_bias"))
+        and any(isinstance(child, CONVOLUTIONS) for child in owner.children())
         for owner, part in zip(owners, name.split("."), strict=True)
     )
 

@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from brainplug.data.audio import read_audio
+from brainplug.data.corpora.own import is_audio
 from brainplug.data.manifest import Clip
-from brainplug.data.own import is_audio
 from brainplug.errors import UsageError
 from brainplug.files import write_json
 

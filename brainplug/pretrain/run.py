@@ -18,7 +18,7 @@ from brainplug.pretrain.card import write_card
 from brainplug.pretrain.corpus import Corpus, Crops, describe, list_audio, make_corpus
 from brainplug.pretrain.data2vec import NORMAL_EPSILON
 from brainplug.pretrain.labels import NONE, Features, agreement, phone_stream
-from brainplug.pretrain.sound.render import INDEX_NAME, PHONES_NAME, render
+from brainplug.synthetic.sound.render import INDEX_NAME, PHONES_NAME, render
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def changes_of(changes: dict, overrides: str) -> str:
     changes : dict
         Key -> value.
     overrides : str
-        As `brainplug.experiment.parse_arguments` returns them.
+        As `brainplug.config.recipe.parse_arguments` returns them.
 
     Returns
     -------

@@ -15,9 +15,9 @@ import rich.table
 import yaml
 from rich.markup import escape
 
+from brainplug.config.recipe import RecipeLoader, parse_arguments
 from brainplug.errors import UsageError, nearest
-from brainplug.experiment import RecipeLoader, parse_arguments
-from brainplug.report import table_marks, write_table
+from brainplug.results.report import table_marks, write_table
 from brainplug.sweep.cell import state_of
 from brainplug.sweep.entries import as_markdown, finished_results, make_entries, place_text, write_entries
 from brainplug.sweep.executors import Event, run_here, run_on_cluster, visible_gpus

@@ -12,7 +12,7 @@ from scipy import stats
 
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file, write_json
-from brainplug.report import markdown_table
+from brainplug.results.report import markdown_table
 from brainplug.sweep.cell import failure_of, state_of
 from brainplug.sweep.plan import Plan
 from brainplug.sweep.table import Cell

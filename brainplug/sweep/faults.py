@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import yaml
 
+from brainplug.config.recipe import NO_NAME, WHOLE_NUMBERS
 from brainplug.errors import UsageError, nearest
-from brainplug.experiment import NO_NAME, WHOLE_NUMBERS
 
 KEYS = ("rows", "columns", "shared", "seeds", "published", "compare_with", "note")
 COLUMN_KEYS = ("recipe", "data_folder", "folds", "seeds", "rows", "settings")

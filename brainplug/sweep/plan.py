@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brainplug.backbones import Backbone, backbone_without_weights, known_config
+from brainplug.config.output_folder import configuration, what_differs
+from brainplug.config.recipe import load_aside, parse_arguments
 from brainplug.errors import UsageError
-from brainplug.experiment import load_aside, parse_arguments
-from brainplug.output_folder import configuration, what_differs
-from brainplug.parts import check_is_for_train, choose_parts
-from brainplug.report import code_name
-from brainplug.runs import ALL, all_folds, check_fold
+from brainplug.results.report import code_name
 from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
 from brainplug.sweep.faults import folder_name, raise_faults
 from brainplug.sweep.table import Cell, Table
+from brainplug.tasks.components import check_is_for_train, choose_parts
+from brainplug.tasks.runs import ALL, all_folds, check_fold
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from brainplug.config.recipe import RecipeLoader, flags_without_value
 from brainplug.errors import UsageError
-from brainplug.experiment import RecipeLoader, flags_without_value
 from brainplug.sweep.faults import (
     block,
     faults_of_column,

@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 # isort: split
 import matplotlib.pyplot as plt
 
-from brainplug.data.spoken import TEST_VOICES, VALID_VOICES
-from brainplug.pretrain.sound.recordings import known_packages
-from brainplug.pretrain.sound.words import MADE_UP, RELATIVES, vocabulary, voices
+from brainplug.synthetic.sound.recordings import known_packages
+from brainplug.synthetic.sound.words import MADE_UP, RELATIVES, vocabulary, voices
+from brainplug.synthetic.spoken import TEST_VOICES, VALID_VOICES
 
 CARD = """# {name}
 
@@ -38,7 +38,7 @@ out at random; they measure the progress of this training and say nothing about 
 | kind | clips | where from |
 | --- | --- | --- |
 | spoken words | {word:,} | espeak-ng: {n_words} words, {made_up:,} made-up ones, {n_voices} voices at many rates |
-| synthetic sound events | {event:,} | `brainplug/pretrain/sound/events.py` |
+| synthetic sound events | {event:,} | `brainplug/synthetic/sound/events.py` |
 | free recordings | {file:,} | the Debian packages below |
 
 Not heard: any word of the spoken corpus's phrases, or a made-up one that sounds like it; its validation and test voices

@@ -4,7 +4,7 @@
     python recipes/pretrain_ast/overlap.py TEST_FOLDER --recordings_folder=/
 
 A backbone that heard a test clip must not be scored on it. What this prints belongs into `leave_out` in
-`brainplug/pretrain/sound/packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
+`brainplug/synthetic/sound/packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from brainplug.pretrain.sound.recordings import (
+from brainplug.synthetic.sound.recordings import (
     AUDIO_SUFFIXES,
     MOST_PIECES,
     SECONDS,

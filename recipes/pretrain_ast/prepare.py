@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import torchaudio
 
-from brainplug.pretrain.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
-from brainplug.pretrain.sound.events import SAMPLE_RATE
-from brainplug.pretrain.sound.words import phone_names
+from brainplug.synthetic.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
+from brainplug.synthetic.sound.events import SAMPLE_RATE
+from brainplug.synthetic.sound.words import phone_names
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def prepare_corpus(
     folder : str
         Where ``log_mels.npy``, ``phones.npy`` and ``corpus.json`` go.
     recordings_folder : str
-        Where the packages of `brainplug/pretrain/sound/packages.yaml` are installed.
+        Where the packages of `brainplug/synthetic/sound/packages.yaml` are installed.
     spoken_clips, event_clips : int
         Number of clips of each kind; recordings are all that there are.
     frames, mel_bands : int

@@ -27,8 +27,8 @@ from sklearn.metrics import average_precision_score
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
 from transformers import ASTFeatureExtractor, ASTModel
 
+from brainplug.config.recipe import run_command
 from brainplug.data.augment import SpecAugment
-from brainplug.experiment import run_command
 from brainplug.files import write_json
 from brainplug.optim.schedules import cosine
 

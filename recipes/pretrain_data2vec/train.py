@@ -14,8 +14,8 @@ import torch
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 
 from brainplug.backbones.filters import begin_with_mel_filters
-from brainplug.experiment import load_experiment, parse_arguments, run_command
-from brainplug.output_folder import claim_output_folder
+from brainplug.config.output_folder import check_output_folder
+from brainplug.config.recipe import load_experiment, parse_arguments, run_command
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher, tau_at
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
     ddp_init_group(run_opts)
     experiment = load_experiment(recipe_file, run_opts, overrides)
     hparams = experiment.hparams
-    claim_output_folder(experiment)
+    check_output_folder(experiment)
     if is_finished(hparams):
         print(f"was finished before: {hparams['model_folder']}")
         return

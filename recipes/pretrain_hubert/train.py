@@ -21,9 +21,9 @@ from transformers import AutoModel
 
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.loading import find_source, load_pretrained
+from brainplug.config.output_folder import check_output_folder
+from brainplug.config.recipe import Experiment, load_aside, load_experiment, parse_arguments, run_command
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, load_aside, load_experiment, parse_arguments, run_command
-from brainplug.output_folder import claim_output_folder
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import Corpus
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity
@@ -90,7 +90,7 @@ def label(hparams: dict, corpus: Corpus) -> np.ndarray:
 def run(experiment: Experiment) -> None:
     """Makes one iteration, unless it was made before."""
     hparams, run_opts = experiment.hparams, experiment.run_opts
-    claim_output_folder(experiment)
+    check_output_folder(experiment)
     if is_finished(hparams):
         print(f"iteration {hparams['iteration']} was finished before: {hparams['model_folder']}")
         return

@@ -13,17 +13,17 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 # isort: split
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
 
-from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.experiment import Experiment, load_experiment, parse_arguments, run_command
+from brainplug.adapters.file import register_adapter, save_adapter
+from brainplug.config.recipe import Experiment, load_experiment, parse_arguments, run_command
+from brainplug.data.characters import choose_characters
+from brainplug.data.transcripts import usable_clips
 from brainplug.files import write_json
-from brainplug.parts import choose_parts
-from brainplug.recognition.brain import CTCBrain
-from brainplug.recognition.characters import choose_characters
-from brainplug.recognition.decoding import check_decoding
-from brainplug.recognition.model import CTCModel, load_waveform_backbone
-from brainplug.recognition.results import collect_results, describe_recogniser, summary, write_transcripts
-from brainplug.recognition.run import begin_run, make_run_datasets, train_and_test
-from brainplug.recognition.transcripts import usable_clips
+from brainplug.models.ctc import CTCModel, load_waveform_backbone
+from brainplug.models.decoding import check_decoding
+from brainplug.tasks.components import choose_parts
+from brainplug.tasks.recognition import begin_run, make_run_datasets, train_and_test
+from brainplug.tasks.recognition_results import collect_results, describe_recogniser, summary, write_transcripts
+from brainplug.training.recognition import CTCBrain
 
 # What recipes of classification choose, and recognition does not.
 FIXED = {
@@ -79,7 +79,7 @@ def run(experiment: Experiment) -> None:
         hparams["gradient_checkpointing"],
     )
     description = describe_recogniser(model, hparams, characters)
-    keep_delta(hparams["checkpointer"], model, description)
+    register_adapter(hparams["checkpointer"], model, description)
     brain = CTCBrain(
         characters,
         *(model, parts.method, parts.optimizer, parts.lr, hparams, experiment.run_opts, hparams["checkpointer"]),

@@ -22,10 +22,10 @@ import brainplug  # noqa: F401  before torch: it lets torchaudio load beside any
 # isort: split
 from tqdm import tqdm
 
+from brainplug.config.output_folder import check_output_folder
+from brainplug.config.recipe import load_experiment, parse_arguments, run_command
 from brainplug.errors import UsageError
-from brainplug.experiment import load_experiment, parse_arguments, run_command
-from brainplug.output_folder import claim_output_folder
-from brainplug.report import markdown_table, table_marks, write_table
+from brainplug.results.report import markdown_table, table_marks, write_table
 from brainplug.sweep.entries import p_text, p_value, spread
 
 HERE = Path(__file__).parent
@@ -181,7 +181,7 @@ def main(arguments: list[str]) -> None:
     }
     commands = {folder: command_line(*place, folder, others) for place, folder in folders.items()}
     for command in commands.values():  # before the work: a folder may hold a run with other options
-        claim_output_folder(load_experiment(*parse_arguments(command)))
+        check_output_folder(load_experiment(*parse_arguments(command)))
     with ThreadPoolExecutor(chosen.jobs) as pool:
         runs = [pool.submit(run, command, folder) for folder, command in commands.items()]
         for each in tqdm(runs, desc="Runs"):

@@ -14,15 +14,13 @@ import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load besi
 # isort: split
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
 
-from brainplug.adapter_io import keep_delta, save_adapter
-from brainplug.experiment import Experiment, choose, load_experiment, parse_arguments, run_command
+from brainplug.adapters.file import register_adapter, save_adapter
+from brainplug.config.recipe import Experiment, choose, load_experiment, parse_arguments, run_command
+from brainplug.data.characters import Characters, choose_characters
+from brainplug.data.transcripts import set_aside
 from brainplug.files import write_json
-from brainplug.parts import choose_parts
-from brainplug.recognition.characters import Characters, choose_characters
-from brainplug.recognition.decoding import check_decoding
-from brainplug.recognition.results import collect_results, describe_recogniser, summary, write_transcripts
-from brainplug.recognition.run import begin_run, make_run_datasets, train_and_test
-from brainplug.recognition.sequence import (
+from brainplug.models.decoding import check_decoding
+from brainplug.models.echo_recognizer import (
     ECHO_FOLDER,
     EchoBrain,
     EchoRecognizer,
@@ -32,7 +30,9 @@ from brainplug.recognition.sequence import (
     save_echo,
     why_too_long,
 )
-from brainplug.recognition.transcripts import set_aside
+from brainplug.tasks.components import choose_parts
+from brainplug.tasks.recognition import begin_run, make_run_datasets, train_and_test
+from brainplug.tasks.recognition_results import collect_results, describe_recogniser, summary, write_transcripts
 
 # What recipes of classification choose, and recognition does not.
 FIXED = {
@@ -84,7 +84,7 @@ def run(experiment: Experiment) -> None:
     datasets = make_run_datasets(hparams, parts, characters, clips, skipped)
 
     description = {**describe_recogniser(model, hparams, characters), "recogniser": "echo"}
-    keep_delta(hparams["checkpointer"], model, description)
+    register_adapter(hparams["checkpointer"], model, description)
     brain = EchoBrain(
         characters,
         *(model, parts.method, parts.optimizer, parts.lr, hparams, experiment.run_opts, hparams["checkpointer"]),

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from brainplug.adapter_io import load_delta, save_delta
+from brainplug.adapters.file import load_delta, save_delta
 from brainplug.backbones import load_backbone
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method
 from brainplug.methods.peft_method import PeftMethod
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
 from tests.conftest import TINY_BACKBONES
 
 METHODS_FILE = Path(__file__).parents[2] / "hparams" / "methods.yaml"

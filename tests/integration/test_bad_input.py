@@ -219,7 +219,7 @@ def quarantined(folder: Path) -> dict[str, str]:
 
 
 def test_bad_clips_are_listed_and_skipped(damaged_esc50, train_esc50, tmp_path):
-    run = train_esc50(f"--data_folder={damaged_esc50}", "--prepare={largest_share: 0.2}", "--output_folder=results")
+    run = train_esc50(f"--data_folder={damaged_esc50}", "--prepare={max_fraction: 0.2}", "--output_folder=results")
     assert run.code == 0, run.output
     reasons = quarantined(tmp_path / "results")
     assert reasons.keys() == BAD_CLIPS.keys()

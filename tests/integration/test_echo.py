@@ -9,8 +9,8 @@ import pytest
 
 from brainplug.backbones.echo import Echo
 from brainplug.errors import UsageError
-from brainplug.inference import SpeechRecognizer
-from brainplug.report import read_results, recognition_table
+from brainplug.inference.recognizer import SpeechRecognizer
+from brainplug.results.report import read_results, recognition_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
 from tests.integration.test_recognition import TEXTS, rows_of, write_list
@@ -18,7 +18,7 @@ from tests.integration.test_resume import assert_same, outcome
 from tests.made_corpora import write_noise
 
 RECIPE = str(REPOSITORY / "recipes" / "spoken_echo" / "hparams" / "train.yaml")
-BRAIN = "brainplug.recognition.brain:RecognitionBrain"
+BRAIN = "brainplug.training.recognition:RecognitionBrain"
 SMALL = {
     "n_audio_state": 16,
     "n_audio_layer": 1,

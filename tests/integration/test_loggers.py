@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.integration.running import KILLED, kill
 
-SAVE = "brainplug.checkpoints:SafeCheckpointer.save_and_keep_only"
+SAVE = "brainplug.training.checkpoints:SafeCheckpointer.save_and_keep_only"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -12,15 +12,15 @@ import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
 
-from brainplug.adapter_io import load_delta
+from brainplug.adapters.file import load_delta
 from brainplug.backbones import load_backbone
-from brainplug.brain import AudioBrain
 from brainplug.data import pipeline
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
-from brainplug.model import AudioClassifier
-from brainplug.observations import read_observations, read_predictions
+from brainplug.models.adapted import AudioClassifier
+from brainplug.training.brain import AudioBrain
+from brainplug.training.diagnostics import read_observations, read_predictions
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())

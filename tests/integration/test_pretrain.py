@@ -118,7 +118,7 @@ KILL_POINTS = {
     },
     "data2vec": {
         "before the teacher follows": [partial(kill, "brainplug.pretrain.data2vec:Teacher.follow", 3)],
-        "before a checkpoint gets its name": [partial(kill, "brainplug.checkpoints:_finish", 4)],
+        "before a checkpoint gets its name": [partial(kill, "brainplug.training.checkpoints:_finish", 4)],
         "in validation": [partial(kill, f"{BRAIN}.evaluate_batch", 2)],
     },
 }

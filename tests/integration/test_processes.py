@@ -13,16 +13,16 @@ from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones import load_backbone
 from brainplug.backbones.echo import EchoConfig
-from brainplug.brain import AudioBrain
+from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
+from brainplug.data.transcripts import make_transcribed_datasets
 from brainplug.methods import Method, choose_method
 from brainplug.methods.full import FullFineTuning
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
+from brainplug.models.echo_recognizer import EchoBrain, EchoRecognizer, load_echo
 from brainplug.optim.schedules import cosine
-from brainplug.recognition.characters import Characters
-from brainplug.recognition.sequence import EchoBrain, EchoRecognizer, load_echo
-from brainplug.recognition.transcripts import make_transcribed_datasets
+from brainplug.training.brain import AudioBrain
 from tests.integration.running import REPOSITORY, SETTINGS, run_train
 from tests.processes import LONGEST
 

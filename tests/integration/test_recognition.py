@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 
 from brainplug.errors import UsageError
-from brainplug.inference import SpeechRecognizer
-from brainplug.report import read_results, recognition_table
+from brainplug.inference.recognizer import SpeechRecognizer
+from brainplug.results.report import read_results, recognition_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
 from tests.integration.test_resume import assert_same, outcome
@@ -20,7 +20,7 @@ from tests.made_corpora import make_librispeech, write_noise
 RECIPES = {
     name: str(REPOSITORY / "recipes" / name / "hparams" / "train.yaml") for name in ("spoken_ctc", "LibriSpeech_ctc")
 }
-BRAIN = "brainplug.recognition.brain:CTCBrain"
+BRAIN = "brainplug.training.recognition:CTCBrain"
 TEXTS = ("Lights on", "lights off", "no more heat", "it's too dark", "stop")
 TOO_LONG = "too much is said here"  # of 0.15 s
 

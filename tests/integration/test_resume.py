@@ -40,7 +40,7 @@ SETUPS = {
     "fadam": ["--method=conformer", "--optimizer=fadam", "--ckpt_interval_steps=2"],
     "published": ["--method=conformer", "--paper_code=True", "--few_shot=10", "--ckpt_interval_steps=2"],
 }  # fmt: skip
-BRAIN, CHECKPOINTS = "brainplug.brain:AudioBrain", "brainplug.checkpoints"
+BRAIN, CHECKPOINTS = "brainplug.training.brain:AudioBrain", "brainplug.training.checkpoints"
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 
 # Where a run dies: name -> (setup, the place of each death in turn).
@@ -52,7 +52,7 @@ KILL_POINTS = {
     "between two batches of a step": ("accumulation", [partial(kill, f"{BRAIN}.fit_batch", 10)]),
     "after the model's file of a checkpoint": (
         "conformer",
-        [partial(kill, "brainplug.adapter_io:save_delta", 6, "after")],
+        [partial(kill, "brainplug.adapters.file:save_delta", 6, "after")],
     ),
     "before a checkpoint's checksums": ("full", [partial(kill, f"{CHECKPOINTS}:_finish", 5)]),
     "before a checkpoint gets its name": ("accumulation", [partial(kill, f"{CHECKPOINTS}:_finish", 7)]),

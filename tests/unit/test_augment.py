@@ -305,7 +305,7 @@ class TestChoice:
 
     @pytest.mark.parametrize(
         ("name", "settings"),
-        [("gain", {"deviation": "loud"}), ("mixup", {"alpha": 0}), ("time_shift", {"largest_share": None})],
+        [("gain", {"deviation": "loud"}), ("mixup", {"alpha": 0}), ("time_shift", {"max_fraction": None})],
     )
     def test_values_that_it_cannot_work_with_are_refused(self, name, settings, monkeypatch):
         monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)  # as torch.compile leaves it

@@ -17,7 +17,7 @@ from benchmarks.methods import (
     main,
 )
 from brainplug.backbones import known_config
-from brainplug.experiment import run_command
+from brainplug.config.recipe import run_command
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe

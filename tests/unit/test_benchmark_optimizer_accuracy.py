@@ -19,8 +19,8 @@ from benchmarks.optimizer_accuracy import (
     draw_rates,
     read_outcome,
 )
+from brainplug.config.recipe import choose_optimizer, load_experiment, parse_arguments
 from brainplug.errors import UsageError
-from brainplug.experiment import choose_optimizer, load_experiment, parse_arguments
 from brainplug.files import write_json
 
 ROOT = Path(__file__).parents[2]

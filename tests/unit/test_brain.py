@@ -12,18 +12,18 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from brainplug.adapter_io import keep_delta
+from brainplug.adapters.file import register_adapter
 from brainplug.backbones import load_backbone
-from brainplug.brain import AudioBrain, Stopwatch
-from brainplug.checkpoints import SafeCheckpointer
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
 from brainplug.errors import UsageError
 from brainplug.methods.linear import LinearProbe
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
 from brainplug.optim import FAM
 from brainplug.optim.entry import OptimizerEntry
 from brainplug.optim.schedules import cosine
+from brainplug.training.brain import AudioBrain, Stopwatch
+from brainplug.training.checkpoints import SafeCheckpointer
 
 LABELS = {"cat": 0, "dog": 1}
 FRAMES, BANDS = 64, 32
@@ -64,7 +64,7 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
         }
         run_opts = {"device": "cpu", "noprogressbar": True, **options}
         if checkpointer is not None:
-            keep_delta(checkpointer, model, {})
+            register_adapter(checkpointer, model, {})
         return AudioBrain(model, LinearProbe(), optimizer, 0.5, hparams, run_opts, checkpointer)
 
     return make

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from brainplug.checkpoints import CHECKSUMS_NAME, SafeCheckpointer
+from brainplug.training.checkpoints import CHECKSUMS_NAME, SafeCheckpointer
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 import brainplug.doctor
 from brainplug.__main__ import main
-from brainplug.data.leaks import draw_sample, overlap, same_content
+from brainplug.config.recipe import run_command
+from brainplug.data.corpora.own import list_clips as list_own
 from brainplug.data.manifest import Clip
-from brainplug.data.own import list_clips as list_own
-from brainplug.data.splits import SPLITS, check_splits
+from brainplug.data.protocol.leaks import draw_sample, overlap, same_content
+from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.doctor import examine, summary
 from brainplug.doctor.data import SAMPLE, examine_content, examine_splits
 from brainplug.doctor.finding import Finding, tried
 from brainplug.doctor.machine import examine_folders, examine_machine
 from brainplug.doctor.rehearsal import Rehearsal
 from brainplug.errors import UsageError
-from brainplug.experiment import run_command
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "recipes" / "ESC50" / "hparams" / "train.yaml")
@@ -281,7 +281,7 @@ def test_a_corpus_that_raises_an_error_of_the_system_is_an_error(run, monkeypatc
     def list_clips(**_):
         raise PermissionError("Permission denied: 'meta'")
 
-    monkeypatch.setattr("brainplug.data.esc50.list_clips", list_clips)
+    monkeypatch.setattr("brainplug.data.corpora.esc50.list_clips", list_clips)
     assert texts(run(), "error") == ["Permission denied: 'meta'"]
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from brainplug.data.esc50 import list_clips, split_of
+from brainplug.data.corpora.esc50 import list_clips, split_of
 from brainplug.data.manifest import label_map
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import check_splits
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
 
 HEADER = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]

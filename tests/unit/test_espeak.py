@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed")
 
-from brainplug.data.espeak import Voice, in_fresh_process, speak, speak_with_phones  # noqa: E402
 from brainplug.errors import UsageError  # noqa: E402
+from brainplug.synthetic.espeak import Voice, in_fresh_process, speak, speak_with_phones  # noqa: E402
 
 VOICES = [
     Voice("m3"),

@@ -6,15 +6,15 @@ import tempfile
 import pytest
 import torch
 
-from brainplug.errors import UsageError
-from brainplug.experiment import (
+from brainplug.config.output_folder import check_output_folder, configuration
+from brainplug.config.recipe import (
     choose,
     choose_optimizer,
     load_experiment,
     parse_arguments,
     run_command,
 )
-from brainplug.output_folder import claim_output_folder, configuration
+from brainplug.errors import UsageError
 
 RECIPE = """\
 seed: 1234
@@ -287,11 +287,11 @@ def trained(experiment):
 
 class TestOutputFolder:
     def test_the_same_run_may_come_again(self, tmp_path):
-        claim_output_folder(load())
+        check_output_folder(load())
         trained(load())
         record = tmp_path / "results/nano-ast/1234/configuration.json"
         before = record.stat().st_mtime_ns, record.read_bytes()
-        claim_output_folder(load())
+        check_output_folder(load())
         assert (record.stat().st_mtime_ns, record.read_bytes()) == before
 
     @pytest.mark.parametrize(
@@ -303,38 +303,38 @@ class TestOutputFolder:
         ],
     )
     def test_another_run_is_refused(self, option, named, tmp_path):
-        claim_output_folder(load())
+        check_output_folder(load())
         trained(load())
         record = tmp_path / "results/nano-ast/1234/configuration.json"
         before = record.read_bytes()
         with pytest.raises(
             UsageError, match=f"was asked for with .*{named}.*It holds a run with .*another --output_fold"
         ):
-            claim_output_folder(load(option))
+            check_output_folder(load(option))
         assert record.read_bytes() == before
 
     def test_finished_results_are_kept_without_checkpoints_too(self, tmp_path):
-        claim_output_folder(load())
+        check_output_folder(load())
         (tmp_path / "results/nano-ast/1234/results.json").write_text("{}")
         with pytest.raises(UsageError, match="It holds a run with"):
-            claim_output_folder(load("--lr=0.5"))
+            check_output_folder(load("--lr=0.5"))
 
     def test_a_run_that_left_nothing_gives_way(self):
-        claim_output_folder(load(data="mistyped"))
-        claim_output_folder(load())
+        check_output_folder(load(data="mistyped"))
+        check_output_folder(load())
         trained(load())
         with pytest.raises(UsageError, match="data_folder: mistyped"):
-            claim_output_folder(load(data="mistyped"))
+            check_output_folder(load(data="mistyped"))
 
     def test_checkpoints_that_nothing_describes_are_refused(self):
         trained(load())
         with pytest.raises(UsageError, match="It holds a run with nothing of this"):
-            claim_output_folder(load())
+            check_output_folder(load())
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="file/below was asked for.*cannot be written"):
-            claim_output_folder(load("--output_folder=file/below"))
+            check_output_folder(load("--output_folder=file/below"))
 
     @pytest.mark.parametrize("option", ["--device=cpu", "--noprogressbar", "--ckpt_interval_steps=3", "--test_only"])
     def test_options_that_change_no_number_change_no_configuration(self, option):

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainplug.backbones import known_config
+from brainplug.cli.listing import list_optimizer_groups, read_methods
 from brainplug.errors import UsageError
-from brainplug.fam_records import draw_records, read_records
-from brainplug.listing import list_optimizer_groups, read_methods
 from brainplug.methods import choose_method
-from brainplug.model import classifier_without_weights
+from brainplug.models.adapted import classifier_without_weights
 from brainplug.optim import FAM, FAdam, FAMScheduler, SimpleFAM, fam_parameter_groups
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.optim.fam_groups import SETTINGS
 from brainplug.optim.spectrum import HANDLERS, growing_bands, halved_bands, random_sample, strided_sample
+from brainplug.results.plots.fam import draw_records, read_records
 from tests.conftest import TINY_BACKBONES
 from tests.unit.test_listing import NARROW
 
@@ -733,10 +733,11 @@ class TestGroups:
     @pytest.mark.parametrize(
         ("method", "wanted"),
         [
-            ("conformer", {"depthwise.weight": "conv", "down.weight": "conv", "up.weight": "conv", "up_bias": "conv",
+            ("conformer", {"depthwise.weight": "conv", "down.weight": "conv", "up.weight": "conv",
+                           "expert_bias": "conv",
                            "batch_norm.weight": "norm", "adapter.norm.bias": "norm", "head.weight": "other"}),
             ("convpass", {"convolution.weight": "conv", "down.bias": "conv", "up.weight": "conv"}),
-            ("bottleneck", {"down.weight": "other", "up.weight": "other", "up_bias": "other"}),
+            ("bottleneck", {"down.weight": "other", "up.weight": "other", "expert_bias": "other"}),
             ("lora", {"q_proj.down.weight": "attention", "v_proj.up.weight": "attention", "layernorm.weight": "norm"}),
             ("dora", {"q_proj.lora_A.default.weight": "attention"}),
             ("bitfit", {"q_proj.bias": "attention", "layernorm_before.bias": "norm", "fc1.bias": "other"}),

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from brainplug.data.few_shot import keep_examples, write_examples
 from brainplug.data.manifest import Clip, read_manifest
+from brainplug.data.protocol.few_shot import keep_examples, write_examples
 from brainplug.errors import UsageError
 
 CLIPS = [

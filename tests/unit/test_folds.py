@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from brainplug.data import esc50
-from brainplug.data.folds import NINTHS, TENTHS, draw, group_of, split_of, stretch_of
+from brainplug.data.corpora import esc50
 from brainplug.data.manifest import Clip
+from brainplug.data.protocol.folds import NINTHS, TENTHS, draw, group_of, split_of, stretch_of
 from brainplug.errors import UsageError
 
 FIVE = range(1, 6)

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from brainplug.data.fsc import list_clips
+from brainplug.data.corpora.fsc import list_clips
 from brainplug.data.manifest import label_map
-from brainplug.data.prepare import prepare_manifest
+from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.errors import UsageError
 from tests.made_corpora import FSC_SPEAKERS, make_fsc
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from brainplug.data import gsc
-from brainplug.data.gsc import COMMANDS, OTHER_WORDS, list_clips, split_by_hash
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import check_splits
+from brainplug.data.corpora import gsc
+from brainplug.data.corpora.gsc import COMMANDS, OTHER_WORDS, list_clips, split_by_hash
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
 from tests.made_corpora import GSC_SPEAKERS, make_gsc, write_noise
 
@@ -103,7 +103,7 @@ def test_official_lists_that_divide_a_speaker_are_kept(data_folder, caplog):
 
 def test_a_listed_recording_that_is_missing_is_quarantined(data_folder, tmp_path):
     (data_folder / "yes" / "00000002_nohash_0.wav").unlink()
-    clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), largest_share=0.1)
+    clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), max_fraction=0.1)
     assert len(clips) == 31
     assert "yes/00000002_nohash_0" in (tmp_path / "out" / "quarantine.csv").read_text()
 

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from brainplug.data.iemocap import list_clips
+from brainplug.data.corpora.iemocap import list_clips
 from brainplug.data.manifest import label_map
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import check_splits
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
 from tests.made_corpora import make_iemocap
 

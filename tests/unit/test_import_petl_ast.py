@@ -12,12 +12,12 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from transformers import ASTConfig, Wav2Vec2Config
 
-from brainplug.adapter_io import load_delta
+from brainplug.adapters.file import load_delta
 from brainplug.backbones import Backbone, random_backbone
-from brainplug.compat.petl_ast import _published_name, load_reference, without_prefix
+from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast, read_checkpoint, read_labels
+from brainplug.compat.petl_ast.published import _published_name, load_reference, without_prefix
 from brainplug.errors import UsageError
-from brainplug.import_petl_ast import add_arguments, import_petl_ast, read_checkpoint, read_labels
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
 from tests.unit.test_petl_ast import CASES, tensor_of, tensors_of
 
 METHODS = load_hyperpyyaml((Path(__file__).parents[2] / "hparams" / "methods.yaml").read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from brainplug.data import esc50, fsc, gsc, iemocap, us8k
+from brainplug.data.corpora import esc50, fsc, gsc, iemocap, us8k
 from brainplug.errors import UsageError
 from tests.integration.conftest import make_esc50
 from tests.made_corpora import make_fsc, make_gsc, make_iemocap, make_us8k

@@ -3,8 +3,8 @@
 import pytest
 import soundfile
 
-from brainplug.data.librispeech import list_clips
-from brainplug.data.splits import check_splits
+from brainplug.data.corpora.librispeech import list_clips
+from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
 from tests.made_corpora import make_librispeech
 

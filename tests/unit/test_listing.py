@@ -8,11 +8,11 @@ from transformers import ASTConfig
 from brainplug.backbones import known_config, load_backbone
 from brainplug.backbones.about import ABOUT
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
-from brainplug.listing import count_on_meta, describe_settings, list_backbones, list_methods, read_methods
+from brainplug.cli.listing import count_on_meta, describe_settings, list_backbones, list_methods, read_methods
 from brainplug.methods import choose_method
 from brainplug.methods.bottleneck import BottleneckAdapter
-from brainplug.model import AudioClassifier
-from brainplug.report import METHODS_MARKS
+from brainplug.models.adapted import AudioClassifier
+from brainplug.results.report import METHODS_MARKS
 from tests.conftest import TINY_BACKBONES
 
 ROOT = Path(__file__).parents[2]

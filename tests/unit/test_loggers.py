@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from brainplug import loggers
 from brainplug.errors import UsageError
+from brainplug.training import loggers
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -13,11 +13,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainplug.data import checks
-from brainplug.data.checks import check_clips
 from brainplug.data.manifest import Clip, label_map, read_manifest, read_table, write_manifest
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import SPLITS, check_splits
+from brainplug.data.protocol import checks
+from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file
 
@@ -221,7 +221,7 @@ def test_bad_file_is_set_aside_with_its_reason(kind, tmp_path):
     bad = Clip("bad, one", make(folder), "dog")
     good = [Clip(f"good {n}", write_noise(tmp_path / f"{n}.wav"), "dog") for n in range(3)]
     quarantine = tmp_path / "out" / "quarantine.csv"
-    kept = check_clips([*good[:1], bad, *good[1:]], str(quarantine), largest_share=0.25)
+    kept = check_clips([*good[:1], bad, *good[1:]], str(quarantine), max_fraction=0.25)
     assert [clip.id for clip in kept] == ["good 0", "good 1", "good 2"]
     with open(quarantine, newline="") as file:
         (row,) = csv.DictReader(file)
@@ -258,7 +258,7 @@ def test_parts_of_a_file_have_their_own_duration(start, stop, duration, tmp_path
 def test_impossible_parts_are_set_aside(start, stop, reason, tmp_path):
     path = write_noise(tmp_path / "a.wav", seconds=2)
     quarantine = tmp_path / "quarantine.csv"
-    assert check_clips([Clip("a", path, "dog", start=start, stop=stop)], str(quarantine), largest_share=1) == []
+    assert check_clips([Clip("a", path, "dog", start=start, stop=stop)], str(quarantine), max_fraction=1) == []
     assert reason in quarantine.read_text()
 
 
@@ -268,7 +268,7 @@ def test_nan_in_the_last_block_of_a_long_file_is_found(tmp_path, monkeypatch):
     samples[-1] = np.nan
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     clip = Clip("a", str(tmp_path / "a.wav"), "dog")
-    assert check_clips([clip], str(tmp_path / "quarantine.csv"), largest_share=1) == []
+    assert check_clips([clip], str(tmp_path / "quarantine.csv"), max_fraction=1) == []
 
 
 def test_wav_written_to_a_pipe_is_no_truncated_wav(tmp_path):
@@ -290,16 +290,16 @@ def test_share_of_bad_clips_is_limited(bad, refused, tmp_path):
     quarantine = str(tmp_path / "quarantine.csv")
     if refused:
         with pytest.raises(UsageError, match=r"20 clips.*2 of them \(10\.0%.*none0\.wav.*does not exist.*quarantine"):
-            check_clips(clips, quarantine, largest_share=0.05)
+            check_clips(clips, quarantine, max_fraction=0.05)
     else:
-        assert len(check_clips(clips, quarantine, largest_share=0.05)) == 20 - bad
+        assert len(check_clips(clips, quarantine, max_fraction=0.05)) == 20 - bad
     assert os.path.exists(quarantine) == bool(bad)
 
 
 def test_quarantine_list_goes_when_all_is_mended(tmp_path):
     quarantine = tmp_path / "quarantine.csv"
     clip = Clip("a", str(tmp_path / "a.wav"), "dog")
-    check_clips([clip], str(quarantine), largest_share=1)
+    check_clips([clip], str(quarantine), max_fraction=1)
     assert quarantine.exists()
     write_noise(tmp_path / "a.wav")
     check_clips([clip], str(quarantine))
@@ -458,7 +458,7 @@ def test_clips_that_changed_after_training_are_refused(other, corpus, tmp_path):
     assert read_manifest(f"{folder}/manifest.csv") == before
 
 
-@pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"largest_share": 0.1}])
+@pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"max_fraction": 0.1}])
 def test_manifest_is_remade_for_other_arguments(changed, corpus, decoded, tmp_path):
     prepare_manifest(corpus, str(tmp_path / "out"), gain=2)
     decoded.clear()
@@ -484,7 +484,7 @@ def test_quarantined_clips_stay_out_when_the_manifest_is_reused(corpus, tmp_path
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            clips = prepare_manifest(lambda: corpus() + extra, str(tmp_path / "out"), largest_share=0.2)
+            clips = prepare_manifest(lambda: corpus() + extra, str(tmp_path / "out"), max_fraction=0.2)
         assert len(clips) == 6
         assert "1 quarantined" in caplog.text
         assert (tmp_path / "out" / "quarantine.csv").exists()
@@ -494,7 +494,7 @@ def test_a_split_emptied_by_quarantine_is_refused_and_nothing_written(corpus, tm
     for label in ("cat", "dog"):
         os.unlink(tmp_path / f"valid_{label}.wav")
     with pytest.raises(UsageError, match="valid is empty"):
-        prepare_manifest(corpus, str(tmp_path / "out"), largest_share=0.5)
+        prepare_manifest(corpus, str(tmp_path / "out"), max_fraction=0.5)
     assert os.listdir(tmp_path / "out") == ["quarantine.csv"]
 
 

@@ -25,7 +25,7 @@ from brainplug.methods.prefix import PrefixTuning
 from brainplug.methods.prompt import PromptTuning
 from brainplug.methods.soft_moa import SoftMixture, SoftMoA
 from brainplug.methods.sublayer import AdaptedSublayer
-from brainplug.model import POOLINGS, AudioClassifier
+from brainplug.models.adapted import POOLINGS, AudioClassifier
 from tests.conftest import TINY
 
 DIM, BOTTLENECK, EXPERTS = 12, 3, 4

@@ -8,17 +8,17 @@ import pytest
 import speechbrain as sb
 import torch
 
-from brainplug import observations
 from brainplug.backbones import load_backbone
-from brainplug.brain import AudioBrain
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
 from brainplug.methods.bottleneck import BottleneckBlock
 from brainplug.methods.dense_moa import DenseMixture, DenseMoA
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.soft_moa import SoftMixture, SoftMoA
-from brainplug.model import AudioClassifier
+from brainplug.models.adapted import AudioClassifier
 from brainplug.optim.schedules import cosine
+from brainplug.training import diagnostics as observations
+from brainplug.training.brain import AudioBrain
 
 DIM, EXPERTS, TOKENS = 8, 4, 6
 LABELS = {"cat": 0, "dog": 1}

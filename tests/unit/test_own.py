@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainplug.data.audio import read_audio
-from brainplug.data.checks import check_clips, open_clip, why_unreadable
+from brainplug.data.corpora.own import list_clips
 from brainplug.data.manifest import Clip, read_manifest
-from brainplug.data.own import list_clips
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import SPLITS, check_splits
+from brainplug.data.protocol.checks import check_clips, open_clip, why_unreadable
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.errors import UsageError
 
 NAMES = [f"{label}/{'deep/er/' * (n % 2)}{n}.wav" for label in ("cat", "dog") for n in range(10)]
@@ -502,7 +502,7 @@ def test_any_file_is_read_or_set_aside(file, part):
         path.write_bytes(content)
         quarantine = Path(folder, "quarantine.csv")
         clip = Clip("a", str(path), "dog", start=part[0], stop=part[1])
-        kept = check_clips([clip], str(quarantine), largest_share=1)
+        kept = check_clips([clip], str(quarantine), max_fraction=1)
         assert len(kept) + quarantine.exists() == 1
         if kept:
             waveform = read_audio(kept[0], 16000)

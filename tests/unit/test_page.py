@@ -13,14 +13,14 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from brainplug.errors import UsageError
-from brainplug.page import write_page
-from brainplug.page.confusions import count_confusions, worst_pairs
-from brainplug.page.documents import read_markdown
-from brainplug.page.kept import best_method, find_runs, learning_curve, with_most_clips
-from brainplug.page.sections import few_shot_point
-from brainplug.page.vectors import in_the_plane, shares_of_classes
-from brainplug.report import read_results, results_table
-from brainplug.runs import interval_of_mean
+from brainplug.results.page import write_page
+from brainplug.results.page.confusions import count_confusions, worst_pairs
+from brainplug.results.page.documents import read_markdown
+from brainplug.results.page.kept import best_method, find_runs, learning_curve, with_most_clips
+from brainplug.results.page.sections import few_shot_point
+from brainplug.results.page.vectors import in_the_plane, shares_of_classes
+from brainplug.results.report import read_results, results_table
+from brainplug.tasks.runs import interval_of_mean
 from tests.made_runs import EPOCH, LABELS, make_run
 
 STRANGE = ('<script>alert("1")</script>', "rain & <b>wind</b>", 'Müller\'s $5 "dog" $')

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from brainplug.__main__ import main
-from brainplug.experiment import RecipeLoader
+from brainplug.config.recipe import RecipeLoader
 from brainplug.sweep.plan import Plan, make_plan
 from brainplug.sweep.table import read_table
 

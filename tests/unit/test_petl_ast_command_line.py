@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from brainplug.compat.petl_ast import FLAGS, translate
-from brainplug.compat.petl_ast_command_line import (
+from brainplug.compat.petl_ast.command_line import (
     ENTRIES,
     PROTOCOLS,
     RUN_FLAGS,
@@ -16,11 +15,12 @@ from brainplug.compat.petl_ast_command_line import (
     new_command,
     read_command,
 )
+from brainplug.compat.petl_ast.published import FLAGS, translate
+from brainplug.config.recipe import Experiment, load_experiment, parse_arguments
 from brainplug.errors import UsageError
-from brainplug.experiment import Experiment, load_experiment, parse_arguments
 from brainplug.methods import Method, choose_method
 from brainplug.methods.prompt import PromptTuning
-from brainplug.report import method_settings
+from brainplug.results.report import method_settings
 
 REPOSITORY = Path(__file__).parents[2]
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from brainplug.pictures.accuracy import FewShotPoint, Point, draw_accuracy, draw_few_shot, pareto_front
-from brainplug.pictures.canvas import COLOURS, picture, place_labels, short, style
-from brainplug.pictures.classes import draw_confusion, draw_experts, draw_vectors
-from brainplug.pictures.learning import draw_learning, over_runs
+from brainplug.results.plots.accuracy import FewShotPoint, Point, draw_accuracy, draw_few_shot, pareto_front
+from brainplug.results.plots.canvas import COLOURS, picture, place_labels, short, style
+from brainplug.results.plots.classes import draw_confusion, draw_experts, draw_vectors
+from brainplug.results.plots.learning import draw_learning, over_runs
 
 STRANGE = ["$x_1$", "a $ sign", "a\nline", "<b>&amp;</b>", "Müller", "x" * 80, "$", r"\alpha$\frac{"]
 

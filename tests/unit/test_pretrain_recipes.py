@@ -11,7 +11,7 @@ import speechbrain as sb
 import torch
 import yaml
 
-from brainplug.experiment import load_experiment, parse_arguments
+from brainplug.config.recipe import load_experiment, parse_arguments
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher

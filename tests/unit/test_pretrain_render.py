@@ -10,10 +10,10 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed")
 
-from brainplug.data.spoken import TEST_VOICES  # noqa: E402
 from brainplug.errors import UsageError  # noqa: E402
-from brainplug.pretrain.sound.clips import make_clip, plan_corpus  # noqa: E402
-from brainplug.pretrain.sound.render import WORDS, render  # noqa: E402
+from brainplug.synthetic.sound.clips import make_clip, plan_corpus  # noqa: E402
+from brainplug.synthetic.sound.render import WORDS, render  # noqa: E402
+from brainplug.synthetic.spoken import TEST_VOICES  # noqa: E402
 
 RECORDINGS = 9
 
@@ -22,7 +22,7 @@ RECORDINGS = 9
 def few_made_up_words() -> Iterator[None]:
     """Thousands take seconds to make."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brainplug.pretrain.sound.clips.MADE_UP", 50)
+        patch.setattr("brainplug.synthetic.sound.clips.MADE_UP", 50)
         yield
 
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("espeakng_loader", reason="the extra 'demo' is not installed")
 
-from brainplug.data import spoken, spoken_phrases  # noqa: E402
-from brainplug.pretrain.sound import clips, events, recordings, words  # noqa: E402
+from brainplug.synthetic import spoken, spoken_phrases  # noqa: E402
+from brainplug.synthetic.sound import clips, events, recordings, words  # noqa: E402
 
 
 def test_no_word_and_no_held_out_voice_of_the_spoken_corpus_is_heard():

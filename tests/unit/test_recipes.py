@@ -6,16 +6,16 @@ import pytest
 import torch
 import yaml
 
-from brainplug.compat.petl_ast_command_line import PROTOCOLS
-from brainplug.data.augment import choose_augmentations
-from brainplug.errors import UsageError
-from brainplug.experiment import (
+from brainplug.compat.petl_ast.command_line import PROTOCOLS
+from brainplug.config.recipe import (
     Experiment,
     RecipeLoader,
     choose_optimizer,
     load_experiment,
     parse_arguments,
 )
+from brainplug.data.augment import choose_augmentations
+from brainplug.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 # Frames, batch, epochs with AST, kernel of the conformer adapter, masks of SpecAugment (frequency, time).

@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 from speechbrain.dataio.batch import PaddedBatch
 from transformers import HubertConfig
 
-from brainplug.adapter_io import keep_delta
+from brainplug.adapters.file import register_adapter
 from brainplug.backbones import load_backbone, random_backbone
-from brainplug.checkpoints import SafeCheckpointer
 from brainplug.data.augment import Speed
+from brainplug.data.characters import Characters, choose_characters, normal_text
 from brainplug.data.manifest import Clip
+from brainplug.data.transcripts import list_transcribed, make_transcribed_datasets, usable_clips
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method, restore_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.lora import LoRA
+from brainplug.models.ctc import CTCModel, load_waveform_backbone
+from brainplug.models.decoding import make_decoder
+from brainplug.models.span_masks import SpanMasks
 from brainplug.optim.entry import as_entry
 from brainplug.optim.schedules import constant
-from brainplug.recognition.brain import CTCBrain
-from brainplug.recognition.characters import Characters, choose_characters, normal_text
-from brainplug.recognition.decoding import make_decoder
-from brainplug.recognition.masking import SpanMasks
-from brainplug.recognition.model import CTCModel, load_waveform_backbone
-from brainplug.recognition.transcripts import list_transcribed, make_transcribed_datasets, usable_clips
-from brainplug.report import method_settings
+from brainplug.results.report import method_settings
+from brainplug.training.checkpoints import SafeCheckpointer
+from brainplug.training.recognition import CTCBrain
 from tests.conftest import TINY, TINY_CONVOLUTIONS
 from tests.integration.running import SETTINGS
 
@@ -146,7 +146,7 @@ class TestMasks:
     def test_they_are_drawn_in_training_alone(self, name, method, held, tiny_backbones):
         plain = masked_inputs(make_model(tiny_backbones[name], method).eval())
         model = make_model(tiny_backbones[name], method, MASKS)
-        model.hold_backbone(held)
+        model.freeze_backbone(held)
         assert torch.equal(masked_inputs(model.eval()), plain)
         masked = masked_inputs(model.train())
         present = torch.tensor([24, 15])
@@ -263,7 +263,7 @@ def make_brain(tiny_backbones):
             "beam_size": 5,
         }
         if checkpointer is not None:
-            keep_delta(checkpointer, model, {})
+            register_adapter(checkpointer, model, {})
         lr = 0.05 * as_entry(optimizer).lr_scale
         return CTCBrain(LETTERS, model, method, optimizer, lr, hparams, {"noprogressbar": True}, checkpointer)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brainplug.errors import UsageError
-from brainplug.report import (
+from brainplug.results.report import (
     RESULTS_MARKS,
     markdown_table,
     read_results,

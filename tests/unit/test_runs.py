@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from brainplug.data import esc50, fsc, own
+from brainplug.data.corpora import esc50, fsc, own
 from brainplug.errors import UsageError
-from brainplug.runs import interval_of_mean, separate_runs, summary_of_runs
+from brainplug.tasks.runs import interval_of_mean, separate_runs, summary_of_runs
 
 
 @dataclass

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainplug.backbones.echo import EchoConfig
+from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
 from brainplug.methods.base import Method
@@ -16,8 +17,7 @@ from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.prefix import PrefixTuning
 from brainplug.methods.prompt import PromptTuning
-from brainplug.recognition.characters import Characters
-from brainplug.recognition.sequence import (
+from brainplug.models.echo_recognizer import (
     EchoRecognizer,
     check_texts_fit,
     labels_of,

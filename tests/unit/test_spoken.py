@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from brainplug.data import spoken, spoken_phrases
 from brainplug.errors import UsageError
+from brainplug.synthetic import spoken, spoken_phrases
 
 espeakng_loader = pytest.importorskip("espeakng_loader", reason="the corpus is spoken by espeak-ng")
 

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brainplug.config.recipe import RecipeLoader, parse_arguments
 from brainplug.errors import UsageError
-from brainplug.experiment import RecipeLoader, parse_arguments
 from brainplug.sweep.plan import make_plan
 from brainplug.sweep.table import as_flag, merged, read_table
 

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from brainplug.data.prepare import prepare_manifest
-from brainplug.data.splits import check_splits
-from brainplug.data.us8k import list_clips
+from brainplug.data.corpora.us8k import list_clips
+from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
 from tests.made_corpora import make_us8k
 

@@ -1,6 +1,7 @@
 """Echo's encoder as a backbone: a transformer over a log-mel spectrogram of any length."""
 
 import copy
+import dataclasses
 from typing import ClassVar
 
 import torch
@@ -61,7 +62,7 @@ class EchoBackbone(Backbone):
     def __init__(self, model: EchoEncoder, name: str, revision: str, extractor: WhisperFeatureExtractor):
         super().__init__(model, name, revision)
         self.extractor = extractor
-        model.token_mask = TokenMask()
+        self.spec = dataclasses.replace(self.spec, token_mask=TokenMask())
         for layer in self.spec.layers_of(model):
             layer.gradient_checkpointing = False  # the run says whether layers are computed twice
 
@@ -135,5 +136,5 @@ class EchoBackbone(Backbone):
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``[batch, frames / 2, dim]``, one each 20 ms, and the mask of those that are not padding."""
         present = self.present(signal, lengths)
-        self.model.token_mask.tokens = mask = present[:, ::FRAMES_PER_TOKEN]
+        self.spec.token_mask.tokens = mask = present[:, ::FRAMES_PER_TOKEN]
         return self.model(signal, present).last_hidden_state, mask

@@ -1,0 +1,1 @@
+"""The published code of the PETL papers on AST."""

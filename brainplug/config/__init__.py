@@ -1,0 +1,1 @@
+"""Recipes: files, overrides, schemas, output folders."""

@@ -1,0 +1,1 @@
+"""Splits, folds, few-shot draws and checks of data."""

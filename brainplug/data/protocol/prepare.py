@@ -1,0 +1,134 @@
+"""From a corpus to its checked manifest on disk, made once."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from brainplug.data.manifest import Clip, read_manifest, write_manifest
+from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.splits import SPLITS, check_splits
+from brainplug.errors import UsageError
+from brainplug.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_manifest(
+    list_clips: Callable[..., list[Clip]],
+    manifest_folder: str,
+    *,
+    minimum_seconds: float = 0.1,
+    max_fraction: float = 0.05,
+    trained: bool = False,
+    **arguments: object,
+) -> list[Clip]:
+    """Lists the clips of a corpus, checks them and writes ``manifest.csv``.
+
+    Where the folder already holds the manifest of the same arguments and of files that have not changed since, nothing
+    is decoded again.
+
+    Arguments
+    ---------
+    list_clips : Callable[..., list[Clip]]
+        A corpus: returns its clips with their splits.
+    manifest_folder : str
+        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and ``quarantine.csv`` go.
+    minimum_seconds : float
+        Shortest clip that is kept.
+    max_fraction : float
+        Share of the clips that may be set aside, 0 to 1.
+    trained : bool
+        Whether a model was trained on the manifest that is there: another one does not take its place then.
+    **arguments : object
+        What `list_clips` takes.
+
+    Returns
+    -------
+    list[Clip]
+        The clips to use.
+
+    Raises
+    ------
+    UsageError
+        The corpus, its clips or its splits cannot be used, or are others than a model was trained on.
+    """
+    listed = list_clips(**arguments)
+    check_splits(listed)  # before the audio is decoded, which takes minutes
+    manifest_path = os.path.join(manifest_folder, "manifest.csv")
+    record_path = os.path.join(manifest_folder, "manifest.json")
+    quarantine_path = os.path.join(manifest_folder, "quarantine.csv")
+    limits = {"minimum_seconds": minimum_seconds, "max_fraction": max_fraction}
+    source = {"arguments": arguments, "limits": limits, "listed": len(listed), "signature": _signature(listed)}
+    source = json.loads(json.dumps(source, default=str))
+    if _read_record(record_path) == {**source, "manifest": _file_hash(manifest_path)}:
+        clips = read_manifest(manifest_path)
+    else:
+        clips = check_clips(listed, quarantine_path, **limits)
+        check_splits(clips)
+        if trained and os.path.exists(manifest_path):
+            _check_unchanged(clips, manifest_path)
+        write_manifest(clips, manifest_path)
+        with atomic_file(record_path) as file:
+            json.dump({**source, "manifest": _file_hash(manifest_path)}, file, indent=1)
+    _log_summary(clips, len(listed) - len(clips), manifest_path)
+    return clips
+
+
+def _check_unchanged(clips: Sequence[Clip], manifest_path: str) -> None:
+    """A trained model may have heard what tests now, and its results would count clips that it never heard."""
+    before, now = (
+        {dataclasses.replace(clip, path="") for clip in some} for some in (read_manifest(manifest_path), clips)
+    )
+    if before != now:
+        raise UsageError(
+            f"The clips of {manifest_path} were asked for again.",
+            f"They changed after a model was trained on them: {len(before - now)} are gone or otherwise, "
+            f"{len(now - before)} are new.",
+            "Write another --output_folder, or remove the folder of checkpoints, save, to train anew",
+        )
+
+
+def _signature(clips: Sequence[Clip]) -> str:
+    """Hashes all that is known of the clips without reading them: fields, file sizes and modification times."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        try:
+            status = os.stat(clip.path)
+            state = (status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            state = None  # check_clips says why
+        digest.update(ascii((dataclasses.astuple(clip), state)).encode())
+    return digest.hexdigest()
+
+
+def _file_hash(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _read_record(path: str) -> dict | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _log_summary(clips: Sequence[Clip], quarantined: int, path: str) -> None:
+    """A small table: what each split holds."""
+    lines = [f"{'split':<6} {'clips':>7} {'classes':>8} {'hours':>7}  smallest and largest class"]
+    for split in SPLITS:
+        here = [clip for clip in clips if clip.split == split]
+        sizes = Counter(clip.label for clip in here).most_common()
+        (largest, most), (smallest, fewest) = sizes[0], sizes[-1]
+        hours = sum(clip.duration for clip in here) / 3600
+        extremes = f"{smallest} ({fewest}), {largest} ({most})"
+        lines.append(f"{split:<6} {len(here):>7} {len(sizes):>8} {hours:>7.2f}  {extremes}")
+    logger.info("%s: %d quarantined\n%s", path, quarantined, "\n".join(lines))

@@ -1,0 +1,92 @@
+"""From scores to text: the best path, or a beam of prefixes; SpeechBrain's decoders."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
+
+from brainplug.data.characters import BLANK, Characters
+from brainplug.errors import UsageError, nearest
+
+DECODINGS = ("greedy", "beam")
+Decoder = Callable[[torch.Tensor, torch.Tensor], list[str]]
+
+
+def make_decoder(decoding: str, characters: Characters, beam_size: int = 20) -> Decoder:
+    """Makes the function that writes down what a batch says.
+
+    Arguments
+    ---------
+    decoding : str
+        ``greedy``: the best character of each token; ``beam``: the text with the highest probability over all its
+        alignments, as far as a search with `beam_size` prefixes finds it.
+    characters : Characters
+        The vocabulary.
+    beam_size : int
+        Prefixes that are kept.
+
+    Returns
+    -------
+    Callable
+        Called with log-probabilities ``[batch, tokens, characters]`` and the number of tokens of each clip
+        ``[batch]``; returns texts.
+
+    Raises
+    ------
+    UsageError
+        There is no such decoding.
+
+    Example
+    -------
+    >>> best = torch.tensor([[1, 1, 0, 1, 2, 0]])
+    >>> decode = make_decoder("greedy", Characters("ab"))
+    >>> decode(torch.nn.functional.one_hot(best).float(), torch.tensor([6]))
+    ['aab']
+    """
+    check_decoding(decoding)
+    if decoding == "greedy":
+        return partial(_best_paths, characters)
+    # Its pruning of the history takes beams for equal whose last words are.
+    searcher = CTCBeamSearcher(blank_index=BLANK, vocab_list=characters.names, beam_size=beam_size, prune_history=False)
+    return partial(_best_texts, searcher)
+
+
+def check_decoding(decoding: str) -> None:
+    """Makes sure that there is such a decoding.
+
+    Arguments
+    ---------
+    decoding : str
+        As in `make_decoder`.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+
+    Example
+    -------
+    >>> check_decoding("greedy")
+    """
+    if decoding not in DECODINGS:
+        raise UsageError(
+            f"The decoding {decoding!r} was asked for.",
+            "It does not exist.",
+            f"Write --decoding= one of: {nearest(decoding, DECODINGS)}",
+        )
+
+
+def _best_paths(characters: Characters, log_probs: torch.Tensor, counts: torch.Tensor) -> list[str]:
+    numbers = ctc_greedy_decode(log_probs, counts / log_probs.shape[1], blank_id=BLANK)
+    return [_words(characters.decode(some)) for some in numbers]
+
+
+def _best_texts(searcher: CTCBeamSearcher, log_probs: torch.Tensor, counts: torch.Tensor) -> list[str]:
+    # Clip by clip without padding: of lengths as shares the searcher would round some down.
+    clips = [some[None, :count] for some, count in zip(log_probs, counts.tolist(), strict=True)]
+    return [_words(searcher(clip)[0][0].text) for clip in clips]
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())

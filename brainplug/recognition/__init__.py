@@ -1,1 +1,0 @@
-"""Speech recognition: adapted backbones that write down, character by character, what is said (CTC)."""

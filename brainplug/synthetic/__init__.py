@@ -1,0 +1,1 @@
+"""Made data: a spoken corpus and sound to pre-train on."""

@@ -1,0 +1,1 @@
+"""SpeechBrain's training loop for adapted models."""

@@ -1,0 +1,169 @@
+"""What a run keeps for pictures: its answers to the test clips, pooled vectors, and how mixtures use their experts."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from speechbrain import Stage
+from speechbrain.dataio.dataset import DynamicItemDataset, FilteredSortedDynamicItemDataset
+
+from brainplug.data.manifest import Clip
+from brainplug.files import atomic_file
+from brainplug.methods.mixture import Mixture
+from brainplug.training.brain import AudioBrain
+
+MOST_CLIPS = 500  # that are looked at, evenly over the test clips: a picture shows no more
+PREDICTIONS = "predictions.csv"
+OBSERVATIONS = "observations.safetensors"
+
+
+@torch.no_grad()
+def observe(brain: AudioBrain, dataset: DynamicItemDataset, loader_kwargs: dict) -> dict[str, torch.Tensor]:
+    """Looks inside the model while it classifies, at most `MOST_CLIPS` clips of those that there are.
+
+    Arguments
+    ---------
+    brain : AudioBrain
+        Its model is observed, as it is at this moment.
+    dataset : DynamicItemDataset
+        Clips.
+    loader_kwargs : dict
+        As in `AudioBrain.evaluate`.
+
+    Returns
+    -------
+    dict[str, torch.Tensor]
+        ``targets`` ``[clips]``; ``vectors``, what the head reads, ``[clips, dim]``; and where there are mixtures of
+        adapters, what `Mixture.shares` names, ``[clips, mixtures, experts]``.
+    """
+    every = -(-len(dataset) // MOST_CLIPS)
+    some = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids[::every])
+    loader = brain.make_dataloader(some, Stage.TEST, **loader_kwargs)
+    mixtures = [module for module in brain.model.modules() if isinstance(module, Mixture)]
+    seen, shares = defaultdict(list), defaultdict(list)
+
+    def see_mixture(mixture: Mixture, inputs: tuple, output: torch.Tensor) -> None:
+        for name, share in mixture.shares(*inputs).items():
+            shares[name].append(share.float())  # [batch, experts]
+
+    def see_vectors(head: torch.nn.Module, inputs: tuple) -> None:
+        seen["vectors"].append(inputs[0].float())
+
+    hooks = [brain.model.head.register_forward_pre_hook(see_vectors)]
+    hooks += [mixture.register_forward_hook(see_mixture) for mixture in mixtures]
+    brain.modules.eval()
+    try:
+        for batch in islice(loader, brain.debug_batches if brain.debug else None):
+            with brain.evaluation_ctx:
+                brain.compute_forward(batch, Stage.TEST)
+            seen["targets"].append(brain.targets)
+            for name, of_mixtures in shares.items():
+                seen[name].append(torch.stack(of_mixtures, dim=1))  # [batch, mixtures, experts]
+            shares.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.cat(batches).cpu() for name, batches in seen.items()}
+
+
+def write_observations(
+    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], labels: Iterable[str], folder: str
+) -> None:
+    """Writes what was seen before training and after it.
+
+    Arguments
+    ---------
+    before, after : dict[str, torch.Tensor]
+        As `observe` returns them, of the same clips.
+    labels : Iterable[str]
+        In the order of their indices.
+    folder : str
+        The run's output folder.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> seen = {"targets": torch.tensor([0, 1]), "vectors": torch.rand(2, 3)}
+    >>> write_observations(seen, seen, ["cat", "dog"], folder)
+    >>> read_observations(folder)[1]
+    ['cat', 'dog']
+    """
+    kept = {**after, "vectors_before": before["vectors"]}
+    kept = {name: tensor if name == "targets" else tensor.half() for name, tensor in kept.items()}
+    with atomic_file(f"{folder}/{OBSERVATIONS}", "wb") as file:
+        file.write(safetensors.torch.save(kept, metadata={"labels": json.dumps(list(labels))}))
+
+
+def read_observations(folder: str) -> tuple[dict[str, torch.Tensor], list[str]] | None:
+    """Reads what `write_observations` wrote.
+
+    Arguments
+    ---------
+    folder : str
+        The run's output folder.
+
+    Returns
+    -------
+    tuple[dict[str, torch.Tensor], list[str]] | None
+        Tensors by name, and the labels in the order of their indices; None where the run kept none.
+    """
+    path = Path(folder, OBSERVATIONS)
+    if not path.is_file():
+        return None
+    with safetensors.safe_open(path, framework="pt") as file:
+        labels = json.loads(file.metadata()["labels"])
+    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}, labels
+
+
+def write_predictions(brain: AudioBrain, clips: Iterable[Clip], labels: dict[str, int], folder: str) -> None:
+    """Writes ``predictions.csv``: what the last test answered to each clip.
+
+    Arguments
+    ---------
+    brain : AudioBrain
+        After the test.
+    clips : Iterable[Clip]
+        All clips of the run.
+    labels : dict[str, int]
+        Label -> index.
+    folder : str
+        The run's output folder.
+    """
+    names = {index: label for label, index in labels.items()}
+    answers = dict(brain.answers())
+    with atomic_file(f"{folder}/{PREDICTIONS}", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "path", "label", "predicted"))
+        for clip in clips:
+            if clip.id in answers:
+                writer.writerow((clip.id, clip.path, clip.label, names[answers[clip.id]]))
+
+
+def read_predictions(folder: str) -> list[dict[str, str]]:
+    """Reads what `write_predictions` wrote.
+
+    Arguments
+    ---------
+    folder : str
+        The run's output folder.
+
+    Returns
+    -------
+    list[dict[str, str]]
+        A row a test clip, with ``id``, ``path``, ``label`` and ``predicted``; empty where the run kept none.
+
+    Example
+    -------
+    >>> read_predictions(getfixture("tmp_path"))
+    []
+    """
+    path = Path(folder, PREDICTIONS)
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
