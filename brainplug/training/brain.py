@@ -338,31 +338,26 @@ class AudioBrain(AdaptationBrain):
             loss = loss + self.model.penalty()
         else:
             self.check_loss_isfinite(loss)
-            answers = logits.argmax(1)
-            self.right = self.right + (answers == self.targets).sum()
+            predicted = logits.argmax(1)
+            probabilities = logits.float().softmax(1).gather(1, predicted[:, None])[:, 0]
+            self.right = self.right + (predicted == self.targets).sum()
             self.seen += len(self.targets)
-            self.answered.append((batch.id, answers))
+            self.predicted.append((batch.id, predicted, probabilities))
         return loss
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Forgets the counts of the last stage."""
         self.right, self.seen = torch.zeros((), dtype=torch.long, device=self.device), 0
-        self.answered: list[tuple[list[str], torch.Tensor]] = []
+        self.predicted: list[tuple[list[str], torch.Tensor, torch.Tensor]] = []
 
     def measures(self) -> dict[str, float]:
         """The share of right answers."""
         return {"accuracy": self.right.item() / max(1, self.seen)}
 
-    def answers(self) -> Iterator[tuple[str, int]]:
-        """What the last stage that was measured answered.
-
-        Yields
-        ------
-        tuple[str, int]
-            A clip's id and the index of its class.
-        """
-        for ids, indices in self.answered:
-            yield from zip(ids, indices.tolist(), strict=True)
+    def predictions(self) -> Iterator[tuple[str, int, float]]:
+        """Yields, for each clip of the last measured stage, its id, the index of its class and the probability."""
+        for ids, indices, probabilities in self.predicted:
+            yield from zip(ids, indices.tolist(), probabilities.tolist(), strict=True)
 
 
 def _make_optimizer(

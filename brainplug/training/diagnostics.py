@@ -121,7 +121,7 @@ def read_observations(folder: str) -> tuple[dict[str, torch.Tensor], list[str]] 
 
 
 def write_predictions(brain: AudioBrain, clips: Iterable[Clip], labels: dict[str, int], folder: str) -> None:
-    """Writes ``predictions.csv``: what the last test answered to each clip.
+    """Writes ``predictions.csv``: the predicted class of each clip of the last test, and its probability.
 
     Arguments
     ---------
@@ -135,13 +135,13 @@ def write_predictions(brain: AudioBrain, clips: Iterable[Clip], labels: dict[str
         The run's output folder.
     """
     names = {index: label for label, index in labels.items()}
-    answers = dict(brain.answers())
+    predictions = {clip_id: (names[index], f"{probability:.7f}") for clip_id, index, probability in brain.predictions()}
     with atomic_file(f"{folder}/{PREDICTIONS}", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("id", "path", "label", "predicted"))
+        writer.writerow(("id", "path", "label", "predicted", "probability"))
         for clip in clips:
-            if clip.id in answers:
-                writer.writerow((clip.id, clip.path, clip.label, names[answers[clip.id]]))
+            if clip.id in predictions:
+                writer.writerow((clip.id, clip.path, clip.label, *predictions[clip.id]))
 
 
 def read_predictions(folder: str) -> list[dict[str, str]]:
@@ -155,7 +155,8 @@ def read_predictions(folder: str) -> list[dict[str, str]]:
     Returns
     -------
     list[dict[str, str]]
-        A row a test clip, with ``id``, ``path``, ``label`` and ``predicted``; empty where the run kept none.
+        A row a test clip, with ``id``, ``path``, ``label``, ``predicted`` and, but for older runs, ``probability``;
+        empty where the run has no such file.
 
     Example
     -------

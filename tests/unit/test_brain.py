@@ -1,5 +1,6 @@
 """What AudioBrain adds to SpeechBrain's loop."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -212,7 +213,9 @@ class TestAccuracies:
         monkeypatch.setattr(brain, "compute_forward", lambda batch, stage: says_dog(brain, batch))
         brain._fit_valid(brain.make_dataloader(sets["valid"], sb.Stage.VALID, batch_size=2), 1, False)
         assert brain.measured == {"VALID": {"accuracy": 1 / 3}}
-        assert list(brain.answers()) == [("valid0", 1), ("valid1", 1), ("valid2", 1)]
+        ids, indices, probabilities = zip(*brain.predictions(), strict=True)
+        assert (ids, indices) == (("valid0", "valid1", "valid2"), (1, 1, 1))
+        assert probabilities == pytest.approx([math.e / (1 + math.e)] * 3)
 
     @pytest.mark.parametrize(("chosen", "epoch"), [("best", 2), ("last", 3)])
     def test_both_epochs_are_tested_and_the_chosen_one_stays(self, chosen, epoch, make_brain, tmp_path, monkeypatch):

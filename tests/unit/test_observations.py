@@ -185,10 +185,12 @@ class TestObserve:
 
 
 def test_predictions_name_every_test_clip_once(clips, tmp_path: Path):
-    brain = SimpleNamespace(answers=lambda: iter((clip.id, place % 2) for place, clip in enumerate(clips[:3])))
+    predictions = [(clip.id, place % 2, 0.5 + place / 7) for place, clip in enumerate(clips[:3])]
+    brain = SimpleNamespace(predictions=lambda: iter(predictions))
     observations.write_predictions(brain, clips, LABELS, str(tmp_path))
     found = observations.read_predictions(str(tmp_path))
     assert [row["id"] for row in found] == ["clip0", "clip1", "clip2"]
     assert [row["predicted"] for row in found] == ["cat", "dog", "cat"]
+    assert [float(row["probability"]) for row in found] == pytest.approx([0.5, 0.5 + 1 / 7, 0.5 + 2 / 7], abs=1e-7)
     with open(tmp_path / "predictions.csv", newline="") as file:
-        assert next(csv.reader(file)) == ["id", "path", "label", "predicted"]
+        assert next(csv.reader(file)) == ["id", "path", "label", "predicted", "probability"]
