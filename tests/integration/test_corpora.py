@@ -14,7 +14,7 @@ CORPORA = {
     "ESC-10": ("ESC50", make_esc50, "esc50, fold 1: 8 test clips, 2 classes", ["--subset=esc10"]),
     "FSC": ("FSC", make_fsc, "fsc: 4 test clips, 2 classes", []),
     "GSC": ("GSC", make_gsc, "gsc: 8 test clips, 4 classes", []),
-    "GSC, 12 classes": ("GSC", make_gsc, "gsc: 6 test clips, 4 classes", ["--task=12"]),
+    "GSC, 12 classes": ("GSC", make_gsc, "gsc: 6 test clips, 4 classes", ["--classes=12"]),
     "US8K": ("US8K", make_us8k, "us8k, fold 10: 6 test clips, 2 classes", ["--fold=10"]),
     "US8K, published": ("US8K", make_us8k, "us8k, fold 1: 6 test clips, 2 classes", ["--paper_code=True"]),
     "IEMOCAP": ("IEMOCAP", make_iemocap, "iemocap, fold 4: 4 test clips, 4 classes", ["--fold=4"]),
@@ -22,7 +22,7 @@ CORPORA = {
         "IEMOCAP",
         make_iemocap,
         "iemocap-excited, fold 1: 5 test clips, 4 classes",
-        ["--include_excited=True"],
+        ["--excited=True"],
     ),
 }
 SMALL = ["--frames=64", "--batch_size=4", "--number_of_epochs=1", "--device=cpu", "--noprogressbar", "--debug"]

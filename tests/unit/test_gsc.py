@@ -62,7 +62,7 @@ def test_the_hash_rule_agrees_with_the_sample():
 
 
 def test_made_tree_prepares(data_folder, tmp_path):
-    clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), task=35, seed=1)
+    clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), classes=35, seed=1)
     assert Counter(clip.split for clip in clips) == {"train": 16, "valid": 8, "test": 8}
     assert {clip.label for clip in clips} == {"bed", "cat", "no", "yes"}
     for split, speakers in GSC_SPEAKERS.items():
@@ -110,7 +110,7 @@ def test_a_listed_recording_that_is_missing_is_quarantined(data_folder, tmp_path
 
 class TestTwelveClasses:
     def test_made_tree_prepares(self, data_folder, tmp_path):
-        clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), task=12, seed=1)
+        clips = prepare_manifest(list_clips, str(tmp_path / "out"), data_folder=str(data_folder), classes=12, seed=1)
         # A tenth of 8 and of 4 commands, rounded up.
         assert Counter((clip.split, clip.label) for clip in clips) == {
             **{("train", word): 4 for word in ("yes", "no")},
@@ -129,7 +129,7 @@ class TestTwelveClasses:
         return str(data_folder)
 
     def test_unknown_and_silence_are_a_tenth_of_the_commands_each(self, large):
-        clips = list_clips(large, task=12)
+        clips = list_clips(large, classes=12)
         for split in ("train", "valid", "test"):
             counts = Counter(clip.label for clip in clips if clip.split == split)
             tenth = math.ceil((counts["yes"] + counts["no"]) / 10)
@@ -137,13 +137,13 @@ class TestTwelveClasses:
 
     def test_unknown_words_are_the_others_of_the_same_split(self, large):
         splits = {clip.id: clip.split for clip in list_clips(large)}
-        unknown = [clip for clip in list_clips(large, task=12) if clip.label == "unknown"]
+        unknown = [clip for clip in list_clips(large, classes=12) if clip.label == "unknown"]
         assert {clip.id.partition("/")[0] for clip in unknown} == {"bed", "cat"}
         assert all(clip.split == splits[clip.id] for clip in unknown)
 
     def test_no_split_hears_the_noise_of_another(self, large):
-        silence = [clip for clip in list_clips(large, task=12) if clip.label == "silence"]
-        check_splits(list_clips(large, task=12))
+        silence = [clip for clip in list_clips(large, classes=12) if clip.label == "silence"]
+        check_splits(list_clips(large, classes=12))
         assert {Path(clip.path).parent.name for clip in silence} == {"_background_noise_"}
         assert {round(clip.stop - clip.start, 9) for clip in silence} == {1.0}
         limits = {"train": (0.0, 12.0), "valid": (12.0, 13.5), "test": (13.5, 15.0)}  # 80, 10 and 10 % of 15 s
@@ -158,13 +158,13 @@ class TestTwelveClasses:
         assert max(stops) == (hundredths + 100) / 100
 
     def test_draws_come_from_the_seed(self, large):
-        drawn = [[clip.id for clip in list_clips(large, task=12, seed=seed)] for seed in (1, 1, 2)]
+        drawn = [[clip.id for clip in list_clips(large, classes=12, seed=seed)] for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
 
     def test_the_folder_of_noise_is_needed(self, data_folder):
         (data_folder / "_background_noise_").rename(data_folder / ".elsewhere")
         with pytest.raises(UsageError, match="_background_noise_ does not exist"):
-            list_clips(str(data_folder), task=12)
+            list_clips(str(data_folder), classes=12)
         assert len(list_clips(str(data_folder))) == 32
 
     @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ class TestTwelveClasses:
         damage(data_folder / "_background_noise_" / "white_noise.wav")
         (data_folder / "_background_noise_" / "doing_the_dishes.wav").unlink()
         with pytest.raises(UsageError, match=message):
-            list_clips(str(data_folder), task=12)
+            list_clips(str(data_folder), classes=12)
 
 
-@pytest.mark.parametrize("task", [10, 11, 20, "twelve", None])
-def test_another_task_is_refused(task, data_folder):
-    with pytest.raises(UsageError, match=f"task {task!r}.*--task=35, or --task=12"):
-        list_clips(str(data_folder), task=task)
+@pytest.mark.parametrize("classes", [10, 11, 20, "twelve", None])
+def test_another_task_is_refused(classes, data_folder):
+    with pytest.raises(UsageError, match=f"{classes!r} classes.*--classes=35, or --classes=12"):
+        list_clips(str(data_folder), classes=classes)
 
 
 @pytest.mark.parametrize("name", ["validation_list.txt", "testing_list.txt"])

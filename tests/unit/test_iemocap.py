@@ -55,7 +55,7 @@ def test_the_speaker_of_a_turn_is_not_the_one_whose_face_was_recorded(data_folde
 
 
 def test_excited_turns_are_happy_only_if_asked(data_folder):
-    without, included = (list_clips(str(data_folder), 1, include_excited=asked) for asked in (False, True))
+    without, included = (list_clips(str(data_folder), 1, excited=asked) for asked in (False, True))
     assert Counter(clip.label for clip in without) == dict.fromkeys(("angry", "happy", "neutral", "sad"), 10)
     assert Counter(clip.label for clip in included) == {"angry": 10, "happy": 20, "neutral": 10, "sad": 10}
 

@@ -36,7 +36,7 @@ NOISE_OF = {"train": (0, 80), "valid": (80, 90), "test": (90, 100)}
 STEPS = 100  # a second: silence clips start at multiples of 10 ms
 
 
-def list_clips(data_folder: str, task: int = 35, seed: int = 0, **_: object) -> list[Clip]:
+def list_clips(data_folder: str, classes: int = 35, seed: int = 0, **_: object) -> list[Clip]:
     """Lists the clips of the 35 words, or of the task with 12 classes.
 
     Arguments
@@ -44,7 +44,7 @@ def list_clips(data_folder: str, task: int = 35, seed: int = 0, **_: object) -> 
     data_folder : str
         Folder with one sub-folder a word, and ``validation_list.txt`` and ``testing_list.txt``; without both lists
         the official hash rule splits. The 12 classes need ``_background_noise_/``.
-    task : int
+    classes : int
         35, every word a class, or 12: ten commands, ``unknown`` (draws from the other words) and ``silence``
         (one-second draws from the background noise).
     seed : int
@@ -59,23 +59,23 @@ def list_clips(data_folder: str, task: int = 35, seed: int = 0, **_: object) -> 
     Raises
     ------
     UsageError
-        No such folder, list or task; a folder of another word; noise that cannot be read.
+        No such folder, list or number of classes; a folder of another word; noise that cannot be read.
 
     Example
     -------
-    >>> list_clips("speech_commands_v0.02", task=20)
+    >>> list_clips("speech_commands_v0.02", classes=20)
     Traceback (most recent call last):
-    brainplug.errors.UsageError: The task 20 was asked for. ...
+    brainplug.errors.UsageError: 20 classes were asked for. ...
     """
-    if task not in TASKS:
+    if classes not in TASKS:
         found = "Speech Commands has a task of 35 classes and one of 12."
-        raise UsageError(f"The task {task!r} was asked for.", found, "Write --task=35, or --task=12")
-    parts = [NOISE_FOLDER + "/"] if task == 12 else []
+        raise UsageError(f"{classes!r} classes were asked for.", found, "Write --classes=35, or --classes=12")
+    parts = [NOISE_FOLDER + "/"] if classes == 12 else []
     folder = check_layout("Speech Commands", data_folder, parts)
     given = _given_splits(folder)
     names = sorted({*_recordings(folder), *given})
     clips = [_clip_from(folder, name, given.get(name, "train") if given else split_by_hash(name)) for name in names]
-    if task == 12:
+    if classes == 12:
         clips = _twelve_classes(clips, folder / NOISE_FOLDER, np.random.default_rng(seed))
     return without_divided_groups("Speech Commands", clips)
 
@@ -188,7 +188,7 @@ def _noise_pieces(folder: Path, split: str) -> list[dict]:
         raise UsageError(
             "The task of 12 classes was asked for.",
             f"{folder} holds no noise of 10 s or more, of which the tenth is the {split} split's.",
-            "Take the official folder, or write --task=35",
+            "Take the official folder, or write --classes=35",
         )
     return pieces
 
@@ -200,5 +200,5 @@ def _seconds(path: Path) -> float:
         raise UsageError(
             "The task of 12 classes was asked for.",
             f"The background noise {path} cannot be read: {why_unreadable(fault)}.",
-            "Take the official file, or write --task=35",
+            "Take the official file, or write --classes=35",
         ) from fault

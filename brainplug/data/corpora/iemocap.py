@@ -24,7 +24,7 @@ TURN = re.compile(
 )
 
 
-def list_clips(data_folder: str, fold: int, include_excited: bool = False, **_: object) -> list[Clip]:
+def list_clips(data_folder: str, fold: int, excited: bool = False, **_: object) -> list[Clip]:
     """Lists the angry, happy, neutral and sad turns for one of the ten folds.
 
     Arguments
@@ -34,7 +34,7 @@ def list_clips(data_folder: str, fold: int, include_excited: bool = False, **_: 
     fold : int
         1 to 10: in the folds 1 and 2 session 1 is tested, in 3 and 4 session 2, and so on. In the odd one the woman
         tests and the man validates, in the even one the man tests. The four other sessions train.
-    include_excited : bool
+    excited : bool
         Whether excited turns count as happy; they are left out without it.
 
     Returns
@@ -55,7 +55,7 @@ def list_clips(data_folder: str, fold: int, include_excited: bool = False, **_: 
     check_fold("IEMOCAP", fold, FOLDS)
     parts = [f"Session{session}/{part}/" for session in SESSIONS for part in ("dialog/EmoEvaluation", "sentences/wav")]
     folder = check_layout("IEMOCAP", data_folder, parts)
-    labels = LABELS | ({"exc": "happy"} if include_excited else {})
+    labels = LABELS | ({"exc": "happy"} if excited else {})
     return [
         Clip(
             id=turn["name"],
