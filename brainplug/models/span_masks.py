@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from brainplug.errors import UsageError
-from brainplug.pretrain.masking import span_mask
+from brainplug.data.masking import span_mask
 
 
 @dataclass(frozen=True)

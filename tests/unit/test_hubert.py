@@ -8,7 +8,7 @@ from transformers import HubertConfig, HubertModel
 
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.hubert import HubertObjective, scale_gradient
-from brainplug.pretrain.masking import span_mask
+from brainplug.data.masking import span_mask
 
 CLIPS, FRAMES, DIM, CLUSTERS = 3, 20, 16, 7
 

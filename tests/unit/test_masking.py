@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainplug.errors import UsageError
-from brainplug.pretrain.masking import span_mask
+from brainplug.data.masking import span_mask
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -16,7 +16,7 @@ from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher
 from brainplug.pretrain.hubert import HubertPretraining
-from brainplug.pretrain.masking import span_mask
+from brainplug.data.masking import span_mask
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # What the specification's table says of BASE; sizes of both models are in the first one.
