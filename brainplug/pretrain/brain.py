@@ -18,11 +18,11 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 from speechbrain.utils.distributed import if_main_process
 
 from brainplug.data.augment import distort
+from brainplug.data.masking import span_mask
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file
 from brainplug.pretrain.corpus import Crops
 from brainplug.pretrain.health import Alarm
-from brainplug.pretrain.masking import span_mask
 
 logger = logging.getLogger(__name__)
 
