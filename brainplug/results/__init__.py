@@ -1,0 +1,1 @@
+"""Results of runs: schema, statistics, tables, plots, pages."""
