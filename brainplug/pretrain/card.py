@@ -1,6 +1,7 @@
-"""The card of a pre-trained model: what it is, how it was trained, what it heard, and its curves."""
+"""The card of a pre-trained model: README.md with its training, data and results, and a figure."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,70 +10,70 @@ from brainplug.files import atomic_file
 
 CARD = """# {name}
 
-{title}, {parameters:.2f} million parameters, of 16 kHz audio, a token each 20 ms. Pre-trained without labels by
-`recipes/pretrain_{recipe}`, which can be run again; this card is written by it. Half precision, Apache-2.0. It is what
-transformers calls `{architecture}`, and loads as such.
+{title} with {parameters:.2f} million parameters, for 16 kHz audio, with a token every 20 ms. It was pre-trained without
+labels by `recipes/pretrain_{recipe}`, which also wrote this card. Weights are in half precision, under Apache-2.0.
+Transformers loads it as `{architecture}`.
 
 | | |
 | --- | --- |
 {facts}
 
-Measured on what was held out, by the last epoch:
+Held-out audio after the last epoch:
 
 | indicator | value |
 | --- | --- |
 {indicators}
 
-![Health on the way](health.png)
+![Indicators over the updates](health.png)
 {agreement}
-## What it heard
+## Training data
 
-{heard}
+{data}
 """
 AGREEMENT = """
-How well {clusters} clusters of 20 ms frames agree with the phones of spoken clips that were held out (half of them make
-the clusters, the other half is measured): purity, and the mutual information as a share of the phones' entropy.
+Agreement of {clusters} clusters of 20 ms frames with the phones of held-out spoken clips (k-means is fitted to one half
+of the clips and measured on the other): purity, and mutual information divided by the entropy of the phones (PNMI).
 
 | clusters of | purity | PNMI |
 | --- | --- | --- |
 {rows}
 """
-SOUND = """{hours:.1f} hours, which the project makes itself (`python -m brainplug sound`): {clips}.
+SOUND = """{hours:.1f} hours of synthetic and free audio, made by `python -m brainplug sound`: {clips}.
 
-Not among it are the words of the spoken corpus's phrases, made-up words that sound like them, its validation and test
-voices and those that sound like these ({voices}), any file of ESC-50, and recordings that match one of the 400 clips of
-ESC-10.
+It contains no word of the spoken corpus's phrases, no made-up word that sounds like one, none of that corpus's
+validation and test voices or voices that sound like them ({voices}), no file of ESC-50, and no recording that matches
+one of the 400 clips of ESC-10.
 
-Recordings are from these Debian packages, with the terms of their sounds. No audio is contained here.
+The recordings come from these Debian packages, under these licences. No audio is included here.
 
 | Debian package | licence |
 | --- | --- |
 {packages}
 """
 TITLES = {"hubert": "A small HuBERT", "data2vec-audio": "A small data2vec"}
-CURVES = (  # what is drawn: title, unit, indicators
+ARCHITECTURES = {"hubert": "HubertModel", "data2vec-audio": "Data2VecAudioModel"}
+KINDS = {"word": "speech by espeak-ng", "event": "synthetic sound events", "file": "free recordings"}
+CURVES = (  # title, unit, indicators
     ("Loss", "", ("loss",)),
-    ("Accuracy", "share of frames", ("masked_accuracy", "unmasked_accuracy", "copy_accuracy", "majority_accuracy")),
+    ("Accuracy", "fraction of frames", ("masked_accuracy", "unmasked_accuracy", "copy_accuracy", "majority_accuracy")),
     ("Clusters in use", "perplexity", ("prediction_perplexity", "label_perplexity")),
-    ("Standard deviation", "", ("target_deviation", "prediction_deviation")),
-    ("Explained variance", "R squared", ("explained",)),
-    ("Rank of the targets", "share of the width", ("target_rank_share",)),
+    ("Standard deviation", "", ("target_std", "prediction_std")),
+    ("Explained variance", "R squared", ("explained_variance",)),
+    ("Rank of the targets", "fraction of the width", ("target_rank_fraction",)),
 )
-AVERAGED = 15  # rows: one is of one batch
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by the colour-blind
+AVERAGED = 15  # rows; each is of a single batch
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: distinct for the colour-blind
 
 
-def write_card(folder: str, results: dict, rows: list[dict[str, float]]) -> None:
+def write_card(folder: str, results: dict[str, Any], rows: list[dict[str, float]]) -> None:
     """Writes README.md and health.png beside a model.
 
     Arguments
     ---------
-    folder : str
-        Where the model is.
-    results : dict
-        What pretraining.json says.
+    results : dict[str, Any]
+        The content of ``pretraining.json``.
     rows : list[dict[str, float]]
-        The log of health.
+        The rows of the health log.
     """
     if rows:
         draw_health(rows, str(Path(folder, "health.png")))
@@ -82,11 +83,11 @@ def write_card(folder: str, results: dict, rows: list[dict[str, float]]) -> None
         title=TITLES[family],
         parameters=results["parameters"] / 1e6,
         recipe=family.removesuffix("-audio"),
-        architecture={"hubert": "HubertModel", "data2vec-audio": "Data2VecAudioModel"}[family],
+        architecture=ARCHITECTURES[family],
         facts=_facts(results),
         indicators="\n".join(f"| {_words(name)} | {value:.4g} |" for name, value in results["valid"].items()),
         agreement=_agreement(results),
-        heard=_heard(results),
+        data=_data(results),
     )
     with atomic_file(f"{folder}/README.md", encoding="utf-8") as file:
         file.write(f"{text.rstrip()}\n")
@@ -96,13 +97,13 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _facts(results: dict) -> str:
+def _facts(results: dict[str, Any]) -> str:
     facts = {
         "updates": f"{results['steps']:,}",
-        "sound in a batch": f"{results['seconds_a_batch']:g} s",
+        "audio in a batch": f"{results['seconds_per_batch']:g} s",
         "minutes": _number(results["minutes"]),
-        "updates a second": _number(results["updates_a_second"]),
-        "share of the time waiting for data": _number(results["share_waiting_for_data"]),
+        "updates per second": _number(results["updates_per_second"]),
+        "fraction of the time waiting for data": _number(results["data_wait_fraction"]),
         "alarms at the end": "; ".join(results["alarms_at_the_end"]) or "none",
         **{_words(name): str(value) for name, value in results["settings"].items()},
     }
@@ -113,39 +114,26 @@ def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
 
 
-def _agreement(results: dict) -> str:
-    if not results["agreement_with_phones"]:
-        return ""
-    rows = "\n".join(
-        f"| {name} | {each['purity']:.3f} | {each['pnmi']:.3f} |"
-        for name, each in results["agreement_with_phones"].items()
-    )
-    return AGREEMENT.format(clusters=results["compared_clusters"], rows=rows)
+def _agreement(results: dict[str, Any]) -> str:
+    agreements = results["agreement_with_phones"] or {}
+    rows = [f"| {name} | {values['purity']:.3f} | {values['pnmi']:.3f} |" for name, values in agreements.items()]
+    return AGREEMENT.format(clusters=results["compared_clusters"], rows="\n".join(rows)) if rows else ""
 
 
-def _heard(results: dict) -> str:
+def _data(results: dict[str, Any]) -> str:
     sound, corpus = results["sound"], results["corpus"]
     if sound is None:
-        return f"{corpus['hours']:.1f} hours of {corpus['files']:,} files that are not this project's.\n"
-    kinds = {"word": "speech by espeak-ng", "event": "synthetic sound events", "file": "free recordings"}
+        return f"{corpus['hours']:.1f} hours in {corpus['files']:,} files, which are not part of this project.\n"
     return SOUND.format(
         hours=corpus["hours"],
-        clips=", ".join(f"{count:,} clips of {kinds[kind]}" for kind, count in sorted(sound["clips"].items())),
+        clips=", ".join(f"{count:,} clips of {KINDS[kind]}" for kind, count in sorted(sound["clips"].items())),
         voices=", ".join(sound["voices_not_heard"]),
         packages="\n".join(f"| {name} | {licence} |" for name, licence in sound["packages"].items()) or "| none | |",
     )
 
 
 def draw_health(rows: list[dict[str, float]], path: str) -> None:
-    """Draws the log of health, a panel for each group of indicators: each row faintly, and the mean of some before it.
-
-    Arguments
-    ---------
-    rows : list[dict[str, float]]
-        One every so many steps.
-    path : str
-        Of the PNG.
-    """
+    """Draws the health log as a PNG: a panel for each group of indicators, with every row and a running mean."""
     curves = [curve for curve in CURVES if curve[2][0] in rows[0]]
     figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
     steps = [row["step"] for row in rows]

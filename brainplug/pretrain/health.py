@@ -1,103 +1,46 @@
-"""Does pre-training learn, or does it collapse? What to look at, and when to raise an alarm."""
+"""Indicators that show whether pre-training learns or collapses, their log, and alarms."""
 
+import csv
+import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+
+# isort: split
 import torch
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+
+from brainplug.files import atomic_file
 
 EPSILON = 1e-6
 
 
-def deviation(vectors: torch.Tensor) -> torch.Tensor:
-    """The mean over the dimensions of their standard deviation over frames.
-
-    data2vec's code calls it a variance; targets that are all alike have none.
-
-    Arguments
-    ---------
-    vectors : torch.Tensor
-        ``[frames, dim]``.
-
-    Returns
-    -------
-    torch.Tensor
-        A scalar.
-
-    Example
-    -------
-    >>> bool(deviation(torch.ones(10, 3)) < 0.01), bool(deviation(torch.randn(1000, 3)) > 0.9)
-    (True, True)
-    """
+def mean_std(vectors: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of vectors ``[frames, dim]`` over frames, averaged over dimensions; 0 if all are alike."""
     return (vectors.float().var(0) + EPSILON).sqrt().mean()
 
 
 def effective_rank(vectors: torch.Tensor) -> torch.Tensor:
-    """Over how many directions vectors spread: the exponential of the entropy of their singular values.
+    """The number of directions of vectors ``[frames, dim]``: the exponential of the entropy of their singular values.
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007.
-
-    Arguments
-    ---------
-    vectors : torch.Tensor
-        ``[frames, dim]``.
-
-    Returns
-    -------
-    torch.Tensor
-        From 1 to dim.
-
-    Example
-    -------
-    >>> round(effective_rank(torch.randn(10, 1) @ torch.randn(1, 5)).item(), 1)
-    1.0
     """
     centred = vectors.float() - vectors.float().mean(0)
     return perplexity(torch.linalg.svdvals(centred))
 
 
 def perplexity(weights: torch.Tensor) -> torch.Tensor:
-    """How many of equal weight would be as mixed: the exponential of the entropy.
-
-    Arguments
-    ---------
-    weights : torch.Tensor
-        Not negative, ``[n]``; they need not sum to one.
-
-    Returns
-    -------
-    torch.Tensor
-        From 1 to n.
-
-    Example
-    -------
-    >>> round(perplexity(torch.ones(8)).item(), 3)
-    8.0
-    """
-    shares = weights.float() / weights.float().sum().clamp(min=EPSILON)
-    return torch.special.entr(shares).sum().exp()
+    """The exponential of the entropy of weights ``[n]``, which need not sum to one: n where all are equal."""
+    probabilities = weights.float() / weights.float().sum().clamp(min=EPSILON)
+    return torch.special.entr(probabilities).sum().exp()
 
 
 def mean_correlation(vectors: torch.Tensor) -> torch.Tensor:
-    """The mean absolute correlation between different dimensions.
-
-    Arguments
-    ---------
-    vectors : torch.Tensor
-        ``[frames, dim]``.
-
-    Returns
-    -------
-    torch.Tensor
-        0 to 1.
-
-    Example
-    -------
-    >>> column = torch.randn(50, 1)
-    >>> round(mean_correlation(torch.cat([column, -column], dim=1)).item(), 3)
-    1.0
-    """
+    """The mean absolute correlation between different dimensions of vectors ``[frames, dim]``."""
     correlations = torch.corrcoef(vectors.float().t()).nan_to_num().abs()
     dim = len(correlations)
     return (correlations.sum() - correlations.diagonal().sum()) / (dim * (dim - 1))
@@ -106,29 +49,14 @@ def mean_correlation(vectors: torch.Tensor) -> torch.Tensor:
 def mean_cosine(
     vectors: torch.Tensor, clips: torch.Tensor, generator: torch.Generator, pairs: int = 512
 ) -> torch.Tensor:
-    """The mean cosine of vectors of different clips: near 1 where every clip has the same targets.
+    """The mean cosine of random pairs of vectors from different clips; near 1 where every clip has the same targets.
 
     Arguments
     ---------
-    vectors : torch.Tensor
-        ``[frames, dim]``.
-    clips : torch.Tensor
-        To which clip a vector belongs, ``[frames]``.
-    generator : torch.Generator
-        Draws the pairs.
+    vectors, clips : torch.Tensor
+        ``[frames, dim]``, and the clip of each vector, ``[frames]``.
     pairs : int
-        How many are drawn; those of one clip are left out.
-
-    Returns
-    -------
-    torch.Tensor
-        -1 to 1.
-
-    Example
-    -------
-    >>> clips = torch.arange(10) // 5
-    >>> round(mean_cosine(torch.ones(10, 3), clips, torch.Generator().manual_seed(1)).item(), 3)
-    1.0
+        Number of pairs to draw. Those within a clip do not count.
     """
     first, second = torch.randint(len(vectors), (2, pairs), generator=generator)
     apart = clips[first] != clips[second]
@@ -136,50 +64,14 @@ def mean_cosine(
     return cosines.mean()
 
 
-def explained(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """R squared against the mean of each dimension.
-
-    Arguments
-    ---------
-    predictions, targets : torch.Tensor
-        ``[frames, dim]``.
-
-    Returns
-    -------
-    torch.Tensor
-        1 where all is predicted, 0 where the mean would do as well, below that where it would do better.
-
-    Example
-    -------
-    >>> targets = torch.randn(20, 3)
-    >>> explained(targets, targets).item(), abs(explained(targets.mean(0).expand(20, 3), targets).item()) < 1e-5
-    (1.0, True)
-    """
+def explained_variance(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """R squared of predictions ``[frames, dim]``: 0 where they are as good as the mean of each dimension."""
     targets = targets.float()
     return 1 - (predictions.float() - targets).square().mean() / targets.var(0, correction=0).mean().clamp(min=EPSILON)
 
 
 def copy_accuracy(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """How often a masked frame has the label of the nearest frame that is not masked: what copying would reach.
-
-    Arguments
-    ---------
-    labels : torch.Tensor
-        ``[batch, frames]``.
-    mask : torch.Tensor
-        ``[batch, frames]``.
-
-    Returns
-    -------
-    torch.Tensor
-        0 to 1.
-
-    Example
-    -------
-    >>> labels = torch.tensor([[1, 1, 2, 2]])
-    >>> copy_accuracy(labels, torch.tensor([[False, True, True, False]])).item()
-    1.0
-    """
+    """The accuracy at masked frames of copying the nearest visible frame's label; both are ``[batch, frames]``."""
     frames = torch.arange(labels.shape[1], device=labels.device)
     distance = (frames[:, None] - frames[None, :]).abs().float()  # [frames, frames]
     nearest = distance.masked_fill(mask[:, None, :], float("inf")).argmin(2)  # [batch, frames]
@@ -187,47 +79,22 @@ def copy_accuracy(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def majority_accuracy(labels: torch.Tensor) -> torch.Tensor:
-    """The share of the most frequent label.
-
-    Arguments
-    ---------
-    labels : torch.Tensor
-        Any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        0 to 1.
-
-    Example
-    -------
-    >>> majority_accuracy(torch.tensor([1, 1, 1, 2])).item()
-    0.75
-    """
+    """The accuracy of guessing the most frequent label."""
     return torch.bincount(labels.flatten()).max() / labels.numel()
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A bound that an indicator should not cross.
+    """Rings where the mean of an indicator over its last measurements is below or above a bound.
 
     Arguments
     ---------
-    indicator : str
-        Which one.
     meaning : str
-        What it means to cross it.
-    below, above : float
-        Outside of these it rings.
+        What it means to cross the bound.
     stops : bool
-        Whether it ends the run.
+        Whether the alarm ends the run.
     rows : int
-        Of how many measurements the mean is taken, the last ones: a batch alone says little of two that are close.
-
-    Example
-    -------
-    >>> Alarm("deviation", "all targets are alike", below=0.1).rings([{"deviation": 0.5}, {"deviation": 0.05}])
-    True
+        Number of measurements to average, which smooths indicators that are noisy in single batches.
     """
 
     indicator: str
@@ -242,9 +109,37 @@ class Alarm:
         return not self.below <= self.value(log) <= self.above
 
     def value(self, log: Sequence[dict[str, float]]) -> float:
-        """What is held against the bounds."""
+        """The value that is compared with the bounds."""
         return statistics.fmean(row[self.indicator] for row in log[-self.rows :])
 
     def __str__(self) -> str:
         bound = f"below {self.below:g}" if self.below > -math.inf else f"above {self.above:g}"
         return f"{bound} {self.meaning}"
+
+
+@register_checkpoint_hooks
+class HealthLog:
+    """A CSV file with a row of measurements every so many steps. A resumed run continues with its checkpoint's rows."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.valid: dict[str, float] = {}  # of the last epoch
+
+    def add(self, row: dict[str, float]) -> None:
+        """Adds a row and writes the file."""
+        self.rows.append(row)
+        with atomic_file(self.path, newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @mark_as_saver
+    def save(self, path: str) -> None:
+        """Writes the log for a checkpoint."""
+        Path(path).write_text(json.dumps([self.rows, self.valid]))
+
+    @mark_as_loader
+    def load(self, path: str, end_of_epoch: bool) -> None:
+        """Restores the log of a checkpoint."""
+        self.rows, self.valid = json.loads(Path(path).read_text())

@@ -1,18 +1,19 @@
-"""Labels for HuBERT: a cluster for each 20 ms of a corpus, and how well clusters agree with phones."""
+"""HuBERT's labels, a cluster for each 20 ms of a corpus, and their agreement with phones."""
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import mutual_info_score
 from tqdm import tqdm
 
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 from brainplug.files import write_json
 from brainplug.pretrain.clustering import fit_clusters, mfcc, purity
 from brainplug.pretrain.corpus import FULL_SCALE, HOP, SAMPLE_RATE, WINDOW, Corpus
@@ -20,183 +21,105 @@ from brainplug.pretrain.health import perplexity
 
 logger = logging.getLogger(__name__)
 
-SMALL_DEVIATION = 1e-3  # beside it, what hardly changes is constant; speech has 0.1 to 10
-NONE = -1  # the label of what lies between utterances
-LONGEST = 15.6  # seconds that are computed at once, as HuBERT's longest crops
+SMALL_STD = 1e-3  # added to the standard deviation of coefficients, which is 0.1 to 10 in speech
+NO_LABEL = -1
+MAX_WINDOW_SECONDS = 15.6  # computed at once, as HuBERT's longest crops
 LABELS_NAME, SUMMARY_NAME = "labels.npy", "labels.json"
 
 Features = Callable[[torch.Tensor], torch.Tensor]  # [samples] -> [frames of 20 ms, dim]
 
 
 def mfcc_features(waveform: torch.Tensor) -> torch.Tensor:
-    """MFCC at the model's rate: frame t of the model goes with frame 2 t of theirs.
-
-    Arguments
-    ---------
-    waveform : torch.Tensor
-        16 kHz, ``[samples]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[frames, 39]``.
-
-    Example
-    -------
-    >>> mfcc_features(torch.randn(16000)).shape
-    torch.Size([49, 39])
-    """
+    """MFCC ``[frames, 39]`` at the model's frame rate: frame t of the model belongs to frame 2 t of `mfcc`."""
     return mfcc(waveform)[::2]
 
 
 def normalized_mfcc_features(waveform: torch.Tensor) -> torch.Tensor:
-    """MFCC as in `mfcc_features`, each coefficient with mean 0 and variance 1 over the utterance.
+    """MFCC ``[frames, 39]``, each coefficient with mean 0 and variance 1 over the utterance.
 
-    What stays the same over an utterance goes, such as its level and much of the voice and the noise, and clusters tell
-    more of what is said.
-
-    Arguments
-    ---------
-    waveform : torch.Tensor
-        16 kHz, ``[samples]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[frames, 39]``; all 0 where nothing changes.
-
-    Example
-    -------
-    >>> noise = torch.randn(16000)
-    >>> torch.allclose(normalized_mfcc_features(noise), normalized_mfcc_features(0.1 * noise), atol=0.01)
-    True
+    This removes what is constant in an utterance, such as its level and much of the voice and the noise, so that
+    clusters depend more on what is said.
     """
-    found = mfcc_features(waveform)
-    return (found - found.mean(0)) / (found.std(0, unbiased=False) + SMALL_DEVIATION)
+    features = mfcc_features(waveform)
+    return (features - features.mean(0)) / (features.std(0, unbiased=False) + SMALL_STD)
 
 
 def windows(corpus: Corpus, utterances: range | None = None) -> Iterator[tuple[int, int]]:
-    """Parts of utterances, short enough to be computed at once.
+    """Splits utterances into windows that are short enough to be computed at once.
 
-    Arguments
-    ---------
-    corpus : Corpus
-        Any.
-    utterances : range, optional
-        Of which; of all by default.
-
-    Yields
-    ------
-    tuple[int, int]
-        First sample, a multiple of 320, and the end: each 320 samples of it begin a frame that lies in the utterance.
+    Yields the first sample and the end. Each 320 samples between them begin a frame that lies within the utterance.
     """
-    places, step = list(corpus.utterances()), int(LONGEST * SAMPLE_RATE) // HOP * HOP
-    for number in utterances if utterances is not None else range(len(places)):
-        start, end = places[number]
-        last = end - HOP  # the last frame that begins here would end behind the utterance
+    spans, step = list(corpus.utterances()), int(MAX_WINDOW_SECONDS * SAMPLE_RATE) // HOP * HOP
+    for number in utterances if utterances is not None else range(len(spans)):
+        start, end = spans[number]
+        last = end - HOP  # a frame that begins here would end after the utterance
         yield from ((begin, min(begin + step, last)) for begin in range(start, last, step))
 
 
 def read_window(audio: np.ndarray, window: tuple[int, int]) -> torch.Tensor:
-    """The sound of a window, with what its last frame needs.
-
-    Arguments
-    ---------
-    audio : np.ndarray
-        The stream.
-    window : tuple[int, int]
-        As `windows` yields them.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[samples]``, full scale 1.
-    """
+    """The samples of a window of `windows`, full scale 1, with those that its last frame needs beyond it."""
     begin, end = window
     return torch.from_numpy(audio[begin : end + WINDOW - HOP].astype(np.float32) / FULL_SCALE)
 
 
 @torch.inference_mode()
-def gather(corpus: Corpus, features: Features, frames: int, seed: int, path: str) -> np.ndarray:
-    """Features of parts of the corpus, drawn by chance; on disk, since they may be more than fits into memory.
-
-    Arguments
-    ---------
-    corpus : Corpus
-        Any.
-    features : Features
-        What is computed.
-    frames : int
-        How many at most.
-    seed : int
-        Of the draw.
-    path : str
-        Of the file, an array of numpy's.
-
-    Returns
-    -------
-    np.ndarray
-        ``[frames, dim]``.
-    """
-    audio, places = corpus.audio(), list(windows(corpus))
-    order = np.random.default_rng(seed).permutation(len(places))
-    frames = min(frames, sum((end - begin) // HOP for begin, end in places))
-    gathered, filled = None, 0
-    for place in tqdm(order, desc="Features", unit="utterance", mininterval=1):
+def sample_features(corpus: Corpus, features: Features, frames: int, seed: int, path: Path) -> np.ndarray:
+    """Computes features of random windows, ``[frames, dim]``, mapped from a file since memory may be too small."""
+    audio, spans = corpus.audio(), list(windows(corpus))
+    order = np.random.default_rng(seed).permutation(len(spans))
+    frames = min(frames, sum((end - begin) // HOP for begin, end in spans))
+    sampled, filled = np.empty((0, 0), np.float32), 0
+    for number in tqdm(order, desc="Features", unit="utterance", mininterval=1):
         if filled == frames:
             break
-        found = features(read_window(audio, places[place])).float().numpy()[: frames - filled]
-        if gathered is None:
-            gathered = np.lib.format.open_memmap(path, "w+", np.float32, (frames, found.shape[1]))
-        gathered[filled : filled + len(found)] = found
-        filled += len(found)
-    return gathered
+        values = features(read_window(audio, spans[number])).float().numpy()[: frames - filled]
+        if not filled:
+            sampled = np.lib.format.open_memmap(path, "w+", np.float32, (frames, values.shape[1]))
+        sampled[filled : filled + len(values)] = values
+        filled += len(values)
+    return sampled
 
 
 def make_labels(
-    corpus: Corpus, features: Features, source: dict, folder: str, clusters: int, seed: int, frames: int, starts: int
+    corpus: Corpus,
+    features: Features,
+    source: dict[str, Any],
+    folder: str,
+    clusters: int,
+    seed: int,
+    frames: int,
+    starts: int,
 ) -> np.ndarray:
-    """Clusters a corpus; in a second call with the same source the labels are read from disk.
+    """Clusters a corpus, or reads the labels from disk where they were made of the same source with these settings.
 
     Arguments
     ---------
-    corpus : Corpus
-        What is labelled.
-    features : Features
-        By what.
-    source : dict
-        What the features are made of, to know them again; JSON can hold it.
+    source : dict[str, Any]
+        Identifies the features; JSON values.
     folder : str
-        Where ``labels.npy`` and ``labels.json`` go. It appears when it is whole.
-    clusters, seed, starts : int
-        As in `fit_clusters`.
-    frames : int
-        How many the clusters are fitted to at most.
+        Where ``labels.npy`` and ``labels.json`` go. It appears only when it is complete.
+    frames, starts : int
+        At most so many frames are clustered, from so many initialisations of k-means.
 
     Returns
     -------
     np.ndarray
-        A label for each 320 samples of the stream, ``[time // 320]``, -1 where no frame begins; on disk until read.
-
-    Raises
-    ------
-    UsageError
-        There are fewer different frames than clusters.
+        A label for each 320 samples of the stream, ``[time // 320]``, -1 where no frame begins; mapped from disk.
     """
-    wanted = {**source, "clusters": clusters, "seed": seed, "frames": frames, "starts": starts}
-    wanted["samples"] = corpus.ends[-1]
+    settings = {**source, "clusters": clusters, "seed": seed, "frames": frames, "starts": starts}
+    settings["samples"] = corpus.ends[-1]
     summary_path = Path(folder, SUMMARY_NAME)
-    if not summary_path.exists() or json.loads(summary_path.read_text())["source"] != wanted:
+    if not summary_path.exists() or json.loads(summary_path.read_text())["source"] != settings:
         unfinished = Path(f"{folder}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         summary = _write_labels(corpus, features, clusters, seed, frames, starts, unfinished / LABELS_NAME)
-        write_json({"source": wanted, **summary}, unfinished / SUMMARY_NAME)
+        write_json({"source": settings, **summary}, unfinished / SUMMARY_NAME)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
         if summary["empty"] or summary["perplexity"] < clusters / 2:
             logger.warning(
-                "%s: %d of %d clusters are empty, and their use is that of %.1f equal ones",
+                "%s: %d of %d clusters are empty; the perplexity of the labels is %.1f",
                 folder, summary["empty"], clusters, summary["perplexity"],
             )  # fmt: skip
     return np.load(Path(folder, LABELS_NAME), mmap_mode="r")
@@ -204,109 +127,89 @@ def make_labels(
 
 def _write_labels(
     corpus: Corpus, features: Features, clusters: int, seed: int, frames: int, starts: int, path: Path
-) -> dict:
-    drawn = path.with_name("drawn.npy")
-    fitted = fit_clusters(gather(corpus, features, frames, seed, drawn), clusters, seed, starts)
-    drawn.unlink()
+) -> dict[str, float]:
+    sample_path = path.with_name("sample.npy")
+    model = fit_clusters(sample_features(corpus, features, frames, seed, sample_path), clusters, seed, starts)
+    sample_path.unlink()
     labels = np.lib.format.open_memmap(path, "w+", np.int16, (corpus.ends[-1] // HOP,))
-    labels[:] = NONE
+    labels[:] = NO_LABEL
     audio, counts = corpus.audio(), np.zeros(clusters, np.int64)
     for begin, end in tqdm(list(windows(corpus)), desc="Labels", unit="utterance", mininterval=1):
         with torch.inference_mode():
-            found = fitted.predict(features(read_window(audio, (begin, end))).float().numpy())
-        labels[begin // HOP : end // HOP] = found
-        counts += np.bincount(found, minlength=clusters)
+            predicted = model.predict(features(read_window(audio, (begin, end))).float().numpy())
+        labels[begin // HOP : end // HOP] = predicted
+        counts += np.bincount(predicted, minlength=clusters)
     labels.flush()
     return {
-        "inertia_a_frame": float(fitted.inertia_) / len(fitted.labels_),
+        "inertia_per_frame": float(model.inertia_) / len(model.labels_),
         "empty": int((counts == 0).sum()),
         "perplexity": perplexity(torch.from_numpy(counts)).item(),
     }
 
 
-def phone_stream(corpus: Corpus, phones: dict[str, list[tuple[float, str]]]) -> tuple[np.ndarray, list[str]]:
-    """Which phone sounds in the middle of each frame.
+def phone_stream(corpus: Corpus, phones: Mapping[str, Sequence[tuple[float, str]]]) -> tuple[np.ndarray, list[str]]:
+    """The phone at the centre of each frame of a corpus.
 
     Arguments
     ---------
-    corpus : Corpus
-        Any.
-    phones : dict[str, list[tuple[float, str]]]
-        Path of a file -> when each phone begins, in seconds, and its name; empty names are pauses.
+    phones : Mapping[str, Sequence[tuple[float, str]]]
+        Path of a file -> the start of each phone in seconds, and its name; a pause has an empty name.
 
     Returns
     -------
     tuple[np.ndarray, list[str]]
-        A phone's number for each 320 samples, ``[time // 320]``, -1 in pauses and where nothing is known; the names.
+        A phone's number for each 320 samples, ``[time // 320]``, -1 in pauses and where no phones are given; the names.
     """
-    names = sorted({name for said in phones.values() for _, name in said} - {""})
+    names = sorted({name for spoken in phones.values() for _, name in spoken} - {""})
     numbers = {name: number for number, name in enumerate(names)}
-    stream = np.full(corpus.ends[-1] // HOP, NONE, np.int16)
+    stream = np.full(corpus.ends[-1] // HOP, NO_LABEL, np.int16)
     for path, start, end in corpus.pieces:
-        said = phones.get(path)
-        if not said:
+        spoken = phones.get(path)
+        if not spoken:
             continue
         hops = np.arange(start // HOP, end // HOP)
-        middles = (hops * HOP + WINDOW / 2 - start) / SAMPLE_RATE  # seconds
-        sounding = np.searchsorted([begin for begin, _ in said], middles, side="right") - 1
-        of_phones = np.array([numbers.get(name, NONE) for _, name in said], np.int16)
-        stream[hops] = np.where(sounding >= 0, of_phones[np.maximum(sounding, 0)], NONE)
+        centres = (hops * HOP + WINDOW / 2 - start) / SAMPLE_RATE  # seconds
+        current = np.searchsorted([begin for begin, _ in spoken], centres, side="right") - 1
+        spoken_numbers = np.array([numbers.get(name, NO_LABEL) for _, name in spoken], np.int16)
+        stream[hops] = np.where(current >= 0, spoken_numbers[np.maximum(current, 0)], NO_LABEL)
     return stream, names
 
 
 def agreement(
     corpus: Corpus, features: Features, stream: np.ndarray, utterances: range, clusters: int, seed: int
 ) -> dict[str, float]:
-    """How well clusters of features agree with phones, on utterances that nothing was trained on.
+    """Measures how well clusters of features agree with phones, on utterances that were not trained on.
 
-    Half of the utterances make the clusters, the other half is measured. Purity grows with the number of clusters:
-    compare at the same number.
-
-    Arguments
-    ---------
-    corpus : Corpus
-        Any.
-    features : Features
-        What is clustered.
-    stream : np.ndarray
-        As `phone_stream` returns it.
-    utterances : range
-        Which are used.
-    clusters, seed : int
-        As in `fit_clusters`.
+    K-means is fitted to every second utterance and measured on the others. Purity grows with the number of clusters:
+    compare values for the same number. The stream of phones is that of `phone_stream`.
 
     Returns
     -------
     dict[str, float]
-        ``purity``; ``pnmi``, the mutual information as a share of the phones' entropy; ``frames`` that were measured.
-
-    Raises
-    ------
-    UsageError
-        No frame of them has a phone.
+        ``purity``; ``pnmi``, the mutual information divided by the entropy of the phones; the number of ``frames``.
     """
-    audio, values, truths, halves = corpus.audio(), [], [], []
+    audio, values, phones, halves = corpus.audio(), [], [], []
     for number in utterances:
         for begin, end in windows(corpus, range(number, number + 1)):
-            truth = stream[begin // HOP : end // HOP]
-            if (truth == NONE).all():
+            window_phones = stream[begin // HOP : end // HOP]
+            spoken = window_phones != NO_LABEL
+            if not spoken.any():
                 continue
             with torch.inference_mode():
-                values.append(features(read_window(audio, (begin, end))).float().numpy()[truth != NONE])
-            truths.append(truth[truth != NONE])
-            halves.append(np.full(len(truths[-1]), number % 2))
-    if len(set(map(int, (half[0] for half in halves)))) < 2:
-        raise UsageError(
+                values.append(features(read_window(audio, (begin, end))).float().numpy()[spoken])
+            phones.append(window_phones[spoken])
+            halves.append(np.full(len(phones[-1]), number % 2))
+    if len({int(half[0]) for half in halves}) < 2:
+        raise DataError(
             f"Clusters were to be compared with phones, on {len(utterances)} utterances.",
-            "None of them, or one alone, has phones.",
-            "Hold more utterances out",
+            "One half of them has no phones.",
+            "Hold more utterances out: write a larger valid_fraction",
         )
-    frames, truth, half = np.concatenate(values), np.concatenate(truths), np.concatenate(halves)
-    found = fit_clusters(frames[half == 0], clusters, seed, starts=5).predict(frames[half == 1])
+    frames, truth, half = np.concatenate(values), np.concatenate(phones), np.concatenate(halves)
+    predicted = fit_clusters(frames[half == 0], clusters, seed, starts=5).predict(frames[half == 1])
     truth = truth[half == 1].astype(np.int64)
-    entropy = mutual_info_score(truth, truth)
     return {
-        "purity": purity(found, truth),
-        "pnmi": float(mutual_info_score(truth, found) / entropy),
+        "purity": purity(predicted, truth),
+        "pnmi": float(mutual_info_score(truth, predicted) / mutual_info_score(truth, truth)),
         "frames": len(truth),
     }

@@ -3,8 +3,8 @@
 
     python recipes/pretrain_ast/overlap.py TEST_FOLDER --recordings_folder=/
 
-A backbone that heard a test clip must not be scored on it. What this prints belongs into `leave_out` in
-`brainplug/synthetic/sound/packages.yaml`. Sounds of game packages and of test sets often come from the same archives.
+Game packages and test sets often take sounds from the same archives, and a backbone must not be tested on clips of its
+training. The printed files belong into `leave_out` in `brainplug/synthetic/sound/packages.yaml`.
 """
 
 import argparse
@@ -29,29 +29,18 @@ from brainplug.synthetic.sound.recordings import (
 )
 
 SAMPLE_RATE = 8000  # Hz, enough to tell recordings apart
-TEMPLATE = 4000  # samples of each test clip that are searched: its loudest half second
+TEMPLATE = 4000  # samples of a template, the loudest half second of a test clip
 THRESHOLD = 0.8  # unrelated noise-like clips reach 0.55
 CLIPS_AT_ONCE = 50
 
 
 def read(path: Path) -> torch.Tensor:
-    """What the corpus uses of a recording, ``[time]`` at 8 kHz; empty where it cannot be read."""
+    """The part of a recording that the corpus uses, ``[time]`` at 8 kHz; empty where it is unreadable."""
     return read_recording(str(path), seconds=MOST_PIECES * SECONDS, rate=SAMPLE_RATE)
 
 
 def loudest(waveform: torch.Tensor) -> torch.Tensor:
-    """The loudest half second of a clip, without its mean, of unit length.
-
-    Arguments
-    ---------
-    waveform : torch.Tensor
-        ``[time]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[TEMPLATE]``.
-    """
+    """The loudest half second of a clip ``[time]``: a template ``[TEMPLATE]`` of mean 0 and unit length."""
     waveform = torch.nn.functional.pad(waveform, (0, max(0, TEMPLATE - len(waveform))))
     power = torch.nn.functional.avg_pool1d(waveform.square()[None], TEMPLATE, 100)[0]
     start = int(power.argmax()) * 100
@@ -61,26 +50,17 @@ def loudest(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def best_match(recording: torch.Tensor, templates: torch.Tensor) -> tuple[float, int]:
-    """The highest normalised cross-correlation of a recording with any template, at any lag.
+    """Finds the template that matches a recording best, at any lag.
 
     Arguments
     ---------
-    recording : torch.Tensor
-        ``[time]``.
-    templates : torch.Tensor
-        ``[clips, TEMPLATE]``.
+    recording, templates : torch.Tensor
+        ``[time]`` and ``[clips, TEMPLATE]``.
 
     Returns
     -------
     tuple[float, int]
-        The correlation, 0 to 1, and the template's number.
-
-    Example
-    -------
-    >>> clips = torch.stack([loudest(torch.randn(8000)) for _ in range(3)])
-    >>> correlation, number = best_match(torch.cat([torch.zeros(999), 0.1 * clips[1]]), clips)
-    >>> bool(correlation > 0.99), number
-    (True, 1)
+        The highest normalised cross-correlation, 0 to 1, and the template's number.
     """
     size = 2 ** int(np.ceil(np.log2(len(recording) + TEMPLATE)))
     padded = torch.nn.functional.pad(recording, (0, size - len(recording)))
@@ -96,20 +76,14 @@ def best_match(recording: torch.Tensor, templates: torch.Tensor) -> tuple[float,
 
 
 def main(arguments: list[str]) -> None:
-    """Compares every recording that is not speech with every clip of a folder, and prints those that match.
-
-    Arguments
-    ---------
-    arguments : list[str]
-        The command line, without the program's name.
-    """
+    """Compares every recording but speech with every clip of a folder, and prints those that match."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("test_folder")
     parser.add_argument("--recordings_folder", default="/")
-    chosen = parser.parse_args(arguments)
-    clips = sorted(path for path in Path(chosen.test_folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    options = parser.parse_args(arguments)
+    clips = sorted(path for path in Path(options.test_folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     templates = torch.stack([loudest(read(path)) for path in tqdm(clips, desc="test clips")])
-    files, _ = find_recordings(chosen.recordings_folder, known_packages())
+    files, _ = find_recordings(options.recordings_folder, known_packages())
     files = [path for path, labels in label_recordings(files).items() if "speech" not in labels]
     for path in tqdm(files, desc="recordings"):
         recording = read(path)

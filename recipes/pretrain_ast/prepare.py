@@ -1,46 +1,40 @@
-"""Makes the tagging corpus: log-mels of spoken words, synthetic sound events and free recordings, each with tags.
+"""Makes the tagging corpus: log-mels and tags of spoken words, synthetic events and free recordings.
 
-Spoken clips also know which phones sound at which time.
-
-The corpus is one array on disk, ``[clips, frames, mel_bands]`` in half precision, and a table of tags. Every clip is
-drawn from a generator of its own, seeded by the run's seed and its number.
+The corpus is one array on disk, ``[clips, frames, mel_bands]`` in half precision, a table of tags, and for spoken clips
+the phones over time. Each clip has its own random generator, which depends on the run's seed and the clip's number.
 """
 
 import itertools
 import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchaudio
 
+from brainplug.files import atomic_file
 from brainplug.synthetic.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
 from brainplug.synthetic.sound.events import SAMPLE_RATE
 from brainplug.synthetic.sound.words import phone_names
 
 logger = logging.getLogger(__name__)
 
-TOKEN_SECONDS, EDGE = 0.16, 0.02  # length of a token; a phone that only touches its edge does not count
+TOKEN_SECONDS = 0.16
+EDGE = 0.02  # seconds: a phone that only touches the edge of a token does not count
 
 
 def phone_targets(phones: list[tuple[float, str]], names: list[str], tokens: int) -> np.ndarray:
-    """Which phones sound within which token.
+    """The phones within each token, ``[tokens, phones]`` of zeros and ones.
 
     Arguments
     ---------
     phones : list[tuple[float, str]]
-        When each phone begins, in seconds, and its name.
+        The start of each phone in seconds, and its name.
     names : list[str]
         All phones.
     tokens : int
-        Number of tokens along time; one each 0.1 s, of 0.16 s.
-
-    Returns
-    -------
-    np.ndarray
-        ``[tokens, phones]`` of zeros and ones.
+        Number of tokens along time: one every 0.1 s, of 0.16 s.
 
     Example
     -------
@@ -58,7 +52,7 @@ def phone_targets(phones: list[tuple[float, str]], names: list[str], tokens: int
 def _make_chunk(
     plans: list[Plan], seed: int, frames: int, mel_bands: int, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-mels ``[clips, frames, mel_bands]``, zero where there is no sound (as AST pads), and phone targets."""
+    """Log-mels ``[clips, frames, mel_bands]``, padded with zeros as AST does, and phone targets."""
     torch.set_num_threads(1)
     log_mels = np.zeros((len(plans), frames, mel_bands), np.float16)
     targets = np.zeros((len(plans), token_count(frames), len(names)), np.uint8)
@@ -76,56 +70,37 @@ def _make_chunk(
 
 
 def token_count(frames: int) -> int:
-    """Tokens along time of a clip: patches of 16 frames each 10 frames.
-
-    Arguments
-    ---------
-    frames : int
-        Frames of 10 ms.
-
-    Returns
-    -------
-    int
-        Tokens.
-
-    Example
-    -------
-    >>> token_count(300)
-    29
-    """
+    """The number of tokens along time: patches of 16 frames of 10 ms, one every 10 frames."""
     return (frames - 16) // 10 + 1
 
 
 def prepare_corpus(
     folder: str, recordings_folder: str, spoken_clips: int, event_clips: int, frames: int, mel_bands: int, seed: int
 ) -> None:
-    """Makes the corpus in a folder, unless it is there.
+    """Makes the corpus, unless the folder holds one of the same settings.
 
     Arguments
     ---------
     folder : str
         Where ``log_mels.npy``, ``phones.npy`` and ``corpus.json`` go.
     recordings_folder : str
-        Where the packages of `brainplug/synthetic/sound/packages.yaml` are installed.
-    spoken_clips, event_clips : int
-        Number of clips of each kind; recordings are all that there are.
-    frames, mel_bands : int
-        Size of a log-mel.
-    seed : int
-        The run's seed.
+        The root of the packages of `brainplug/synthetic/sound/packages.yaml`; all their recordings are used.
     """
-    folder = Path(folder)
-    if (folder / "corpus.json").exists():
+    settings = [recordings_folder, spoken_clips, event_clips, frames, mel_bands, seed]
+    path = Path(folder)
+    table_path = path / "corpus.json"
+    if table_path.exists() and json.loads(table_path.read_text()).get("settings") == settings:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    table_path.unlink(missing_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     plans, missing = plan_corpus(spoken_clips, event_clips, recordings_folder, seed)
     if missing:
         logger.warning("packages of free recordings that are not installed: %s", ", ".join(missing))
-    shape = (len(plans), frames, mel_bands)
-    log_mels = np.lib.format.open_memmap(folder / "log_mels.npy", "w+", np.float16, shape)
     names = phone_names()
+    shape = (len(plans), frames, mel_bands)
+    log_mels = np.lib.format.open_memmap(path / "log_mels.npy", "w+", np.float16, shape)
     shape = (len(plans), token_count(frames), len(names))
-    phones = np.lib.format.open_memmap(folder / "phones.npy", "w+", np.uint8, shape)
+    phones = np.lib.format.open_memmap(path / "phones.npy", "w+", np.uint8, shape)
     for chunk, (values, targets) in make_chunks(_make_chunk, plans, seed, frames, mel_bands, names):
         rows = slice(chunk[0].number, chunk[-1].number + 1)
         log_mels[rows], phones[rows] = values, targets
@@ -135,7 +110,7 @@ def prepare_corpus(
     numbers = {tag: number for number, tag in enumerate(tags)}
     table = {
         "tags": tags, "phones": names, "missing_packages": missing, "kinds": [plan.kind for plan in plans],
-        "clips": [[numbers[tag] for tag in plan.tags] for plan in plans],
+        "clips": [[numbers[tag] for tag in plan.tags] for plan in plans], "settings": settings,
     }  # fmt: skip
-    (folder / "corpus.json.new").write_text(json.dumps(table))
-    os.replace(folder / "corpus.json.new", folder / "corpus.json")
+    with atomic_file(str(table_path)) as file:
+        json.dump(table, file)

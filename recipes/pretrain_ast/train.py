@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Trains a small AST to tag sounds: spoken words, synthetic sound events and free recordings.
+"""Trains a small AST to tag sounds: spoken words, synthetic events and free recordings.
 
     python recipes/pretrain_ast/train.py recipes/pretrain_ast/hparams/nano.yaml
 
-It is to the bundled ``nano-ast`` what tagging AudioSet was to AST (Gong et al., 2021): supervised, several tags a clip.
-Spoken clips also say which phones sound at which time. The result is a transformers `ASTModel` and its feature
-extractor.
+It is to the bundled ``nano-ast`` what tagging AudioSet was to AST (Gong et al., 2021): supervised, with several tags a
+clip. Spoken clips also have targets for their phones at each time. The result is a transformers `ASTModel` with its
+feature extractor.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -20,27 +19,25 @@ import numpy as np
 import speechbrain as sb
 import torch
 from card import write_card
-from hyperpyyaml import load_hyperpyyaml
 from prepare import prepare_corpus
-from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
+from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
-from transformers import ASTFeatureExtractor, ASTModel
+from transformers import ASTFeatureExtractor
 
-from brainplug.config.recipe import run_command
+from brainplug.config.output_folder import check_output_folder
+from brainplug.config.recipe import load_experiment, parse_arguments, run_command
 from brainplug.data.augment import SpecAugment
-from brainplug.files import write_json
 from brainplug.optim.schedules import cosine
+from brainplug.pretrain.export import export_model
+from brainplug.pretrain.schema import AstSettings, read_settings
+
+VALID_BATCH = 100  # clips
+Batch = dict[str, torch.Tensor]
 
 
 class TaggingCorpus(Dataset):
-    """The log-mels and tags that `prepare.py` made; indexed by a list of clips, so that a batch is one read.
-
-    Arguments
-    ---------
-    folder : str
-        Where the corpus lies.
-    """
+    """The log-mels and targets of `prepare_corpus`. An index is a list of clips, so that a batch is one read."""
 
     def __init__(self, folder: str):
         self.log_mels = np.load(Path(folder, "log_mels.npy"), mmap_mode="r")
@@ -53,8 +50,8 @@ class TaggingCorpus(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: list[int]) -> dict[str, torch.Tensor]:
-        index = np.sort(index)  # clips are read in the order in which they lie on disk
+    def __getitem__(self, index: list[int]) -> Batch:
+        index = np.sort(index)  # the order on disk
         tags = torch.zeros(len(index), len(self.tags))
         for row, clip in zip(tags, index, strict=True):
             row[self.clips[clip]] = 1
@@ -65,52 +62,47 @@ class TaggingCorpus(Dataset):
             "spoken": torch.from_numpy(self.kinds[index] == "word"),  # [batch]
         }
 
-    def weights(self, shares: dict[str, float]) -> torch.Tensor:
-        """How often a clip is drawn: each kind by its share, within a kind the rarer tags more often.
-
-        Arguments
-        ---------
-        shares : dict[str, float]
-            Kind -> share of the draws.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[clips]``.
-        """
+    def weights(self, kind_fractions: dict[str, float]) -> torch.Tensor:
+        """Sampling weights ``[clips]``: each kind has its fraction of the draws; rarer tags are drawn more often."""
         count = np.bincount([tag for tags in self.clips for tag in tags], minlength=len(self.tags))
         rarest = np.array([count[tags].min() for tags in self.clips])
         weights = rarest**-0.5
-        for kind, share in shares.items():
+        for kind, fraction in kind_fractions.items():
             chosen = self.kinds == kind
-            weights[chosen] *= share / max(weights[chosen].sum(), 1e-9)
+            weights[chosen] *= fraction / max(weights[chosen].sum(), 1e-9)
         return torch.from_numpy(weights)
 
 
 class TaggingBrain(sb.Brain):
-    """Tags log-mels with a linear head on the mean of a transformer's tokens; hears phones with one on each time."""
+    """Tags log-mels with a linear head on the mean of an AST's tokens, and predicts phones with one on each time."""
+
+    def __init__(self, settings: AstSettings, corpus: TaggingCorpus, run_opts: RunOptions):
+        ast, dim = settings.ast, settings.hidden_size
+        bands, _ = ast.embeddings.get_shape(ast.config)
+        # transformers starts with zeros. With random values, bands and times differ from the first step on.
+        torch.nn.init.normal_(ast.embeddings.position_embeddings, std=0.1)
+        modules = {
+            "ast": ast,
+            "tag_head": torch.nn.Linear(dim, len(corpus.tags)),
+            "phone_head": torch.nn.Linear(bands * dim, len(corpus.phones)),
+        }
+        torch.nn.init.constant_(modules["phone_head"].bias, -3.0)  # few phones sound at a time
+        super().__init__(modules, settings.optimizer, dict(settings), run_opts, settings.checkpointer)
+        self.settings = settings
+        self.checkpointer.add_recoverables(dict(self.modules.items()))
 
     def optimizers_step(self) -> None:
-        """Sets the rate of this step: warm-up, then a cosine to zero over every step of the run; then steps."""
-        total = self.hparams.steps_an_epoch * self.hparams.number_of_epochs
-        factor = min((self.optimizer_step + 1) / self.hparams.warm_up_steps, cosine(self.optimizer_step, total))
+        """Sets the learning rate of this step, a warm-up and then a cosine to zero over the run, and steps."""
+        settings = self.settings
+        total = settings.steps_per_epoch * settings.number_of_epochs
+        factor = min((self.optimizer_step + 1) / settings.warm_up_steps, cosine(self.optimizer_step, total))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.hparams.lr * factor
+            group["lr"] = settings.lr * factor
         super().optimizers_step()
 
-    def augment(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Rolls in time, mixes in other sounds, changes gain, masks bands and frames.
-
-        Arguments
-        ---------
-        batch : dict[str, torch.Tensor]
-            As `TaggingCorpus` returns it; log-mels are not normalised.
-
-        Returns
-        -------
-        dict[str, torch.Tensor]
-            The same shapes.
-        """
+    def augment(self, batch: Batch) -> Batch:
+        """Rolls in time, mixes clips, changes gain, and masks bands and frames; log-mels are not normalised yet."""
+        settings = self.settings
         log_mels, tags, spoken = batch["log_mels"], batch["tags"], batch["spoken"]
         clips, frames, bands = log_mels.shape
         full = (log_mels[:, -1] != 0).any(1)  # clips without padding at their end
@@ -120,55 +112,58 @@ class TaggingBrain(sb.Brain):
         padding = (log_mels == 0).all(2, keepdim=True)
         log_mels = log_mels + 2 * torch.randn(clips, 1, 1)
         partner = torch.randperm(clips)
-        mixed = (torch.rand(clips) < self.hparams.mix_share) & full & full[partner] & ~spoken[partner]
+        mixed = (torch.rand(clips) < settings.mix_probability) & full & full[partner] & ~spoken[partner]
         other = log_mels[partner] + 2 * torch.randn(clips, 1, 1)
         log_mels = torch.where(mixed[:, None, None], torch.logaddexp(log_mels, other), log_mels)  # sum of powers
         tags = torch.where(mixed[:, None], torch.maximum(tags, tags[partner]), tags)
         log_mels = log_mels.masked_fill(padding, 0)
-        masks = SpecAugment(self.hparams.mask_bands, self.hparams.mask_frames, value=0.0)
-        log_mels = masks(log_mels - self.hparams.mean, torch.ones(clips), tags)[0] + self.hparams.mean
+        masks = SpecAugment(settings.mask_bands, settings.mask_frames, value=0.0)
+        log_mels = masks(log_mels - settings.mean, torch.ones(clips), tags)[0] + settings.mean
         return {**batch, "log_mels": log_mels, "tags": tags}
 
-    def compute_forward(self, batch: dict, stage: sb.Stage) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the tags ``[batch, tags]`` and of the phones ``[batch, tokens, phones]``."""
         if stage == sb.Stage.TRAIN:
             batch = self.augment(batch)
         self.batch = {name: value.to(self.device) for name, value in batch.items()}
         frames = self.modules.ast.config.max_length
-        log_mels = (self.batch["log_mels"][:, :frames] - self.hparams.mean) / (2 * self.hparams.deviation)
+        log_mels = (self.batch["log_mels"][:, :frames] - self.settings.mean) / (2 * self.settings.std)
         tokens = self.modules.ast(log_mels).last_hidden_state
         bands, times = self.modules.ast.embeddings.get_shape(self.modules.ast.config)
         patches = tokens[:, 2:].unflatten(1, (bands, times))  # after [CLS] and the distillation token
         along_time = patches.transpose(1, 2).flatten(2)  # [batch, times, bands * dim]
         return self.modules.tag_head(tokens.mean(1)), self.modules.phone_head(along_time)
 
-    def compute_objectives(self, logits: tuple, batch: dict, stage: sb.Stage) -> torch.Tensor:
-        """Cross-entropy with the tags, each an equal share, plus binary cross-entropy with each token's phones."""
+    def compute_objectives(
+        self, logits: tuple[torch.Tensor, torch.Tensor], batch: Batch, stage: sb.Stage
+    ) -> torch.Tensor:
+        """Cross-entropy with the tags, equally weighted, plus binary cross-entropy with each token's phones."""
         tag_logits, phone_logits = (value.float() for value in logits)
         tags, spoken = self.batch["tags"], self.batch["spoken"]
         if stage != sb.Stage.TRAIN:
             self.scores.append(tag_logits.cpu())
             self.truths.append(tags.cpu())
-        loss = torch.nn.functional.cross_entropy(tag_logits, tags / tags.sum(1, keepdim=True))
+        tag_loss = torch.nn.functional.cross_entropy(tag_logits, tags / tags.sum(1, keepdim=True))
         phones = self.batch["phones"][:, : phone_logits.shape[1]]
-        each = torch.nn.functional.binary_cross_entropy_with_logits(phone_logits, phones, reduction="none")
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(phone_logits, phones, reduction="none")
         # [batch, tokens, phones] -> summed over phones, averaged over the tokens of spoken clips
-        of_phones = (each.sum(2).mean(1) * spoken).sum() / spoken.sum().clamp(min=1)
-        return loss + of_phones
+        phone_loss = (losses.sum(2).mean(1) * spoken).sum() / spoken.sum().clamp(min=1)
+        return tag_loss + phone_loss
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
-        """Forgets the last stage's scores."""
-        self.scores, self.truths = [], []
+        """Clears the scores of the last stage."""
+        self.scores: list[torch.Tensor] = []
+        self.truths: list[torch.Tensor] = []
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
-        """Logs the loss and the mean average precision over tags, and saves."""
+        """Logs the loss and the mean average precision over tags, and saves a checkpoint."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
             return
         truths, scores = torch.cat(self.truths).numpy(), torch.cat(self.scores).numpy()
         present = truths.sum(0) > 0  # else precision is not defined
         precision = average_precision_score(truths[:, present], scores[:, present], average="macro")
-        self.hparams.train_logger.log_stats(
+        self.settings.train_logger.log_stats(
             {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]},
             {"loss": self.train_loss},
             {"loss": stage_loss, "mean average precision": float(precision)},
@@ -176,81 +171,40 @@ class TaggingBrain(sb.Brain):
         self.checkpointer.save_and_keep_only({"precision": float(precision)}, num_to_keep=2)
 
 
-def export(brain: TaggingBrain, hparams: dict, corpus: TaggingCorpus) -> None:
-    """Writes the backbone as transformers' own files, in half precision, with its feature extractor and its card.
-
-    Arguments
-    ---------
-    brain : TaggingBrain
-        After training.
-    hparams : dict
-        The run's settings.
-    corpus : TaggingCorpus
-        What it was trained on.
-    """
-    folder = Path(hparams["export_folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    model = brain.modules.ast
-    ASTModel(model.config).save_pretrained(folder)  # the configuration; the weights follow in half precision
-    config = json.loads((folder / "config.json").read_text())
-    config["attn_implementation"] = model.config._attn_implementation  # transformers reads it, but does not write it
-    write_json(config, folder / "config.json")
-    halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(halves, folder / "model.safetensors.new", metadata={"format": "pt"})
-    os.replace(folder / "model.safetensors.new", folder / "model.safetensors")
-    ASTFeatureExtractor(
-        num_mel_bins=hparams["mel_bands"],
-        max_length=model.config.max_length,
-        mean=hparams["mean"],
-        std=hparams["deviation"],
-    ).save_pretrained(folder)
-    write_card(str(folder), hparams, corpus, sum(value.numel() for value in model.parameters()))
+def make_loaders(corpus: TaggingCorpus, settings: AstSettings) -> tuple[DataLoader, DataLoader]:
+    """Random batches to train on, and the clips that are held out."""
+    draw = np.random.default_rng(settings.seed)
+    held_out = np.sort(draw.choice(len(corpus), settings.valid_clips, replace=False))
+    weights = corpus.weights(settings.kind_fractions)
+    weights[torch.from_numpy(held_out)] = 0
+    sampler = WeightedRandomSampler(weights, settings.steps_per_epoch * settings.batch_size)
+    batches = BatchSampler(sampler, settings.batch_size, drop_last=True)
+    valid = [held_out[start : start + VALID_BATCH].tolist() for start in range(0, len(held_out), VALID_BATCH)]
+    return DataLoader(corpus, sampler=batches, batch_size=None), DataLoader(corpus, sampler=valid, batch_size=None)
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the corpus, trains, and writes the model.
-
-    Arguments
-    ---------
-    arguments : list[str]
-        The command line, without the program's name.
-    """
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with open(hparams_file) as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    """Makes the corpus, trains, and writes the model with its card."""
+    recipe_file, run_opts, overrides = parse_arguments(arguments)
+    experiment = load_experiment(recipe_file, run_opts, overrides)
+    settings = read_settings(AstSettings, experiment.hparams)
+    check_output_folder(experiment)
+    sb.create_experiment_directory(settings.output_folder, recipe_file, experiment.overrides)
     prepare_corpus(
-        hparams["corpus_folder"], hparams["recordings_folder"], hparams["spoken_clips"], hparams["event_clips"],
-        hparams["frames"], hparams["mel_bands"], hparams["seed"],
+        settings.corpus_folder, settings.recordings_folder, settings.spoken_clips, settings.event_clips,
+        settings.frames, settings.mel_bands, settings.seed,
     )  # fmt: skip
-    corpus = TaggingCorpus(hparams["corpus_folder"])
-    draw = np.random.default_rng(hparams["seed"])
-    held_out = np.sort(draw.choice(len(corpus), hparams["valid_clips"], replace=False))
-    weights = corpus.weights(hparams["shares"])
-    weights[torch.from_numpy(held_out)] = 0
-    sampler = WeightedRandomSampler(weights, hparams["steps_an_epoch"] * hparams["batch_size"])
-    batches = BatchSampler(sampler, hparams["batch_size"], drop_last=True)
-    valid = [held_out[start : start + 100].tolist() for start in range(0, len(held_out), 100)]
-    embeddings = hparams["ast"].embeddings
-    bands, _ = embeddings.get_shape(hparams["ast"].config)
-    # Not zero, as transformers begins: bands and times can be told apart from the first step.
-    torch.nn.init.normal_(embeddings.position_embeddings, std=0.1)
-    brain = TaggingBrain(
-        {
-            "ast": hparams["ast"],
-            "tag_head": torch.nn.Linear(hparams["hidden_size"], len(corpus.tags)),
-            "phone_head": torch.nn.Linear(bands * hparams["hidden_size"], len(corpus.phones)),
-        },
-        hparams["optimizer"], hparams, run_opts, hparams["checkpointer"],
-    )  # fmt: skip
-    torch.nn.init.constant_(brain.modules.phone_head.bias, -3.0)  # few phones sound at a time
-    brain.checkpointer.add_recoverables(dict(brain.modules.items()))
-    brain.fit(
-        hparams["epoch_counter"],
-        DataLoader(corpus, sampler=batches, batch_size=None),
-        DataLoader(corpus, sampler=valid, batch_size=None),
+    corpus = TaggingCorpus(settings.corpus_folder)
+    loaders = make_loaders(corpus, settings)
+    brain = TaggingBrain(settings, corpus, experiment.run_opts)
+    brain.fit(settings.epoch_counter, *loaders)
+    model = brain.modules.ast
+    extractor = ASTFeatureExtractor(
+        num_mel_bins=settings.mel_bands, max_length=model.config.max_length, mean=settings.mean, std=settings.std
     )
-    export(brain, hparams, corpus)
+    export_model(model, extractor, settings.export_folder)
+    parameters = sum(value.numel() for value in model.parameters())
+    write_card(settings, corpus.kinds.tolist(), corpus.missing_packages, parameters)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Pre-trains a HuBERT on any folder of sound (Hsu et al., 2021).
+"""Pre-trains a HuBERT on any folder of audio (Hsu et al., 2021).
 
     python recipes/pretrain_hubert/train.py recipes/pretrain_hubert/hparams/nano.yaml --data_folder=FOLDER
 
-The first iteration predicts clusters of MFCC; each further one starts anew, on clusters of a layer of the one before.
+The first iteration predicts clusters of MFCC. Each further one starts from random weights and predicts clusters of a
+layer of the model before.
 """
 
 import sys
@@ -13,44 +14,51 @@ from pathlib import Path
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
 
 # isort: split
-import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.run_opts import RunOptions
 from transformers import AutoModel
 
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.loading import find_source, load_pretrained
-from brainplug.config.output_folder import check_output_folder
 from brainplug.config.recipe import Experiment, load_aside, load_experiment, parse_arguments, run_command
-from brainplug.errors import UsageError
-from brainplug.pretrain.brain import PretrainBrain
-from brainplug.pretrain.corpus import Corpus
+from brainplug.errors import ConfigError
+from brainplug.pretrain.brain import Batch, PretrainBrain
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity
 from brainplug.pretrain.hubert import HubertPretraining
 from brainplug.pretrain.labels import Features, make_labels, mfcc_features, normalized_mfcc_features
-from brainplug.pretrain.run import changes_of, finish, is_finished, layer_features, open_sound, pretrain
+from brainplug.pretrain.run import begin_run, layer_features, merge_overrides, train_and_export
+from brainplug.pretrain.schema import HubertSettings, read_settings
 
 MFCC = {"mfcc": mfcc_features, "normalized_mfcc": normalized_mfcc_features}
 
 
 class HubertBrain(PretrainBrain):
-    """Predicts at masked frames to which cluster they belong."""
+    """Predicts the clusters of masked frames."""
 
+    normalize = False
     alarms = (
         Alarm("prediction_perplexity", "the model predicts one cluster for everything", below=2, stops=True),
-        Alarm("accuracy_over_majority", "the most frequent cluster would be the better guess", below=0, rows=10),
-        Alarm("accuracy_over_copy", "the nearest frame's cluster would be the better guess", below=0, rows=10),
+        Alarm("accuracy_over_majority", "the most frequent cluster is the better guess", below=0, rows=10),
+        Alarm("accuracy_over_copy", "the nearest frame's cluster is the better guess", below=0, rows=10),
     )
 
-    def compute_forward(self, batch: dict[str, torch.Tensor], stage: sb.Stage) -> dict[str, torch.Tensor]:
-        """The loss, and what `indicators` looks at."""
+    def __init__(self, settings: HubertSettings, run_opts: RunOptions):
+        pretraining = HubertPretraining(
+            settings.model, settings.clusters, settings.projection, settings.alpha, settings.feature_penalty,
+            settings.feature_gradient,
+        )  # fmt: skip
+        super().__init__(pretraining, settings, run_opts)
+
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> Batch:
+        """The loss, and the inputs of `indicators`."""
         labels = batch["labels"].to(self.device)
         mask = self.draw_mask(*labels.shape, stage)
-        return self.modules.pretraining(self.heard(batch["waveforms"].to(self.device), stage), labels, mask)
+        return self.modules.pretraining(self.augment(batch["waveforms"].to(self.device), stage), labels, mask)
 
-    def indicators(self, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Accuracies beside what guessing would reach, and over how many clusters predictions and labels spread."""
+    def indicators(self, outputs: Batch) -> Batch:
+        """Accuracies beside those of guessing, and the perplexity of predictions and labels."""
         labels, mask, objective = outputs["labels"], outputs["mask"], self.pretraining.objective
         masked, visible = (objective(outputs["tokens"][where].float()) for where in (mask, ~mask))
         accuracy = (masked.argmax(1) == labels[mask]).float().mean()
@@ -67,71 +75,56 @@ class HubertBrain(PretrainBrain):
         }
 
 
-def labelling(hparams: dict) -> tuple[dict, Features]:
-    """What is clustered, MFCC or a layer of the model that the recipe names: its description, and how to compute it."""
-    if hparams["labels_from"] in MFCC:
-        return {"features": hparams["labels_from"]}, MFCC[hparams["labels_from"]]
-    folder = find_source(hparams["labels_from"])
+def clustered_features(labels_from: str, layer: int) -> tuple[dict[str, object], Features]:
+    """The features to cluster, MFCC or a layer of a model: what identifies them, and the function."""
+    if labels_from in MFCC:
+        return {"features": labels_from}, MFCC[labels_from]
+    folder = find_source(labels_from)
     model = load_pretrained(AutoModel, folder, None)
-    source = {"features": folder, "layer": hparams["label_layer"]}
-    return source, layer_features(model, hparams["label_layer"], normalize=False)
+    return {"features": folder, "layer": layer}, layer_features(model, layer, normalize=False)
 
 
-def label(hparams: dict, corpus: Corpus) -> np.ndarray:
-    """Clusters the corpus."""
-    source, features = labelling(hparams)
-    settings = {name: hparams[name] for name in ("clusters", "seed")}
-    return make_labels(
-        corpus, features, source, hparams["labels_folder"],
-        frames=hparams["clustered_frames"], starts=hparams["cluster_starts"], **settings,
-    )  # fmt: skip
-
-
-def run(experiment: Experiment) -> None:
-    """Makes one iteration, unless it was made before."""
-    hparams, run_opts = experiment.hparams, experiment.run_opts
-    check_output_folder(experiment)
-    if is_finished(hparams):
-        print(f"iteration {hparams['iteration']} was finished before: {hparams['model_folder']}")
+def run_iteration(experiment: Experiment) -> None:
+    """Trains one iteration, unless it was finished before."""
+    settings = read_settings(HubertSettings, experiment.hparams)
+    audio = begin_run(experiment, settings)
+    if audio is None:
+        print(f"Iteration {settings.iteration} was finished before: {settings.model_folder}")
         return
-    sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
-    sound = open_sound(hparams)
-    run_on_main(label, args=[hparams, sound.corpus])
-    labels = label(hparams, sound.corpus)  # from disk
-    begin_with_mel_filters(hparams["model"])
-    pretraining = HubertPretraining(
-        hparams["model"], hparams["clusters"], hparams["projection"], hparams["alpha"],
-        hparams["feature_penalty"], hparams["feature_gradient"],
+    source, features = clustered_features(settings.labels_from, settings.label_layer)
+    arguments = (
+        audio.corpus, features, source, settings.labels_folder, settings.clusters, settings.seed,
+        settings.clustered_frames, settings.cluster_starts,
     )  # fmt: skip
-    brain = HubertBrain(
-        {"pretraining": pretraining}, hparams["optimizer"], hparams, run_opts, hparams["checkpointer"]
-    )  # fmt: skip
-    pretrain(brain, hparams, sound, labels)
-    if if_main_process():
-        settings = {name: hparams[name] for name in ("iteration", "labels_from", "label_layer", "clusters")}
-        compared = {"MFCC": mfcc_features}
-        if hparams["labels_from"] in MFCC:
-            del settings["label_layer"]
-        else:
-            settings["labels_from"] = "/".join(Path(hparams["labels_from"]).parts[-2:])  # of a card others read
-            compared[f"layer {hparams['label_layer']} of {settings['labels_from']}"] = labelling(hparams)[1]
-        finish(brain, hparams, sound, normalize=False, others=compared, settings=settings)
+    run_on_main(make_labels, args=arguments)
+    labels = make_labels(*arguments)  # from disk
+    begin_with_mel_filters(settings.model)
+    brain = HubertBrain(settings, experiment.run_opts)
+    facts: dict[str, object] = {"iteration": settings.iteration, "labels_from": settings.labels_from}
+    compared: dict[str, Features] = {"MFCC": mfcc_features}
+    if "layer" in source:
+        facts["labels_from"] = name = "/".join(Path(settings.labels_from).parts[-2:])  # without the path to the results
+        facts["label_layer"] = settings.label_layer
+        compared[f"layer {settings.label_layer} of {name}"] = features
+    train_and_export(brain, audio, compared, {**facts, "clusters": settings.clusters}, labels)
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the iterations, one after the other."""
+    """Trains the iterations, one after the other."""
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
     with tempfile.TemporaryDirectory() as folder:
         iterations = load_aside(recipe_file, run_opts, overrides, folder).hparams["iterations"]
     if len(iterations) > 1 and any(line.startswith("output_folder:") for line in overrides.splitlines()):
-        raise UsageError(
+        raise ConfigError(
             f"One output folder was asked for, for {len(iterations)} iterations.",
-            "Each has a folder of its own.",
+            "Each iteration has a folder of its own.",
             "Write --results_folder=FOLDER",
         )
     for number, changes in enumerate(iterations, 1):
-        run(load_experiment(recipe_file, run_opts, changes_of({"iteration": number, **changes}, overrides)))
+        run_iteration(
+            load_experiment(recipe_file, run_opts, merge_overrides({"iteration": number, **changes}, overrides))
+        )
 
 
 if __name__ == "__main__":

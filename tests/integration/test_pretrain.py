@@ -1,4 +1,4 @@
-"""The recipes of pre-training: from a folder of sound to a backbone, and killed on the way."""
+"""The pre-training recipes make a backbone of a folder of audio, also after they were killed."""
 
 import csv
 import json
@@ -22,13 +22,13 @@ SCRIPTS = {name: f"pretrain_{name}/train.py" for name in ("hubert", "data2vec")}
 MODELS = {"hubert": "iteration2/nano-hubert", "data2vec": "nano-data2vec"}
 # Two epochs of three steps, in each iteration.
 SMALL = [
-    "--data_folder=sound", "--results_folder=results", "--number_of_epochs=2", "--steps_an_epoch=3", "--clips=2",
-    "--crop_seconds=0.5", "--valid_batches=1", "--held_out_share=0.2", "--health_interval=1", "--noprogressbar",
+    "--data_folder=sound", "--results_folder=results", "--number_of_epochs=2", "--steps_per_epoch=3", "--batch_size=2",
+    "--crop_seconds=0.5", "--valid_batches=1", "--valid_fraction=0.2", "--health_interval=1", "--noprogressbar",
     "--ckpt_interval_steps=1",
 ]  # fmt: skip
 ARGUMENTS = {"hubert": [*SMALL, "--clusters=6", "--clustered_frames=400", "--projection=8"], "data2vec": SMALL}
 BRAIN = "brainplug.pretrain.brain:PretrainBrain"
-TIMES = ("updates_a_second", "share_waiting_for_data", "minutes")
+TIMES = ("updates_per_second", "data_wait_fraction", "minutes")
 
 
 def make_sound(folder: Path, files: int = 10, level: float = 0.3, seconds: float = 1.0) -> None:
@@ -42,13 +42,13 @@ def make_sound(folder: Path, files: int = 10, level: float = 0.3, seconds: float
 
 
 def pretrain(recipe: str, folder: Path, sabotage: object = None, more: tuple[str, ...] = ()) -> Run:
-    """Runs a recipe on the sound below a folder."""
+    """Runs a recipe on the folder ``sound``."""
     recipe_file = REPOSITORY / "recipes" / f"pretrain_{recipe}" / "hparams" / "nano.yaml"
     return run_recipe(SCRIPTS[recipe], [str(recipe_file), *arguments_of(recipe, more)], folder, sabotage)
 
 
 def arguments_of(recipe: str, more: tuple[str, ...]) -> list[str]:
-    """The arguments of a small run; what is given besides takes the place of its own."""
+    """The arguments of a small run; `more` replaces some of them."""
     return list({argument.partition("=")[0]: argument for argument in (*ARGUMENTS[recipe], *more)}.values())
 
 
@@ -74,7 +74,8 @@ def uninterrupted(request, tmp_path_factory) -> tuple[str, Path]:
 def test_the_result_is_a_backbone_and_transformers_own_model(uninterrupted):
     recipe, folder = uninterrupted
     model_folder = folder / "results" / MODELS[recipe]
-    model = AutoModel.from_pretrained(model_folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(model_folder).eval()
+    assert model.dtype == torch.float32
     assert type(model).__name__ == {"hubert": "HubertModel", "data2vec": "Data2VecAudioModel"}[recipe]
     backbone = load_backbone(str(model_folder)).eval()
     assert backbone.normalize == (recipe == "data2vec")
@@ -84,21 +85,21 @@ def test_the_result_is_a_backbone_and_transformers_own_model(uninterrupted):
     assert (model_folder / "model.safetensors").stat().st_size < 8e6
 
 
-def test_results_and_card_say_what_was_measured(uninterrupted):
+def test_results_and_card_show_the_measurements(uninterrupted):
     recipe, folder = uninterrupted
     model_folder = folder / "results" / MODELS[recipe]
     results = json.loads((model_folder.parent / "pretraining.json").read_text())
     assert results["steps"] == 6
     assert results["corpus"]["files"] == 10
     assert results["agreement_with_phones"] is None  # tones have none
-    assert 0 <= results["share_waiting_for_data"] < 1
+    assert 0 <= results["data_wait_fraction"] < 1
     card = (model_folder / "README.md").read_text()
     assert "| updates | 6 |" in card
-    assert "10 files that are not this project's" in card
+    assert "10 files, which are not part of this project" in card
     assert (model_folder / "health.png").stat().st_size > 5000
 
 
-def test_the_same_command_says_that_all_is_there(uninterrupted):
+def test_a_finished_run_is_not_repeated(uninterrupted):
     recipe, folder = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*.safetensors")}
     run = pretrain(recipe, folder)
@@ -117,7 +118,7 @@ KILL_POINTS = {
         ],
     },
     "data2vec": {
-        "before the teacher follows": [partial(kill, "brainplug.pretrain.data2vec:Teacher.follow", 3)],
+        "before the teacher is updated": [partial(kill, "brainplug.pretrain.data2vec:Teacher.update", 3)],
         "before a checkpoint gets its name": [partial(kill, "brainplug.training.checkpoints:_finish", 4)],
         "in validation": [partial(kill, f"{BRAIN}.evaluate_batch", 2)],
     },
@@ -134,14 +135,14 @@ def test_killed_run_ends_as_the_uninterrupted_one(uninterrupted, point, tmp_path
         assert pretrain(recipe, tmp_path, sabotage).code == KILLED
     run = pretrain(recipe, tmp_path)
     assert run.code == 0, run.output
-    (weights, logs), (wanted_weights, wanted_logs) = outcome(recipe, tmp_path), outcome(recipe, folder)
-    assert logs == wanted_logs
-    assert all(torch.equal(weights[name], wanted_weights[name]) for name in wanted_weights)
+    (weights, logs), (expected_weights, expected_logs) = outcome(recipe, tmp_path), outcome(recipe, folder)
+    assert logs == expected_logs
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
 
 
 def collapse() -> None:
-    """Lets all targets and predictions look alike."""
-    health.deviation = lambda vectors: torch.zeros(())
+    """Makes the standard deviation of all targets and predictions 0."""
+    health.mean_std = lambda vectors: torch.zeros(())
 
 
 def test_a_collapse_stops_the_run(tmp_path):
@@ -163,7 +164,7 @@ def test_two_processes_share_the_work(recipe, tmp_path):
     assert os.path.exists(tmp_path / "results" / MODELS[recipe] / "model.safetensors")
 
 
-FAULTS = {  # what is asked, and what the message says
+FAULTS = {  # arguments, a change of the folder, and a part of the message
     "no folder": (["--data_folder=nowhere"], None, "There is no such folder"),
     "no audio": ([], lambda folder: (folder / "notes.txt").write_text("none"), "There is no audio file"),
     "silence": ([], lambda folder: soundfile.write(folder / "0.wav", np.zeros(16000), 16000), "silent"),
@@ -174,7 +175,7 @@ FAULTS = {  # what is asked, and what the message says
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("recipe", sorted(SCRIPTS))
-def test_sound_that_cannot_be_learned_from_is_refused(recipe, fault, tmp_path):
+def test_unusable_audio_is_refused(recipe, fault, tmp_path):
     more, make, message = FAULTS[fault]
     if make is not None and isinstance(make, partial) or make is make_sound:
         make(tmp_path / "sound")

@@ -28,7 +28,7 @@ def pretrained(tmp_path_factory) -> Path:
     command = [
         *(sys.executable, RECIPE / "train.py", RECIPE / "hparams" / "nano.yaml", f"--output_folder={folder / 'run'}"),
         *(f"--recordings_folder={folder / 'root'}", "--spoken_clips=10", "--event_clips=10", "--valid_clips=6"),
-        *("--number_of_epochs=1", "--steps_an_epoch=2", "--batch_size=4", "--precision=fp32", "--noprogressbar"),
+        *("--number_of_epochs=1", "--steps_per_epoch=2", "--batch_size=4", "--precision=fp32", "--noprogressbar"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,7 +36,8 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def test_the_result_loads_as_a_backbone_and_with_transformers(pretrained):
-    model = ASTModel.from_pretrained(pretrained, dtype=torch.float32)
+    model = ASTModel.from_pretrained(pretrained)
+    assert model.dtype == torch.float32
     backbone = load_backbone(str(pretrained), frames=300)
     signal = backbone.extract(torch.randn(32000))[None]
     assert torch.equal(backbone.eval()(signal, torch.ones(1))[0], model.eval()(signal).last_hidden_state)
@@ -44,7 +45,7 @@ def test_the_result_loads_as_a_backbone_and_with_transformers(pretrained):
     assert backbone.model.config._attn_implementation == "eager"  # the backbone says what is fast for it
 
 
-def test_the_card_says_what_was_heard(pretrained):
+def test_the_card_lists_the_training_data(pretrained):
     card = (pretrained / "README.md").read_text()
     assert "| spoken words | 10 |" in card
     assert "| pingus-data | GPL-2+ |" in card

@@ -1,10 +1,10 @@
-"""The benchmark of pre-training: both ways of each pair do the same. No time is compared with anything."""
+"""The benchmark of pre-training: both variants of a part compute the same. No test compares times."""
 
 import pytest
 import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
-from benchmarks.pretraining import TAU, compare, expanded, follow_in_a_loop, main, one_product
+from benchmarks.pretraining import TAU, compare, expanded, main, one_product, update_in_a_loop
 from brainplug.pretrain.data2vec import Teacher
 from brainplug.pretrain.hubert import HubertObjective
 
@@ -21,7 +21,7 @@ def test_the_published_construction_has_the_same_loss_and_gradients():
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_both_ways_to_follow_end_at_the_same_teacher():
+def test_both_updates_give_the_same_teacher():
     config = Data2VecAudioConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=[8] * 7,
         num_conv_pos_embedding_groups=4,
@@ -29,8 +29,8 @@ def test_both_ways_to_follow_end_at_the_same_teacher():
     student = Data2VecAudioModel(config)
     teachers = [Teacher(student, top=1) for _ in range(2)]
     torch.nn.init.normal_(student.encoder.layers[0].attention.q_proj.weight)
-    teachers[0].follow(TAU)
-    follow_in_a_loop(teachers[1])
+    teachers[0].update(TAU)
+    update_in_a_loop(teachers[1])
     states = [teacher.state_dict() for teacher in teachers]
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-7) for name in states[0])
 

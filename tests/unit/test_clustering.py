@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.cluster import contingency_matrix
 from transformers import HubertConfig, HubertModel
 
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 from brainplug.pretrain import clustering
 from brainplug.pretrain.clustering import fit_clusters, mfcc, purity
 from brainplug.pretrain.corpus import frames_in
@@ -150,7 +150,7 @@ def test_as_many_clusters_as_different_frames_are_filled():
 @pytest.mark.parametrize(("frames", "copies"), [(0, 1), (9, 1), (9, 4), (9, 2000)])
 def test_fewer_different_frames_than_clusters_are_refused(frames, copies):
     features = np.tile(np.random.default_rng(0).normal(size=(frames, 2)), (copies, 1))
-    with pytest.raises(UsageError, match=f"10 clusters.*{frames} different frames.*fewer clusters"):
+    with pytest.raises(DataError, match=f"10 clusters.*{frames} different frames.*fewer clusters"):
         fit_clusters(features, 10, seed=1)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher, data2vec_loss, tau_at
 
 DIM, LAYERS = 16, 3
@@ -83,7 +83,7 @@ def test_targets_of_a_clip_do_not_depend_on_the_others():
     torch.testing.assert_close(teacher.targets(features)[1:], teacher.targets(features[1:]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_teacher_hears_without_dropout_and_layerdrop_and_without_a_gradient():
+def test_the_teacher_runs_without_dropout_layerdrop_and_gradient():
     student = make_student(layerdrop=1.0)
     teacher, features = Teacher(student, LAYERS), make_features().requires_grad_()
     student.train()
@@ -101,19 +101,19 @@ def test_a_student_is_trained_beside_its_teacher_as_without():
     before = student.encoder(features).last_hidden_state
     teacher = Teacher(student, 2)
     teacher.targets(features)
-    teacher.follow(0.9)
+    teacher.update(0.9)
     assert torch.equal(student.encoder(features).last_hidden_state, before)
     assert student.encoder.training and all(parameter.requires_grad for parameter in student.parameters())
     assert not any(module._forward_hooks for model in (student, teacher.encoder) for module in model.modules())
 
 
-def test_the_student_hears_noise_and_the_teacher_does_not():
+def test_the_students_input_is_augmented_and_the_teachers_is_not():
     config = make_student(**dict.fromkeys([*DROPOUTS, "layerdrop"], 0.0)).config
     pretraining = Data2VecPretraining(Data2VecAudioModel(config))
     teacher = Teacher(pretraining.model, 2)
     clean, mask = torch.randn(2, 4000), torch.arange(12).expand(2, 12) < 6
     noisy = clean + torch.randn(2, 4000)
-    alone, beside, other = (pretraining(clean, mask, teacher, heard) for heard in (None, noisy, clean))
+    alone, beside, other = (pretraining(clean, mask, teacher, augmented) for augmented in (None, noisy, clean))
     assert torch.equal(alone["targets"], beside["targets"])
     assert torch.equal(alone["predictions"], other["predictions"])
     assert not torch.allclose(alone["predictions"], beside["predictions"], atol=1e-3)
@@ -136,15 +136,15 @@ def test_after_n_steps_the_layers_and_their_norm_are_the_closed_form_average():
     taus, history = [0.9, 0.95, 0.99, 0.5, 0.999], [own()]
     for tau in taus:
         shake(student)
-        teacher.follow(tau)
+        teacher.update(tau)
         history.append(own())
-    found = dict(teacher.encoder.named_parameters())
-    assert len(history[0]) == sum(not name.startswith("pos_conv_embed") for name in found)
+    averaged = dict(teacher.encoder.named_parameters())
+    assert len(history[0]) == sum(not name.startswith("pos_conv_embed") for name in averaged)
     for name in history[0]:
         expected = math.prod(taus) * history[0][name]
         for step, tau in enumerate(taus, start=1):
             expected = expected + (1 - tau) * math.prod(taus[step:]) * history[step][name]
-        torch.testing.assert_close(found[name].double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(averaged[name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tau", [0.0, 1.0])
@@ -153,7 +153,7 @@ def test_a_tau_of_0_copies_the_student_and_one_of_1_stays(tau):
     teacher = Teacher(student, 1)
     start = [parameter.clone() for parameter in teacher.averaged()[0]]
     shake(student)
-    teacher.follow(tau)
+    teacher.update(tau)
     averaged, own = teacher.averaged()
     assert not any(map(torch.equal, start, own))
     assert all(map(torch.equal, averaged, start if tau else own))
@@ -178,7 +178,7 @@ def test_a_teacher_of_a_16_bit_student_has_32_bits():
     student = make_student().bfloat16()
     teacher = Teacher(student, 2)
     shake(student)
-    teacher.follow(0.999)
+    teacher.update(0.999)
     assert {parameter.dtype for parameter in teacher.encoder.parameters()} == {torch.float32}
     assert teacher.targets(make_features().bfloat16()).dtype == torch.float32
 
@@ -187,20 +187,20 @@ def test_a_restored_teacher_goes_on_bit_for_bit():
     student, features = make_student(), make_features()
     teacher = Teacher(student, 2)
     shake(student)
-    teacher.follow(0.9)
+    teacher.update(0.9)
     restored = Teacher(student, 2)
     assert not torch.equal(restored.targets(features), teacher.targets(features))
     restored.load_state_dict(copy.deepcopy(teacher.state_dict()))
     for _ in range(2):
         assert torch.equal(restored.targets(features), teacher.targets(features))
         shake(student)
-        restored.follow(0.95)
-        teacher.follow(0.95)
+        restored.update(0.95)
+        teacher.update(0.95)
 
 
 @pytest.mark.parametrize("top", [0, -1, LAYERS + 1])
 def test_layers_that_the_model_does_not_have_are_refused(top):
-    with pytest.raises(UsageError, match=f"top {top} layers.*has {LAYERS}.*top: {LAYERS}"):
+    with pytest.raises(ConfigError, match=f"top {top} layers.*has {LAYERS}.*top_layers: {LAYERS}"):
         Teacher(make_student(), top)
 
 
@@ -223,12 +223,12 @@ def test_tau_is_linear_between(start, end, steps, share):
 def expected_loss(predictions: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, beta: float) -> float:
     """The formula, number by number."""
     total, frames = 0.0, 0
-    for predicted, wanted, masked in zip(
+    for predicted, target, masked in zip(
         predictions.flatten(0, 1).tolist(), targets.flatten(0, 1).tolist(), mask.flatten().tolist(), strict=True
     ):
         if masked:
             frames += 1
-            for one, other in zip(predicted, wanted, strict=True):
+            for one, other in zip(predicted, target, strict=True):
                 d = abs(one - other)
                 total += d * d if not beta else 0.5 * d * d / beta if d <= beta else d - 0.5 * beta
     return total / math.sqrt(predictions.shape[-1]) / frames

@@ -1,6 +1,7 @@
-"""Indicators of health against NumPy and scikit-learn, and what they say of a collapse."""
+"""Health indicators against NumPy and scikit-learn, their values in a collapse, the log and alarms."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from brainplug.pretrain.health import (
     Alarm,
+    HealthLog,
     copy_accuracy,
-    deviation,
     effective_rank,
-    explained,
+    explained_variance,
     majority_accuracy,
     mean_correlation,
     mean_cosine,
+    mean_std,
     perplexity,
 )
 
@@ -34,16 +36,16 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_deviation_is_the_published_guard():
-    found = np.sqrt(vectors().numpy().var(0, ddof=1) + 1e-6).mean()
-    assert deviation(vectors()).item() == pytest.approx(found, rel=1e-5)
+def test_mean_std_is_the_published_guard():
+    expected = np.sqrt(vectors().numpy().var(0, ddof=1) + 1e-6).mean()
+    assert mean_std(vectors()).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "alike", "expected"), [(8, False, 8**-0.5), (8, True, 1.0), (3, False, 3**-0.5)])
 def test_the_mean_of_normalised_layers_deviates_as_they_agree(layers, alike, expected):
     outputs = torch.randn(layers, 5000, 4, generator=seeded())
     outputs = outputs[:1].expand(layers, -1, -1) if alike else outputs
-    assert deviation(outputs.mean(0)).item() == pytest.approx(expected, rel=0.03)
+    assert mean_std(outputs.mean(0)).item() == pytest.approx(expected, rel=0.03)
 
 
 def test_effective_rank_is_the_exponential_of_the_entropy_of_the_spectrum():
@@ -87,10 +89,10 @@ def test_a_dimension_that_never_changes_correlates_with_none():
 
 
 def test_mean_cosine_is_that_of_pairs_of_different_clips():
-    found, clips = vectors(frames=24), torch.arange(24) // 8
+    targets, clips = vectors(frames=24), torch.arange(24) // 8
     apart = clips[:, None] != clips[None, :]
-    expected = cosine_similarity(found.numpy())[apart.numpy()].mean()
-    assert mean_cosine(found, clips, seeded(), pairs=20_000).item() == pytest.approx(expected, abs=0.02)
+    expected = cosine_similarity(targets.numpy())[apart.numpy()].mean()
+    assert mean_cosine(targets, clips, seeded(), pairs=20_000).item() == pytest.approx(expected, abs=0.02)
 
 
 def test_mean_cosine_leaves_pairs_of_one_clip_out():
@@ -101,18 +103,18 @@ def test_mean_cosine_leaves_pairs_of_one_clip_out():
     assert mean_cosine(torch.randn(400, 64, generator=seeded()), torch.arange(400), seeded()).abs() < 0.03
 
 
-def test_explained_is_r_squared_over_all_dimensions():
+def test_explained_variance_is_r_squared_over_all_dimensions():
     targets = vectors()
     predictions = 0.7 * targets + torch.randn(60, 7, generator=seeded())
     expected = r2_score(targets.numpy(), predictions.numpy(), multioutput="variance_weighted")
     assert 0 < expected < 1
-    assert explained(predictions, targets).item() == pytest.approx(expected, rel=1e-4)
+    assert explained_variance(predictions, targets).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_mean_explains_nothing_and_worse_than_it_is_below_zero():
     targets = vectors()
-    assert explained(targets.mean(0).expand_as(targets), targets).item() == pytest.approx(0, abs=1e-5)
-    assert explained(-targets, targets) < 0
+    assert explained_variance(targets.mean(0).expand_as(targets), targets).item() == pytest.approx(0, abs=1e-5)
+    assert explained_variance(-targets, targets) < 0
 
 
 @given(
@@ -145,7 +147,7 @@ def test_majority_accuracy_is_the_share_of_the_most_frequent_label(labels):
 def test_a_collapse_shows_in_every_indicator():
     """All targets alike but for rounding: the alarms of data2vec's guards and of the rank go off."""
     collapsed = torch.full((200, 30), 0.37) + 1e-4 * torch.randn(200, 1, generator=seeded())
-    assert deviation(collapsed) < 0.01
+    assert mean_std(collapsed) < 0.01
     assert effective_rank(collapsed) < 3
     assert mean_cosine(collapsed, torch.arange(200) // 10, seeded()) > 0.9
     assert perplexity(torch.softmax(100 * torch.eye(30)[:1].expand(200, -1), dim=1).mean(0)) < 1.1
@@ -153,12 +155,12 @@ def test_a_collapse_shows_in_every_indicator():
 
 def test_indicators_of_constant_vectors_are_numbers():
     constant = torch.zeros(20, 5)
-    found = [deviation(constant), effective_rank(constant), mean_correlation(constant), explained(constant, constant)]
-    assert all(value.isfinite() for value in found)
+    assert explained_variance(constant, constant).isfinite()
+    assert all(indicator(constant).isfinite() for indicator in (mean_std, effective_rank, mean_correlation))
     assert effective_rank(constant).item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("indicator", [deviation, effective_rank, mean_correlation])
+@pytest.mark.parametrize("indicator", [mean_std, effective_rank, mean_correlation])
 def test_indicators_of_16_bits_are_computed_in_32(indicator):
     half = vectors().bfloat16()
     assert indicator(half).item() == pytest.approx(indicator(half.float()).item())
@@ -173,3 +175,17 @@ def test_an_alarm_looks_at_the_mean_of_its_last_rows(rows, rings):
 def test_an_alarm_rings_for_what_is_not_a_number_and_not_at_its_bound():
     assert Alarm("gain", "too little", below=0).rings([{"gain": math.nan}])
     assert not Alarm("gain", "too little", below=0).rings([{"gain": 0.0}])
+
+
+def test_a_restored_log_goes_on_with_the_rows_of_its_checkpoint(tmp_path):
+    log = HealthLog(str(tmp_path / "health.csv"))
+    log.add({"step": 10, "loss": 2.5})
+    log.valid = {"loss": 2.0}
+    log.save(str(tmp_path / "checkpoint"))
+    log.add({"step": 20, "loss": 1.5})
+    assert Path(log.path).read_text().splitlines() == ["step,loss", "10,2.5", "20,1.5"]
+    restored = HealthLog(log.path)
+    restored.load(str(tmp_path / "checkpoint"), end_of_epoch=True)
+    restored.add({"step": 20, "loss": 0.5})
+    assert restored.valid == {"loss": 2.0}
+    assert Path(log.path).read_text().splitlines() == ["step,loss", "10,2.5", "20,0.5"]

@@ -1,4 +1,4 @@
-"""HuBERT's objective against its published construction, closed forms, and a clip learnt by heart."""
+"""HuBERT's objective against its published construction, closed forms, and overfitting to a few clips."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
+from brainplug.data.masking import span_mask
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.hubert import HubertObjective, scale_gradient
-from brainplug.data.masking import span_mask
 
 CLIPS, FRAMES, DIM, CLUSTERS = 3, 20, 16, 7
 
@@ -72,10 +72,10 @@ def test_a_loss_starts_at_the_logarithm_of_the_clusters_and_half_the_logits_vari
     torch.nn.init.normal_(objective.codebook)
     tokens, labels = torch.randn(4, 500, 64), torch.randint(clusters, (4, 500))
     with torch.no_grad():
-        deviation = objective(tokens).std().item()
+        std = objective(tokens).std().item()
         loss = objective.loss(tokens, labels, torch.ones(4, 500, dtype=torch.bool)).item()
-    assert deviation == pytest.approx(10 / math.sqrt(256), rel=0.1)
-    assert loss == pytest.approx(math.log(clusters) + deviation**2 / 2, abs=0.05)
+    assert std == pytest.approx(10 / math.sqrt(256), rel=0.1)
+    assert loss == pytest.approx(math.log(clusters) + std**2 / 2, abs=0.05)
 
 
 def test_the_codebook_starts_as_published():
@@ -95,15 +95,15 @@ def test_alpha_weighs_the_means_over_masked_and_other_frames(alpha):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "hears_masked", "hears_others"), [(1.0, True, False), (0.0, False, True), (0.5, True, True)]
+    ("alpha", "masked_count", "others_count"), [(1.0, True, False), (0.0, False, True), (0.5, True, True)]
 )
-def test_targets_of_frames_without_weight_change_nothing(alpha, hears_masked, hears_others):
+def test_targets_of_frames_without_weight_change_nothing(alpha, masked_count, others_count):
     objective = make_objective(alpha)
     tokens, labels, mask = batch()
     before = objective.loss(tokens, labels, mask)
-    for where, heard in ((mask, hears_masked), (~mask, hears_others)):
+    for where, counts in ((mask, masked_count), (~mask, others_count)):
         changed = torch.where(where, (labels + 1) % CLUSTERS, labels)
-        assert torch.equal(objective.loss(tokens, changed, mask), before) != heard
+        assert torch.equal(objective.loss(tokens, changed, mask), before) != counts
 
 
 def test_tokens_that_are_not_masked_get_no_gradient():
@@ -139,7 +139,7 @@ def test_a_gradient_is_scaled_and_values_are_not(factor):
     torch.testing.assert_close(slowed, factor * slow)
 
 
-def test_a_few_clips_are_learnt_by_heart():
+def test_a_few_clips_can_be_overfitted():
     torch.manual_seed(0)
     config = HubertConfig(
         hidden_size=64,
@@ -147,7 +147,7 @@ def test_a_few_clips_are_learnt_by_heart():
         num_attention_heads=4,
         intermediate_size=128,
         conv_dim=[8] * 7,
-        num_conv_pos_embeddings=48,  # frames amid a run of masked ones are told apart by what they see beside it
+        num_conv_pos_embeddings=48,  # frames within a masked run differ by what is beside it
         num_conv_pos_embedding_groups=4,
         layerdrop=0.0,
         **dict.fromkeys(["hidden_dropout", "attention_dropout", "feat_proj_dropout"], 0.0),

@@ -1,4 +1,4 @@
-"""Span masks: their share, their count, and the published way to draw them."""
+"""Span masks: the fraction and number of masked frames, and the published way to draw them."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainplug.errors import UsageError
 from brainplug.data.masking import span_mask
+from brainplug.errors import ConfigError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -22,8 +22,8 @@ def published_mask(draw: np.random.Generator, clips: int, frames: int, probabili
         starts = draw.choice(frames - length, spans, replace=False)
         rows.append(np.unique(starts[:, None] + np.arange(length)))
     mask = np.zeros((clips, frames), dtype=bool)
-    for row, places in zip(mask, rows, strict=True):
-        row[draw.choice(places, min(map(len, rows)), replace=False)] = True
+    for row, covered in zip(mask, rows, strict=True):
+        row[draw.choice(covered, min(map(len, rows)), replace=False)] = True
     return mask
 
 
@@ -99,7 +99,7 @@ def test_there_are_at_least_so_many_spans(minimum):
     assert span_mask(3, 50, 0.0, 1, minimum, seeded()).sum(1).tolist() == [minimum] * 3
 
 
-def test_more_spans_than_places_mask_all_they_can():
+def test_more_spans_than_positions_mask_all_they_can():
     assert span_mask(2, 20, 50.0, 5, 1, seeded()).sum(1).tolist() == [19, 19]
 
 
@@ -113,5 +113,5 @@ def test_masks_come_from_their_generator_alone():
 
 @pytest.mark.parametrize("frames", [0, 1, 9, 10])
 def test_a_clip_no_longer_than_a_span_is_refused(frames):
-    with pytest.raises(UsageError, match=f"Masks of 10 frames.*has {frames} frames.*mask_length"):
+    with pytest.raises(ConfigError, match=f"Masks of 10 frames.*has {frames} frames.*mask_length"):
         span_mask(2, frames, 0.8, 10, 2, seeded())

@@ -1,4 +1,4 @@
-"""The stream to pre-train on: what goes in, what is left out, and crops that hang on the seed and a number alone."""
+"""The stream to pre-train on, files that it leaves out, and crops that depend on the seed and a number alone."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError, DataError
 from brainplug.pretrain import corpus as corpus_module
 from brainplug.pretrain.corpus import HOP, Corpus, Crops, describe, frames_in, make_corpus
 
@@ -138,13 +138,13 @@ def test_every_file_is_used_or_counted(clips, folder):
 
 
 def test_a_description_counts_hours_and_files(clips, folder):
-    found = describe(make_corpus(clips, folder, 0.2, seed=1))
-    assert found["files"] == found["utterances"] == len(clips) and found["skipped"] == {}
-    assert found["hours"] == pytest.approx(sum(SECONDS.values()) / 3600, abs=0.02 * len(clips) / 3600)
+    description = describe(make_corpus(clips, folder, 0.2, seed=1))
+    assert description["files"] == description["utterances"] == len(clips) and description["skipped"] == {}
+    assert description["hours"] == pytest.approx(sum(SECONDS.values()) / 3600, abs=0.02 * len(clips) / 3600)
 
 
 def test_no_audio_is_refused(folder):
-    with pytest.raises(UsageError, match="There is none.*folder with audio"):
+    with pytest.raises(DataError, match="There is none.*folder with audio"):
         make_corpus([], folder, 1.0, seed=1)
     assert not os.path.exists(folder)
 
@@ -153,13 +153,13 @@ def test_silence_alone_is_refused(tmp_path, folder):
     for name in "ab":
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(32000), 16000)
     silent = [Clip(name, str(tmp_path / f"{name}.wav"), "") for name in "ab"]
-    with pytest.raises(UsageError, match="2 files.*left out: 2 silent"):
+    with pytest.raises(DataError, match="2 files.*left out: 2 silent"):
         make_corpus(silent, folder, 1.0, seed=1)
     assert not os.path.exists(folder)
 
 
 def test_less_sound_than_a_crop_is_refused(clips, folder):
-    with pytest.raises(UsageError, match="No crop of 60 s.*6 left over.*crop_seconds"):
+    with pytest.raises(DataError, match="No crop of 60 s.*6 left over.*crop_seconds"):
         make_corpus(clips, folder, 60.0, seed=1)
     assert not os.path.exists(folder)
 
@@ -243,7 +243,7 @@ def test_a_corpus_killed_half_way_is_made_anew(older, module, name, call, clips,
 
 
 def test_a_folder_with_other_files_is_left_alone(clips, tmp_path):
-    with pytest.raises(UsageError, match="sound.*Other files are there"):
+    with pytest.raises(DataError, match="sound.*Other files are there"):
         make_corpus(clips, str(tmp_path / "sound"), 1.0, seed=1)
     assert len(os.listdir(tmp_path / "sound")) == len(clips)
 
@@ -264,17 +264,17 @@ def counted(folder):
 
 
 def test_crops_lie_in_one_utterance_and_begin_with_a_frame(counted):
-    crops = Crops(counted, batches=200, clips=8, crop_seconds=0.9, seed=1)
+    crops = Crops(counted, batches=200, batch_size=8, crop_seconds=0.9, seed=1)
     starts = np.concatenate([crops.starts(batch) for batch in range(200)])
     assert (starts % HOP == 0).all()
     assert all(any(first <= start and start + 14400 <= end for first, end in counted.utterances()) for start in starts)
 
 
-def test_every_place_is_drawn_alike(folder):
-    crops = Crops(stream(folder, (16000, 22400, 38400)), batches=1, clips=200_000, crop_seconds=0.9, seed=1)
-    places, counts = np.unique(crops.starts(0), return_counts=True)
+def test_every_position_is_equally_likely(folder):
+    crops = Crops(stream(folder, (16000, 22400, 38400)), batches=1, batch_size=200_000, crop_seconds=0.9, seed=1)
+    positions, counts = np.unique(crops.starts(0), return_counts=True)
     expected = [start + hop * HOP for start in (0, 22400) for hop in range(6)]
-    assert places.tolist() == expected
+    assert positions.tolist() == expected
     assert counts / counts.sum() == pytest.approx(1 / len(expected), rel=0.05)
 
 
@@ -287,7 +287,7 @@ def test_every_place_is_drawn_alike(folder):
 def test_crops_of_any_corpus_stay_inside(lengths, crop, seed, batch):
     corpus = Corpus("", tuple(HOP * np.cumsum(lengths)), (), {})
     if max(lengths) < crop:
-        with pytest.raises(UsageError, match="longest utterance"):
+        with pytest.raises(ConfigError, match="longest utterance"):
             Crops(corpus, 1, 5, crop * HOP / 16000, seed)
         return
     for start in Crops(corpus, 1, 5, crop * HOP / 16000, seed).starts(batch):
@@ -296,7 +296,7 @@ def test_crops_of_any_corpus_stay_inside(lengths, crop, seed, batch):
 
 
 def test_a_batch_depends_on_the_seed_and_its_number_alone(counted):
-    crops, again = (Crops(counted, batches=50, clips=8, crop_seconds=0.9, seed=1) for _ in range(2))
+    crops, again = (Crops(counted, batches=50, batch_size=8, crop_seconds=0.9, seed=1) for _ in range(2))
     expected = [crops[batch]["waveforms"] for batch in range(50)]
     np.random.seed(0)
     torch.manual_seed(0)
@@ -308,7 +308,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone(counted):
 
 def test_waveforms_are_the_streams(clips, folder):
     corpus = make_corpus(clips, folder, 1.0, seed=1)
-    crops = Crops(corpus, batches=3, clips=4, crop_seconds=1.0, seed=1)
+    crops = Crops(corpus, batches=3, batch_size=4, crop_seconds=1.0, seed=1)
     for batch in range(3):
         waveforms = crops[batch]["waveforms"]
         assert waveforms.shape == (4, 16000) and waveforms.dtype == torch.float32
@@ -320,17 +320,17 @@ def test_waveforms_are_the_streams(clips, folder):
 def test_labels_are_those_of_the_crops_frames(crop_seconds, counted):
     """Labels count the hops, as the samples do: a frame's label is the number in its first sample."""
     labels = np.arange(ENDS[-1] // HOP, dtype=np.int16)
-    crops = Crops(counted, batches=20, clips=8, crop_seconds=crop_seconds, seed=1, labels=labels)
+    crops = Crops(counted, batches=20, batch_size=8, crop_seconds=crop_seconds, seed=1, labels=labels)
     for batch in range(20):
-        found = crops[batch]
+        items = crops[batch]
         frames = frames_in(int(crop_seconds * 16000))
-        assert found["labels"].shape == (8, frames) and found["labels"].dtype == torch.int64
-        first_samples = (found["waveforms"] * 32767).round().long()[:, ::HOP][:, :frames]
-        assert torch.equal(found["labels"], first_samples)
+        assert items["labels"].shape == (8, frames) and items["labels"].dtype == torch.int64
+        first_samples = (items["waveforms"] * 32767).round().long()[:, ::HOP][:, :frames]
+        assert torch.equal(items["labels"], first_samples)
 
 
 def test_a_run_over_the_crops_ends(counted):
-    crops = Crops(counted, batches=3, clips=2, crop_seconds=0.9, seed=1)
+    crops = Crops(counted, batches=3, batch_size=2, crop_seconds=0.9, seed=1)
     with pytest.raises(IndexError, match="3 of 3"):
         crops[3]
     assert len(crops) == len(list(torch.utils.data.DataLoader(crops, batch_size=None))) == 3
@@ -338,20 +338,20 @@ def test_a_run_over_the_crops_ends(counted):
 
 @pytest.mark.parametrize("labels", [0, 312, 314, 50])
 def test_labels_of_another_stream_are_refused(labels, counted):
-    with pytest.raises(UsageError, match=f"^{labels} labels.* 313 frames"):
+    with pytest.raises(DataError, match=f"^{labels} labels.* 313 frames"):
         Crops(counted, 1, 1, 0.9, seed=1, labels=np.zeros(labels, dtype=np.int64))
 
 
 def test_crops_longer_than_every_utterance_are_refused(counted):
-    with pytest.raises(UsageError, match=r"Crops of 4 s.*3\.06 s.*crop_seconds"):
+    with pytest.raises(ConfigError, match=r"Crops of 4 s.*3\.06 s.*crop_seconds"):
         Crops(counted, 1, 1, 4.0, seed=1)
 
 
-def test_files_of_exactly_a_crop_are_all_heard(tmp_path, folder):
+def test_files_of_exactly_a_crop_are_all_used(tmp_path, folder):
     """After a file that is no whole number of frames long they once began between two frames, and had no room."""
     odd = write(tmp_path / "odd.wav", 1.005)
     clips = [odd, *(write(tmp_path / f"{'x' * number}.wav", 1.0) for number in range(1, 8))]
-    crops = Crops(make_corpus(clips, folder, 1.0, seed=1), batches=1, clips=500, crop_seconds=1.0, seed=1)
+    crops = Crops(make_corpus(clips, folder, 1.0, seed=1), batches=1, batch_size=500, crop_seconds=1.0, seed=1)
     assert len(set(crops.starts(0))) == len(clips)
 
 
@@ -361,11 +361,11 @@ def test_a_corpus_is_not_loaded_into_memory(folder):
     os.makedirs(folder)
     with open(Path(folder, "audio.int16"), "wb") as file:
         file.truncate(2 * ends[-1])
-    crops = Crops(Corpus(folder, ends, (), {}), batches=5, clips=4, crop_seconds=1.0, seed=1)
+    crops = Crops(Corpus(folder, ends, (), {}), batches=5, batch_size=4, crop_seconds=1.0, seed=1)
     assert isinstance(crops.audio, np.memmap) and crops.audio.mode == "r"
     resident = Path("/proc/self/status")
     if not resident.exists():
-        pytest.skip("this system does not tell how much of a process is in memory")
+        pytest.skip("this system does not report the memory of a process")
 
     def megabytes() -> int:
         line = next(line for line in resident.read_text().splitlines() if line.startswith("VmRSS"))

@@ -1,4 +1,4 @@
-"""The recipes with the published values say what the papers and their code do, and one step of them runs."""
+"""The base recipes have the values of the papers and their code, and one step of them runs."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +12,14 @@ import torch
 import yaml
 
 from brainplug.config.recipe import load_experiment, parse_arguments
+from brainplug.data.masking import span_mask
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher
 from brainplug.pretrain.hubert import HubertPretraining
-from brainplug.data.masking import span_mask
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-# What the specification's table says of BASE; sizes of both models are in the first one.
+# The published values of BASE; the first table has the sizes of both models.
 SIZES = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
     "conv_dim": 7 * [512], "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
@@ -66,7 +66,7 @@ def test_base_has_the_published_values(base):
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()
             if key in CONFIGS[name]} == CONFIGS[name]  # fmt: skip
     assert {key: hparams[key] for key in SETTINGS[name]} == SETTINGS[name]
-    assert hparams["clips"] * hparams["crop_seconds"] == BATCH_SECONDS[name]
+    assert hparams["batch_size"] * hparams["crop_seconds"] == BATCH_SECONDS[name]
     optimizer = hparams["optimizer"]([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
     # fairseq's Adam takes the decay off the weights, as AdamW does
     assert (tuple(optimizer["betas"]), optimizer["eps"], optimizer["weight_decay"]) == ((0.9, 0.98), 1e-6, 0.01)
@@ -76,14 +76,14 @@ def test_base_has_the_published_values(base):
 def test_base_trains_as_long_as_published(base):
     name, hparams = base
     if name == "data2vec":
-        total = hparams["number_of_epochs"] * hparams["steps_an_epoch"]
+        total = hparams["number_of_epochs"] * hparams["steps_per_epoch"]
         assert total == 400_000
         rates = [hparams["lr_schedule"](step, total) for step in (0, 12_000, 372_000, 400_000)]
         assert rates == pytest.approx([0.01, 1, 1, 0.01])
     else:
         first, second = hparams["iterations"]
-        assert first["number_of_epochs"] * hparams["steps_an_epoch"] == 250_000
-        assert second["number_of_epochs"] * hparams["steps_an_epoch"] == 400_000
+        assert first["number_of_epochs"] * hparams["steps_per_epoch"] == 250_000
+        assert second["number_of_epochs"] * hparams["steps_per_epoch"] == 400_000
         assert (hparams["labels_from"], second["clusters"]) == ("mfcc", 500)
         assert second["labels_from"].endswith("iteration1/hubert-base")
         rates = [hparams["lr_schedule"](step, 250_000) for step in (0, 10_000, 20_000, 135_000, 250_000)]
@@ -96,7 +96,7 @@ def test_one_step_of_base_runs_on_a_random_clip(base):
     frames = frames_in(8000)
     mask = span_mask(1, frames, hparams["mask_probability"], 10, 1, torch.Generator().manual_seed(1))
     model = hparams["model"].train()
-    model.config.layerdrop = 0.0  # the first layer is to learn
+    model.config.layerdrop = 0.0  # the first layer must change
     before = model.encoder.layers[0].attention.q_proj.weight.detach().clone()
     if name == "hubert":
         pretraining = HubertPretraining(model, hparams["clusters"], hparams["projection"])
@@ -118,12 +118,12 @@ def test_nano_and_base_have_the_same_keys(name):
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_a_model_hears_noise_in_training_alone(name, tmp_path):
+def test_waveforms_are_augmented_in_training_alone(name, tmp_path):
     augment = load(name, "nano", tmp_path)["augment"]
-    assert [type(each).__name__ for each in augment] == ["Noise", "Gain"]
-    brain = SimpleNamespace(hparams=SimpleNamespace(augment=augment))
+    assert [type(function).__name__ for function in augment] == ["Noise", "Gain"]
+    brain = SimpleNamespace(settings=SimpleNamespace(augment=augment))
     waveforms = torch.randn(3, 1600)
-    assert PretrainBrain.heard(brain, waveforms, sb.Stage.VALID) is waveforms
-    heard = PretrainBrain.heard(brain, waveforms, sb.Stage.TRAIN)
-    assert heard.shape == waveforms.shape
-    assert not torch.isclose(heard, waveforms).all(1).any()
+    assert PretrainBrain.augment(brain, waveforms, sb.Stage.VALID) is waveforms
+    augmented = PretrainBrain.augment(brain, waveforms, sb.Stage.TRAIN)
+    assert augmented.shape == waveforms.shape
+    assert not torch.isclose(augmented, waveforms).all(1).any()
