@@ -1,4 +1,4 @@
-"""Measures time and memory side by side, and shows what came of it."""
+"""Measures the time and memory of actions that take turns, and prints tables."""
 
 import argparse
 import datetime
@@ -20,44 +20,26 @@ from brainplug.results.report import write_table
 
 
 class Measured(ABC):
-    """Something that is run again and again."""
+    """An action to measure, which can be repeated."""
 
     @abstractmethod
     def __call__(self) -> None:
-        """Runs it once."""
+        """Runs the action once."""
 
     @abstractmethod
     def tensors(self) -> Iterable[torch.Tensor]:
-        """What it keeps from one run to the next."""
+        """The tensors that outlive a run."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What something costs.
-
-    Arguments
-    ---------
-    seconds : list[float]
-        Of each run.
-    peak_bytes : int
-        The most memory of its tensors.
-    """
+    """The seconds of each run, and the peak memory of its tensors."""
 
     seconds: list[float]
     peak_bytes: int
 
     def relative_to(self, other: "Cost") -> tuple[float, float]:
-        """Compares it with what took turns with it.
-
-        Arguments
-        ---------
-        other : Cost
-            Measured at the same time.
-
-        Returns
-        -------
-        tuple[float, float]
-            How many times its time, and its memory.
+        """The median quotient of times, and the quotient of memory; `other` was measured in turn with this one.
 
         Example
         -------
@@ -69,22 +51,7 @@ class Cost:
 
 
 def measure(actions: Sequence[Measured], repeats: int, device: str) -> list[Cost]:
-    """Measures actions that take turns.
-
-    Arguments
-    ---------
-    actions : Sequence[Measured]
-        What is compared.
-    repeats : int
-        Rounds that count.
-    device : str
-        Where they run.
-
-    Returns
-    -------
-    list[Cost]
-        One an action.
-    """
+    """Measures actions that take turns, over a warm-up round and `repeats` rounds; returns a cost for each action."""
     rounds = [[_seconds(action, device) for action in actions] for _ in range(1 + repeats)]
     peaks = [_bytes_of(action.tensors()) + _most_allocated(action, device) for action in actions]
     return [Cost(list(seconds), peak) for seconds, peak in zip(zip(*rounds[1:], strict=True), peaks, strict=True)]
@@ -99,13 +66,13 @@ def _seconds(action: Callable[[], None], device: str) -> float:
 
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Memory of tensors, what several of them share counted once."""
+    """Memory of tensors; shared storage counts once."""
     storages = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def _most_allocated(action: Callable[[], None], device: str) -> int:
-    """The most memory that an action has allocated at any time, beside what was there before it."""
+    """The peak of the memory that an action allocates."""
     if device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -120,25 +87,14 @@ def _most_allocated(action: Callable[[], None], device: str) -> int:
 
 
 def describe_device(device: str) -> str:
-    """What any measurement depends on.
-
-    Arguments
-    ---------
-    device : str
-        ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    str
-        The machine, on a CPU its threads, torch's version and the date.
-    """
+    """The machine (on a CPU with the number of threads), torch's version and the date."""
     machine = _processor() if device == "cpu" else torch.cuda.get_device_name(device)
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     return f"{machine}{threads}, torch {torch.__version__}, {datetime.date.today():%Y-%m-%d}"
 
 
 def _processor() -> str:
-    """The processor's name; Linux alone tells it."""
+    """The processor's name; only Linux lists it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -146,69 +102,36 @@ def _processor() -> str:
 
 
 def from_1_on(text: str) -> int:
-    """Reads a size of the command line.
-
-    Arguments
-    ---------
-    text : str
-        What was written.
-
-    Returns
-    -------
-    int
-        A whole number from 1 on.
-
-    Raises
-    ------
-    ArgumentTypeError
-        It is none.
-    """
+    """Reads an option whose value is a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
 def measuring_parser(description: str, repeats: int, methods: str) -> argparse.ArgumentParser:
-    """The arguments that benchmarks of methods share.
+    """A parser with the options that benchmarks of methods share.
 
     Arguments
     ---------
-    description : str
-        What is measured.
     repeats : int
-        Rounds that count, by default.
+        The default number of rounds.
     methods : str
-        Entries of ``methods.yaml`` separated by commas, by default; nothing stands for all.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        With ``backbone``, ``frames``, ``repeats``, ``methods``, ``threads``, ``device`` and ``write``.
+        The default names, separated by commas; an empty text means all entries of ``methods.yaml``.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ast")
     parser.add_argument("--frames", type=from_1_on, default=500, help="length of a clip, in frames of 10 ms")
-    parser.add_argument("--repeats", type=from_1_on, default=repeats, help="rounds that count")
-    parser.add_argument("--methods", default=methods, help=f"names separated by commas; {methods or 'all'} without")
+    parser.add_argument("--repeats", type=from_1_on, default=repeats, help="rounds after a warm-up")
+    parser.add_argument("--methods", default=methods, help=f"names separated by commas (default: {methods or 'all'})")
     parser.add_argument("--threads", type=from_1_on, default=torch.get_num_threads())
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     parser.add_argument("--device", choices=devices, default="cpu")
-    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between marks")
+    parser.add_argument("--write", metavar="DOCUMENT", help="also puts the table into a document, between its marks")
     return parser
 
 
 def show(text: str, document: str | None, marks: tuple[str, str]) -> None:
-    """Prints what was measured.
-
-    Arguments
-    ---------
-    text : str
-        Markdown.
-    document : str, optional
-        Where it is put too, between marks.
-    marks : tuple[str, str]
-        As `brainplug.results.report.table_marks` returns them.
-    """
+    """Prints Markdown, and puts it between the marks of a document if one is given."""
     print(text)
     if document:
         write_table(text, document, marks)

@@ -1,17 +1,16 @@
-"""What a training step costs with every method: time and memory as multiples of F, the frozen forward pass.
+"""The cost of a training step with every method: time and memory as multiples of F, the frozen forward pass.
 
 F is the plain backbone's pass over the same batch, in evaluation mode and without gradients. A step is forward pass,
-cross-entropy, backward pass, AdamW's step and the release of the gradients. Weights are random: they change no cost.
+cross-entropy, backward pass, AdamW's step and the release of the gradients. Weights are random, which changes no cost.
 
-Time: F and the step take turns, and each step is compared with the F just before it, so that a machine which slows down
-slows both. The median of these quotients is shown, after a first round that does not count.
+Time: F and the step take turns, and each step is compared with the F before it, so that a slower moment of the machine
+slows both. The table shows the median of these quotients, after a warm-up round.
 
-Memory: the weights and the optimizer's state, plus the most that is allocated beside them on the way. On a GPU torch
-counts it. On a CPU torch's profiler notes each piece that torch allocates or frees, and the highest running sum is
-taken: unlike the memory of the process, it is the same in every run, and no freed memory that the process keeps is in
-it. What libraries below torch allocate for themselves is not in it.
+Memory: the weights, the optimizer's state, and the peak of other allocations. On a GPU torch counts them. On a CPU they
+are the highest running sum of the allocations that torch's profiler records. This is the same in every run and does not
+include memory that the process has freed but keeps. Allocations by libraries below torch do not count.
 
-Checkpoint: size of the file that holds what was trained.
+Checkpoint: size of the file with the trained weights.
 """
 
 import statistics
@@ -38,41 +37,27 @@ HPARAMS = Path(__file__).parents[1] / "hparams"
 MARKS = table_marks("speed", "python -m benchmarks.methods")
 N_CLASSES = 50
 SAMPLES_PER_FRAME = 160  # 10 ms at 16 kHz
-# Dense-MoA is compared with a single adapter of the same kind: how much do experts cost?
+# Dense-MoA is compared with a single adapter of the same kind, to show the cost of the experts.
 MIXTURE = {"experts": 15, "expert_block": "bottleneck", "reduction_rate": 128, "location": "mhsa"}
 ADAPTER = {"reduction_rate": 128, "location": "mhsa"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods are measured with.
-
-    Arguments
-    ---------
-    config : PreTrainedConfig
-        Of the backbone.
-    frames : int
-        Length of a clip, in frames of 10 ms.
-    batch : int
-        Clips of a batch.
-    device : str
-        ``cpu`` or ``cuda``.
-    precision : str
-        ``fp32`` or ``bf16``.
-    """
+    """The backbone and the batch that all methods are measured with."""
 
     config: PreTrainedConfig
-    frames: int
-    batch: int
+    frames: int  # of a clip, 10 ms each
+    batch: int  # clips
     device: str
-    precision: str
+    precision: str  # fp32 or bf16
 
     def backbone(self) -> Backbone:
-        """A new one."""
+        """Makes a backbone with random weights."""
         return random_backbone(self.config, frames=self.frames).to(self.device)
 
     def batch_for(self, backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
-        """Signals of noise, and their lengths."""
+        """Makes signals of noise, and their relative lengths."""
         signals = [backbone.extract(torch.randn(self.frames * SAMPLES_PER_FRAME)) for _ in range(self.batch)]
         return torch.stack(signals).to(self.device), torch.ones(self.batch, device=self.device)
 
@@ -82,21 +67,15 @@ class Setting:
 
 
 class FrozenPass(Measured):
-    """F: the plain backbone's forward pass.
-
-    Arguments
-    ---------
-    setting : Setting
-        Backbone and size.
-    """
+    """F: the plain backbone's forward pass."""
 
     def __init__(self, setting: Setting):
-        # Frozen as the methods freeze it: autocast keeps copies of weights that could be trained.
+        # Frozen, as with the methods: autocast caches copies of trainable weights.
         self.setting, self.backbone = setting, setting.backbone().eval().requires_grad_(False)
         self.batch = setting.batch_for(self.backbone)
 
     def __call__(self) -> None:
-        """One pass."""
+        """Runs one pass."""
         with torch.no_grad(), self.setting.cast():
             self.backbone(*self.batch)
 
@@ -106,17 +85,7 @@ class FrozenPass(Measured):
 
 
 class TrainingStep(Measured):
-    """A step with a method.
-
-    Arguments
-    ---------
-    setting : Setting
-        Backbone and size.
-    method : Method
-        Adapts the backbone.
-    lr : float
-        Learning rate.
-    """
+    """A training step with a method."""
 
     def __init__(self, setting: Setting, method: Method, lr: float):
         self.setting = setting
@@ -126,7 +95,7 @@ class TrainingStep(Measured):
         self.optimizer = torch.optim.AdamW([weight for weight in self.model.parameters() if weight.requires_grad], lr)
 
     def __call__(self) -> None:
-        """One step."""
+        """Runs one step."""
         with self.setting.cast():
             loss = torch.nn.functional.cross_entropy(self.model(*self.batch), self.classes)
         loss.backward()
@@ -134,12 +103,12 @@ class TrainingStep(Measured):
         self.optimizer.zero_grad()
 
     def tensors(self) -> Iterable[torch.Tensor]:
-        """The weights, and the optimizer's state."""
+        """The weights and the optimizer's state."""
         states = [value for state in self.optimizer.state.values() for value in state.values()]
         return [*self.model.parameters(), *self.model.buffers(), *filter(torch.is_tensor, states)]
 
     def checkpoint_bytes(self) -> int:
-        """Size of the file that holds what was trained."""
+        """Size of the file with the trained weights."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "delta.safetensors")
             save_delta(self.model, path, {})
@@ -151,24 +120,15 @@ def compare_methods(setting: Setting, backbone: str, names: Sequence[str], repea
 
     Arguments
     ---------
-    setting : Setting
-        Backbone and size.
     backbone : str
-        Its name, for what ``backbones.yaml`` changes.
+        Name of the backbone, for the changes of ``backbones.yaml``.
     names : Sequence[str]
-        Entries of ``methods.yaml``; all of them where there is none.
-    repeats : int
-        Rounds that count.
+        Entries of ``methods.yaml``; all if empty.
 
     Returns
     -------
     str
-        What F costs, and a Markdown table with one row a method.
-
-    Raises
-    ------
-    UsageError
-        No such method.
+        The cost of F, and a Markdown table with a row for each method.
     """
     methods, changes = read_methods(str(HPARAMS), backbone)
     groups = [{name: choose_method(name, methods, changes)} for name in names or methods]
@@ -186,7 +146,7 @@ def compare_methods(setting: Setting, backbone: str, names: Sequence[str], repea
 def _rows(
     setting: Setting, forward: FrozenPass, group: dict[str, tuple[Method, float]], repeats: int
 ) -> list[tuple[str, ...]]:
-    """The rows of methods that are also compared with the last one of them; their models are freed afterwards."""
+    """The rows of a group of methods, which are also compared with the last one; their models are freed afterwards."""
     counts = {name: count_on_meta(setting.config, method, N_CLASSES) for name, (method, _) in group.items()}
     reasons = [(name, "-", "-", "-", f"-: {reason}") for name, reason in counts.items() if isinstance(reason, str)]
     if reasons:
@@ -195,51 +155,30 @@ def _rows(
     first, *costs = measure([forward, *steps], repeats, setting.device)
     rows = []
     for name, step, cost in zip(group, steps, costs, strict=True):
-        relative = [f"{times:.2f}" for times in cost.relative_to(first)]
+        relative = [f"{quotient:.2f}" for quotient in cost.relative_to(first)]
         seconds, memory = cost.relative_to(costs[-1])
-        note = (
-            "" if cost is costs[-1] else f"{seconds:.2f} times the time and {memory:.2f} times the memory of the next"
-        )
-        rows.append((name, *relative, f"{step.checkpoint_bytes():,}", note))
+        note = f"{seconds:.2f} times the time and {memory:.2f} times the memory of the next"
+        rows.append((name, *relative, f"{step.checkpoint_bytes():,}", "" if cost is costs[-1] else note))
     return rows
 
 
 def describe_machine(setting: Setting, backbone: str) -> str:
-    """What the numbers depend on beside the methods.
-
-    Arguments
-    ---------
-    setting : Setting
-        Backbone and size.
-    backbone : str
-        Its name.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """The backbone, the batch and the machine, in one line."""
     size = f"{setting.batch} clips of {setting.frames} frames, {setting.precision}"
     return f"{backbone}, {size}, {describe_device(setting.device)}."
 
 
 def main(arguments: list[str]) -> None:
-    """Reads the command line, measures and prints.
-
-    Arguments
-    ---------
-    arguments : list[str]
-        The command line, without the program's name.
-    """
+    """Measures and prints the table."""
     parser = measuring_parser(__doc__, repeats=5, methods="")
     parser.add_argument("--batch", type=from_1_on, default=4, help="clips of a batch")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(chosen.threads)
-    setting = Setting(known_config(chosen.backbone), chosen.frames, chosen.batch, chosen.device, chosen.precision)
-    names = [name for name in chosen.methods.split(",") if name]
-    table = compare_methods(setting, chosen.backbone, names, chosen.repeats)
-    show(f"{describe_machine(setting, chosen.backbone)} {table}", chosen.write, MARKS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    setting = Setting(known_config(options.backbone), options.frames, options.batch, options.device, options.precision)
+    names = [name for name in options.methods.split(",") if name]
+    table = compare_methods(setting, options.backbone, names, options.repeats)
+    show(f"{describe_machine(setting, options.backbone)} {table}", options.write, MARKS)
 
 
 if __name__ == "__main__":

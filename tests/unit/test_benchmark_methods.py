@@ -1,4 +1,4 @@
-"""The benchmark of the methods: what it counts and how, on a tiny backbone. No time is compared with anything."""
+"""The benchmark of the methods counts memory and rounds correctly, on a tiny backbone. No test compares times."""
 
 import dataclasses
 from pathlib import Path
@@ -38,7 +38,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first: others for first, *others in cells[2:]}
 
 
-def test_the_memory_of_a_forward_pass_is_that_of_its_weights_and_of_what_it_makes(setting):
+def test_the_memory_of_a_forward_pass_is_that_of_weights_and_activations(setting):
     forward = FrozenPass(setting)
     weights = FLOAT * sum(weight.numel() for weight in forward.backbone.parameters())
     tokens, _ = forward.backbone(*forward.batch)
@@ -54,7 +54,7 @@ def test_memory_is_the_same_in_every_run(setting):
     assert first == second
 
 
-def test_training_all_weights_keeps_them_four_times(setting):
+def test_full_fine_tuning_stores_weights_four_times(setting):
     step = TrainingStep(setting, FullFineTuning(), lr=1e-5)
     weights = FLOAT * sum(weight.numel() for weight in step.model.parameters())
     [cost] = measure([step], repeats=1, device="cpu")
@@ -62,31 +62,31 @@ def test_training_all_weights_keeps_them_four_times(setting):
     assert step.checkpoint_bytes() > weights
 
 
-def test_a_linear_probe_keeps_nothing_of_the_encoder_for_the_way_back(setting):
+def test_a_linear_probe_stores_no_activations_of_the_encoder(setting):
     deep = dataclasses.replace(setting, config=known_config("nano-ast"))  # of 6 layers
     beside_weights = []
-    for some in (setting, deep):
-        step = TrainingStep(some, LinearProbe(), lr=0.1)
-        held = FLOAT * sum(weight.numel() for weight in step.model.parameters())
-        beside_weights.append(measure([step], repeats=1, device="cpu")[0].peak_bytes - held)
+    for size in (setting, deep):
+        step = TrainingStep(size, LinearProbe(), lr=0.1)
+        weights = FLOAT * sum(weight.numel() for weight in step.model.parameters())
+        beside_weights.append(measure([step], repeats=1, device="cpu")[0].peak_bytes - weights)
     assert beside_weights[0] == pytest.approx(beside_weights[1], rel=0.01)
 
 
-def test_actions_take_turns_after_a_round_that_does_not_count(setting):
+def test_actions_take_turns_after_a_warm_up_round(setting):
     order = []
 
-    class Noted(FrozenPass):
+    class RecordedPass(FrozenPass):
         def __call__(self) -> None:
             order.append(self)
             super().__call__()
 
-    first, second = Noted(setting), Noted(setting)
+    first, second = RecordedPass(setting), RecordedPass(setting)
     costs = measure([first, second], repeats=2, device="cpu")
     assert order[:6] == [first, second] * 3
     assert [len(cost.seconds) for cost in costs] == [2, 2]
 
 
-def test_every_method_that_is_asked_for_has_a_row_and_the_mixture_is_compared(setting):
+def test_every_chosen_method_has_a_row_and_the_mixture_is_compared(setting):
     table = rows(compare_methods(setting, "nano-ast", ["linear", "lora"], repeats=1))
     assert list(table)[:2] == ["linear", "lora"]
     mixture, adapter = list(table)[2:]
@@ -99,7 +99,7 @@ def test_every_method_that_is_asked_for_has_a_row_and_the_mixture_is_compared(se
     assert float(table[mixture][1]) > float(table[adapter][1])
 
 
-def test_a_method_that_cannot_serve_the_backbone_says_why(setting):
+def test_the_row_of_an_incompatible_method_has_the_reason(setting):
     config = known_config("nano-ast")
     config.hidden_size = config.intermediate_size = 24
     narrow = dataclasses.replace(setting, config=config)
@@ -130,7 +130,7 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", ["--repeats=0", "--batch=-1", "--frames=many", "--device=tpu"])
-def test_a_size_or_device_that_cannot_be_is_refused(wrong, capsys):
+def test_an_invalid_size_or_device_is_refused(wrong, capsys):
     with pytest.raises(SystemExit):
         main(["--backbone=nano-ast", wrong])
     assert wrong.split("=")[1] in capsys.readouterr().err
@@ -140,6 +140,6 @@ def test_the_frozen_pass_is_frozen(setting):
     assert not any(weight.requires_grad for weight in FrozenPass(setting).backbone.parameters())
 
 
-def test_an_unknown_method_is_told_without_a_traceback(capsys):
+def test_an_unknown_method_is_refused_without_a_traceback(capsys):
     assert run_command(main, ["--backbone=nano-ast", "--methods=liner"]) == 2
     assert "Write --method= one of: linear" in capsys.readouterr().err
