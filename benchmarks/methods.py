@@ -148,12 +148,14 @@ def _rows(
 ) -> list[tuple[str, ...]]:
     """The rows of a group of methods, which are also compared with the last one; their models are freed afterwards."""
     counts = {name: count_on_meta(setting.config, method, N_CLASSES) for name, (method, _) in group.items()}
-    reasons = [(name, "-", "-", "-", f"-: {reason}") for name, reason in counts.items() if isinstance(reason, str)]
+    reasons: list[tuple[str, ...]] = [
+        (name, "-", "-", "-", f"-: {reason}") for name, reason in counts.items() if isinstance(reason, str)
+    ]
     if reasons:
         return reasons
     steps = [TrainingStep(setting, method, lr) for method, lr in group.values()]
     first, *costs = measure([forward, *steps], repeats, setting.device)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, step, cost in zip(group, steps, costs, strict=True):
         relative = [f"{quotient:.2f}" for quotient in cost.relative_to(first)]
         seconds, memory = cost.relative_to(costs[-1])

@@ -114,7 +114,8 @@ def main(arguments: list[str]) -> None:
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
     with tempfile.TemporaryDirectory() as folder:
-        iterations = load_aside(recipe_file, run_opts, overrides, folder).hparams["iterations"]
+        experiment = load_aside(recipe_file, run_opts, overrides, folder)
+    iterations = read_settings(HubertSettings, experiment.hparams).iterations
     if len(iterations) > 1 and any(line.startswith("output_folder:") for line in overrides.splitlines()):
         raise ConfigError(
             f"One output folder was asked for, for {len(iterations)} iterations.",

@@ -164,12 +164,18 @@ def test_two_processes_share_the_work(recipe, tmp_path):
     assert os.path.exists(tmp_path / "results" / MODELS[recipe] / "model.safetensors")
 
 
-FAULTS = {  # arguments, a change of the folder, and a part of the message
+FAULTS = {  # arguments, a change of the folder, and parts of the message
     "no folder": (["--data_folder=nowhere"], None, "There is no such folder"),
     "no audio": ([], lambda folder: (folder / "notes.txt").write_text("none"), "There is no audio file"),
     "silence": ([], lambda folder: soundfile.write(folder / "0.wav", np.zeros(16000), 16000), "silent"),
     "shorter than a mask": (["--crop_seconds=0.1"], make_sound, "A clip has 4 frames"),
     "one utterance": ([], partial(make_sound, files=1), "one utterance"),
+    "two wrong values": (
+        ["--mask_probability=0", "--valid_batches=0"],
+        make_sound,
+        ("mask_probability", "valid_batches"),
+    ),
+    "no audio at all": (["--data_folder=null", "--sound=null"], make_sound, "sound_folder and sound must have values"),
 }
 
 
@@ -185,7 +191,7 @@ def test_unusable_audio_is_refused(recipe, fault, tmp_path):
             make(tmp_path / "sound")
     run = pretrain(recipe, tmp_path, more=tuple(more))
     assert run.code == 2, run.output
-    assert message in run.output
+    assert all(part in run.output for part in ([message] if isinstance(message, str) else message)), run.output
     assert "Traceback" not in run.output
 
 
@@ -193,6 +199,13 @@ def test_more_clusters_than_frames_are_refused(tmp_path):
     make_sound(tmp_path / "sound")
     run = pretrain("hubert", tmp_path, more=("--clusters=600",))
     assert (run.code, "different frames" in run.output) == (2, True), run.output
+
+
+@pytest.mark.parametrize("iterations", ["[]", "3", "null"])
+def test_wrong_iterations_are_refused(iterations, tmp_path):
+    make_sound(tmp_path / "sound")
+    run = pretrain("hubert", tmp_path, more=(f"--iterations={iterations}",))
+    assert (run.code, "iterations" in run.output, "Traceback" in run.output) == (2, True, False), run.output
 
 
 def test_one_output_folder_for_two_iterations_is_refused_at_once(tmp_path):
