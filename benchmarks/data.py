@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from benchmarks.measure import describe_device, from_1_on, show
 from brainplug.backbones import Backbone, known_config, random_backbone
-from brainplug.config.recipe import run_command
 from brainplug.data.manifest import Clip, label_map, read_manifest, write_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
+from brainplug.errors import run_command
 from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("reading", "python -m benchmarks.data")

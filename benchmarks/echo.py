@@ -22,7 +22,7 @@ from brainplug.backbones.echo import EchoConfig
 from brainplug.backbones.echo.attention import LocalAttention, SelfAttention
 from brainplug.backbones.echo.layers import EncoderLayer
 from brainplug.backbones.echo.rotary import CombinedRotary, GivensRotations
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 from brainplug.results.report import markdown_table, table_marks
 
 MARKS = table_marks("speed", "python -m benchmarks.echo")

@@ -28,7 +28,7 @@ from benchmarks.measure import Measured, describe_device, from_1_on, measure, me
 from brainplug.adapters.file import save_delta
 from brainplug.backbones import Backbone, known_config, random_backbone
 from brainplug.cli.listing import count_on_meta, read_methods
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier
 from brainplug.results.report import markdown_table, table_marks
@@ -111,7 +111,7 @@ class TrainingStep(Measured):
         """Size of the file with the trained weights."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "delta.safetensors")
-            save_delta(self.model, path, {})
+            save_delta(self.model, path)
             return path.stat().st_size
 
 

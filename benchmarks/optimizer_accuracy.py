@@ -25,8 +25,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import describe_device, from_1_on, show
-from brainplug.config.recipe import run_command
-from brainplug.errors import UsageError
+from brainplug.errors import UsageError, run_command
 from brainplug.files import write_json
 from brainplug.results.report import markdown_table, table_marks
 

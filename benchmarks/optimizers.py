@@ -20,7 +20,7 @@ from benchmarks.measure import Measured, describe_device, measure, measuring_par
 from benchmarks.methods import HPARAMS, N_CLASSES
 from brainplug.backbones import known_config, random_backbone
 from brainplug.cli.listing import read_methods
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier
 from brainplug.optim import FAM, FAdam

@@ -20,7 +20,7 @@ from transformers import Data2VecAudioModel
 
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, show
 from brainplug.backbones import known_config
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 from brainplug.pretrain.data2vec import Teacher
 from brainplug.pretrain.hubert import TEMPERATURE, HubertObjective
 from brainplug.results.report import markdown_table, table_marks

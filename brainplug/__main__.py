@@ -5,8 +5,8 @@ import sys
 
 from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.cli.listing import list_backbones, list_methods, list_optimizer_groups
-from brainplug.config.recipe import run_command
 from brainplug.doctor import examine, summary
+from brainplug.errors import run_command
 from brainplug.files import find_files
 from brainplug.optim.fam import RECORD_NAME
 from brainplug.results.page import write_page

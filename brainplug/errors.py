@@ -1,7 +1,8 @@
 """Errors for people: what was asked, what was found, what to write instead."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UsageError(ValueError):
@@ -60,3 +61,31 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """
     candidates = sorted(map(str, candidates))
     return ", ".join(difflib.get_close_matches(str(name), candidates) or candidates)
+
+
+def run_command(main: Callable[[list[str]], int | None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; an error that the user can mend is printed without a traceback.
+
+    Arguments
+    ---------
+    main : Callable
+        Called with the command line; may return an exit code.
+    arguments : Sequence[str], optional
+        The command line, without the program's name; that of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code; 2 after a `UsageError`.
+    """
+    try:
+        return main(list(sys.argv[1:] if arguments is None else arguments)) or 0
+    except UsageError as error:
+        text = str(error)
+    except RuntimeError as error:  # a data loader's worker passes on a UsageError as one, behind its traceback
+        _, mark, text = str(error).strip().rpartition("brainplug.errors.")
+        kind, colon, text = text.partition(": ")
+        if not (mark and colon and kind in ("UsageError", "ConfigError", "DataError", "CheckpointError")):
+            raise
+    print(f"error: {text}", file=sys.stderr)  # noqa: T201  what a person reads
+    return 2

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import ASTConfig
 
+from brainplug.adapters.description import ClassifierDescription, package_versions
 from brainplug.adapters.file import save_adapter
 from brainplug.backbones import known_config
 from brainplug.backbones.audio_spectrogram import SPECIAL_TOKENS
@@ -19,7 +20,7 @@ from brainplug.compat.petl_ast.published import Flags, load_reference, without_p
 from brainplug.errors import UsageError
 from brainplug.methods.full import FullFineTuning
 from brainplug.models.adapted import AudioClassifier
-from brainplug.results.report import describe_adapter
+from brainplug.results.report import method_settings
 
 HEAD, POSITIONS = "classification_head.weight", "embeddings.position_embeddings"
 
@@ -80,12 +81,22 @@ def import_petl_ast(chosen: argparse.Namespace) -> str:
         published, command.value("method"), command.model_flags, chosen.pooling, chosen.backbone, chosen.config
     )
     labels = read_labels(chosen.labels, model.head.out_features)
-    run = {"method": entry_of(model.method), "paper_code": True, "positions": "published"}
-    save_adapter(model, chosen.out, describe_adapter(model, model.method, run, labels))
-    trained = model.count_parameters()["trainable"]
-    return (
-        f"{chosen.out}: {run['method']} on {model.backbone.name}, {len(labels)} classes, {trained:,} trained parameters"
+    description = ClassifierDescription(
+        backbone=model.backbone.name,
+        backbone_revision=model.backbone.revision,
+        signal=model.backbone.signal_settings,
+        method=entry_of(model.method),
+        method_settings=method_settings(model.method),
+        versions=package_versions(),
+        paper_code=True,
+        positions="published",
+        pooling=model.pooling,
+        labels=sorted(labels, key=labels.__getitem__),
     )
+    save_adapter(model, chosen.out, description)
+    trained = model.count_parameters()["trainable"]
+    what = f"{description.method} on {model.backbone.name}, {len(labels)} classes"
+    return f"{chosen.out}: {what}, {trained:,} trained parameters"
 
 
 def read_checkpoint(path: str) -> dict[str, torch.Tensor]:

@@ -190,7 +190,7 @@ def list_optimizer_groups(folder: str, optimizer: str, backbone: str, method: st
     """
     methods, changes = read_methods(folder, backbone)
     [optimizers] = _read_blocks(folder, ("optimizers.yaml",))
-    entry = as_entry(choose("optimizer", {"optimizer": optimizer, "optimizers": optimizers}))
+    entry = as_entry(choose("optimizer", optimizer, optimizers))
     adaptation, lr = choose_method(method, methods, changes)
     model = classifier_without_weights(known_config(backbone), adaptation, n_classes)
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import yaml
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 
-from brainplug.config.recipe import Experiment, RecipeLoader
-from brainplug.errors import UsageError
+from brainplug.config.recipe import Recipe, RecipeLoader
+from brainplug.config.schema import Settings
+from brainplug.errors import CheckpointError
 from brainplug.files import write_json
 
 CONFIGURATION_NAME = "configuration.json"
@@ -19,84 +22,67 @@ NUMERIC_OPTIONS = (
 )  # fmt: skip
 
 
-def configuration(experiment: Experiment) -> dict[str, list[str] | dict]:
-    """All that decides the numbers of a run.
+class Configuration(TypedDict):
+    """All that decides the numbers of a run: the recipe's resolved lines, and SpeechBrain's options that matter."""
 
-    Arguments
-    ---------
-    experiment : Experiment
-        The recipe with its overrides.
+    recipe: list[str]
+    options: dict[str, object]
 
-    Returns
-    -------
-    dict[str, list[str] | dict]
-        The recipe's lines with all references resolved, and SpeechBrain's options that matter.
-    """
-    without_comments = yaml.serialize(yaml.compose(experiment.resolved, Loader=RecipeLoader), width=1000)
-    options = {name: experiment.run_opts[name] for name in NUMERIC_OPTIONS}
+
+def configuration(recipe: Recipe[Settings]) -> Configuration:
+    """The configuration of a recipe with its overrides."""
+    without_comments = yaml.serialize(yaml.compose(recipe.resolved, Loader=RecipeLoader), width=1000)
+    options = {name: recipe.run_opts[name] for name in NUMERIC_OPTIONS}
     return {
         "recipe": without_comments.splitlines(),
         "options": {**options, "processes": os.environ.get("WORLD_SIZE", "1")},
     }
 
 
-def check_output_folder(experiment: Experiment) -> None:
+def check_output_folder(recipe: Recipe[Settings], output_folder: str, save_folder: str) -> None:
     """Makes the output folder this run's own.
-
-    Arguments
-    ---------
-    experiment : Experiment
-        The recipe with its overrides.
 
     Raises
     ------
-    UsageError
-        The folder holds checkpoints or results of another configuration, or cannot be written; what differs is named,
-        and nothing in it is changed.
+    CheckpointError
+        The folder holds checkpoints or results of another configuration, or cannot be written. The error names what
+        differs; nothing in the folder is changed.
     """
-    folder, wanted = Path(experiment.hparams["output_folder"]), configuration(experiment)
+    folder, asked = Path(output_folder), configuration(recipe)
     path = folder / CONFIGURATION_NAME
-    there = json.loads(path.read_text()) if path.exists() else {"recipe": [], "options": {}}
-    if there == wanted:
+    stored: Configuration = json.loads(path.read_text()) if path.exists() else {"recipe": [], "options": {}}
+    if stored == asked:
         return
     # A run that failed before its first checkpoint (a mistyped data folder, say) left nothing worth keeping.
-    if (folder / "results.json").exists() or any(Path(experiment.hparams["save_folder"]).glob(f"{CKPT_PREFIX}*")):
-        raise UsageError(
-            f"The output folder {folder} was asked for with {what_differs(wanted, there)}.",
-            f"It holds a run with {what_differs(there, wanted)}.",
+    if (folder / "results.json").exists() or any(Path(save_folder).glob(f"{CKPT_PREFIX}*")):
+        raise CheckpointError(
+            f"The output folder {folder} was asked for with {what_differs(asked, stored)}.",
+            f"It holds a run with {what_differs(stored, asked)}.",
             "Write another --output_folder, or remove this one",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(wanted, path)
+        write_json(asked, path)
     except OSError as error:
-        raise UsageError(
+        raise CheckpointError(
             f"The output folder {folder} was asked for.",
             f"It cannot be written: {error}.",
             "Write --output_folder=FOLDER, one that you may write to",
         ) from error
 
 
-def what_differs(configuration: dict, other: dict) -> str:
-    """The first lines that another configuration does not have.
-
-    Arguments
-    ---------
-    configuration, other : dict
-        As `configuration` returns them.
-
-    Returns
-    -------
-    str
-        Four lines at most.
+def what_differs(configuration: Configuration, other: Configuration) -> str:
+    """The first four lines, at most, that another configuration does not have.
 
     Example
     -------
     >>> what_differs({"recipe": ["lr: 1", "seed: 1"], "options": {}}, {"recipe": ["lr: 2", "seed: 1"], "options": {}})
     "'lr: 1'"
     """
-    lines, others = (
-        [*map(str.strip, some["recipe"]), *(f"--{name}={value}" for name, value in some["options"].items())]
-        for some in (configuration, other)
-    )
+    lines, others = _lines(configuration), _lines(other)
     return "; ".join([repr(line) for line in lines if line not in others][:4]) or "nothing of this"
+
+
+def _lines(configuration: Configuration | Mapping) -> list[str]:
+    options = [f"--{name}={value}" for name, value in configuration["options"].items()]
+    return [*map(str.strip, configuration["recipe"]), *options]

@@ -1,4 +1,4 @@
-"""Looks at a corpus: counts, splits, leaks, files that cannot be used, durations."""
+"""Examines a corpus: counts, splits, leaks, files that cannot be used, durations."""
 
 import inspect
 import math
@@ -17,59 +17,29 @@ from brainplug.data.protocol.checks import check_clips
 from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlap, same_content
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
-from brainplug.doctor.finding import SHOWN, Finding, counted, listed, tried
+from brainplug.doctor.finding import SHOWN, Finding, as_finding, counted, listed
 from brainplug.doctor.rehearsal import STEPS
+from brainplug.tasks.settings import TaskSettings
 
 SAMPLE = 100  # clips that are decoded, unless all are
 MOSTLY_PADDING = 0.5  # share of the frames
 
 
-def list_corpus(hparams: dict) -> Generator[Finding, None, list[Clip] | None]:
-    """Lists the clips of a recipe's corpus.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded recipe.
-
-    Yields
-    ------
-    Finding
-        Why it cannot be listed.
-
-    Returns
-    -------
-    list[Clip] | None
-        The clips; None where they cannot be listed.
-
-    Example
-    -------
-    >>> [finding.level for finding in list_corpus({"dataset": "esc5", "datasets": {"esc50": list}})]
-    ['error']
-    """
-    list_clips = yield from tried(choose, "dataset", hparams)
+def list_corpus(settings: TaskSettings) -> Generator[Finding, None, list[Clip] | None]:
+    """Lists the clips of a recipe's corpus; None where they cannot be listed."""
+    list_clips = yield from as_finding(choose, "dataset", settings.dataset, settings.datasets)
     if list_clips is None:
         return None
-    own = inspect.signature(prepare_manifest).parameters  # what is meant for it, and not for the corpus
-    given = {name: value for name, value in hparams["prepare"].items() if name not in own}
-    clips = yield from tried(list_clips, **given)
+    of_prepare = inspect.signature(prepare_manifest).parameters  # the others are for the corpus
+    arguments = {name: value for name, value in settings.prepare.items() if name not in of_prepare}
+    clips = yield from as_finding(list_clips, **arguments)
     if clips == []:
-        yield Finding("error", f"{hparams['dataset']} lists no clip; look at --data_folder")
+        yield Finding("error", f"{settings.dataset} lists no clip; look at --data_folder")
     return clips
 
 
 def examine_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Counts, and names what `check_splits` refuses: all of it, not the first alone.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits.
-
-    Yields
-    ------
-    Finding
-        The counts, then the faults.
+    """Counts clips and classes, then names all that `check_splits` refuses.
 
     Example
     -------
@@ -87,7 +57,7 @@ def examine_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
     faults = [*_split_faults(splits), *_id_faults(clips), *_class_faults(counts), *_leaks(clips)]
     yield from faults
     if not any(fault.level == "error" for fault in faults):
-        refused = list(tried(check_splits, clips))  # it has the last word
+        refused = list(as_finding(check_splits, clips))  # it has the last word
         yield from refused or [Finding("ok", "No file and no group stands in two splits")]
 
 
@@ -154,83 +124,46 @@ def _splits_of(clips: Sequence[Clip]) -> str:
 
 
 def examine_audio(
-    clips: Sequence[Clip], hparams: dict, folder: str, full: bool
+    clips: Sequence[Clip], settings: TaskSettings, folder: str, full: bool
 ) -> Generator[Finding, None, list[Clip]]:
-    """Decodes clips as a run would.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits.
-    hparams : dict
-        The loaded recipe.
-    folder : str
-        A temporary one.
-    full : bool
-        Decodes all of them, not a sample.
-
-    Yields
-    ------
-    Finding
-        Which cannot be used, and why.
-
-    Returns
-    -------
-    list[Clip]
-        Those that were decoded and can be used, with their durations.
-    """
-    parameters, prepare = inspect.signature(prepare_manifest).parameters, hparams["prepare"]
+    """Decodes a sample of the clips, or all with `full`, as a run would; returns the usable ones with durations."""
+    parameters, prepare = inspect.signature(prepare_manifest).parameters, settings.prepare
     minimum_seconds, max_fraction = (
         prepare.get(name, parameters[name].default) for name in ("minimum_seconds", "max_fraction")
     )
-    there = [clip for clip in clips if os.path.isfile(clip.path)]
-    chosen = there if full else _sample(there, hparams)
+    existing = [clip for clip in clips if os.path.isfile(clip.path)]
+    chosen = existing if full else _sample(existing, settings)
     quarantine = Path(folder, "quarantine.csv")
     checked = check_clips(chosen, str(quarantine), minimum_seconds, max_fraction=1.0)
     bad = [f"{row['path']}: {row['reason']}" for row in read_table(quarantine, [])] if quarantine.exists() else []
     missing = [f"{clip.path}: the file does not exist" for clip in clips if not os.path.isfile(clip.path)]
     for text in [*missing[:SHOWN], *bad]:
         yield Finding("warning", f"{text}; mend or remove it, else the run sets it aside")
-    share = (len(missing) + len(bad) / max(1, len(chosen)) * len(there)) / len(clips)
+    share = (len(missing) + len(bad) / max(1, len(chosen)) * len(existing)) / len(clips)
     text = f"{len(bad):,} of {counted(len(chosen), 'decoded clip')} unusable, {counted(len(missing), 'file')} missing"
     if share > max_fraction:
         yield Finding("error", f"{text}; train.py refuses more than {max_fraction:.0%}: mend or remove the files")
     else:
-        advice = "" if len(chosen) == len(there) else f"; --full decodes all {len(there):,}"
+        advice = "" if len(chosen) == len(existing) else f"; --full decodes all {len(existing):,}"
         yield Finding("ok", text + advice)
     return checked
 
 
-def _sample(clips: Sequence[Clip], hparams: dict) -> list[Clip]:
+def _sample(clips: Sequence[Clip], settings: TaskSettings) -> list[Clip]:
     """A sample that has enough of train and valid to be rehearsed with."""
-    drawn = draw_sample(clips, len(clips), hparams["seed"])
+    drawn = draw_sample(clips, len(clips), settings.seed)
     parts = [[clip for clip in drawn if clip.split == split] for split in ("train", "valid")]
-    batches = [part[: STEPS * hparams["batch_size"]] for part in parts]
+    batches = [part[: STEPS * settings.batch_size] for part in parts]
     return list(dict.fromkeys([*drawn[:SAMPLE], *batches[0], *batches[1]]))
 
 
 def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) -> Iterator[Finding]:
-    """Looks for the same content in two splits.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits, whose files are compared.
-    checked : Sequence[Clip]
-        Those with durations, whose samples are compared too with `full`.
-    full : bool
-        Whether all were decoded.
-
-    Yields
-    ------
-    Finding
-        Which clips hold the same.
-    """
+    """Looks for the same content of files in two splits; with `full` for the same decoded samples too."""
     alike = same_content(clips)
     if full:
-        told = {clip.path for same in alike for clip in same}
+        named = {clip.path for same in alike for clip in same}
         decoded = same_content(checked, decode=True)
-        alike += [same for same in decoded if not told.issuperset(clip.path for clip in same)]
+        alike += [same for same in decoded if not named.issuperset(clip.path for clip in same)]
     for same in alike[:SHOWN]:
         names = listed([f"{clip.path} ({clip.split})" for clip in same])
         yield Finding("error", f"The same content: {names}; keep it in one split")
@@ -241,20 +174,7 @@ def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) 
 
 
 def examine_durations(clips: Sequence[Clip], backbone: Backbone) -> Iterator[Finding]:
-    """Compares the clips' durations with the length that the backbone takes.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        With durations.
-    backbone : Backbone
-        Of the recipe.
-
-    Yields
-    ------
-    Finding
-        Durations, and how much is cut or padded.
-    """
+    """Compares the clips' durations with the length that the backbone takes."""
     seconds = np.array([clip.duration for clip in clips])
     low, middle, high, longest = np.percentile(seconds, [0, 50, 95, 100])
     text = f"Seconds: least {low:.2f}, median {middle:.2f}, 95 % up to {high:.2f}, most {longest:.2f}"
@@ -265,9 +185,9 @@ def examine_durations(clips: Sequence[Clip], backbone: Backbone) -> Iterator[Fin
     yield Finding("ok", text)
     limit = (frames * SHIFT + WINDOW - SHIFT) / 1000  # seconds: the last window ends there
     cut, padding = np.mean(seconds > limit), 1 - np.mean(np.minimum(seconds / limit, 1))
-    wanted = math.ceil(1000 * high / SHIFT)
+    enough = math.ceil(1000 * high / SHIFT)
     if cut:
-        yield Finding("warning", f"{cut:.1%} of the clips are cut after {limit:.2f} s; --frames={wanted} holds 95 %, "
+        yield Finding("warning", f"{cut:.1%} of the clips are cut after {limit:.2f} s; --frames={enough} holds 95 %, "
                       f"--frames={math.ceil(1000 * longest / SHIFT)} all of them")  # fmt: skip
-    level, advice = ("warning", f"; --frames={wanted} holds 95 %") if padding > MOSTLY_PADDING else ("ok", "")
+    level, advice = ("warning", f"; --frames={enough} holds 95 %") if padding > MOSTLY_PADDING else ("ok", "")
     yield Finding(level, f"{padding:.0%} of the {frames} frames are padding{advice}")

@@ -1,8 +1,8 @@
-"""What python -m brainplug doctor reports, and how it is worded."""
+"""The lines that `brainplug doctor` reports."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from brainplug.errors import UsageError
 
@@ -13,12 +13,12 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Finding:
-    r"""One line of what python -m brainplug doctor reports.
+    r"""One line of the report.
 
     Arguments
     ---------
     level : str
-        ``ok``, ``warning`` or ``error``; empty for a heading or a table, which judge nothing.
+        ``ok``, ``warning`` or ``error``; empty for a heading or a table.
     text : str
         What was found, and at its end what to do about it.
 
@@ -36,51 +36,23 @@ class Finding:
         return f"{self.level:<8} {self.text}" if self.level else self.text
 
 
-def tried(function: Callable[..., Made], *arguments: object, **named: object) -> Generator[Finding, None, Made | None]:
-    """Calls a function, and makes a finding of what it refuses.
-
-    Arguments
-    ---------
-    function : Callable
-        Raises a `UsageError` where the user can mend something.
-    *arguments, **named : object
-        Its arguments.
-
-    Yields
-    ------
-    Finding
-        The error, if there is one.
-
-    Returns
-    -------
-    Made | None
-        What the function returns; None after an error.
+def as_finding(function: Callable[..., Made], *arguments: Any, **named: Any) -> Generator[Finding, None, Made | None]:
+    """Calls a function; yields the error of one that refuses as a finding, and returns None then.
 
     Example
     -------
-    >>> [finding.level for finding in tried(open, "nowhere")]
+    >>> [finding.level for finding in as_finding(open, "nowhere")]
     ['error']
     """
     try:
         return function(*arguments, **named)
     except (UsageError, OSError) as error:
         yield Finding("error", " ".join(str(error).split()))
+        return None
 
 
 def counted(count: int, thing: str) -> str:
-    """Writes a number of things.
-
-    Arguments
-    ---------
-    count : int
-        How many.
-    thing : str
-        One of them.
-
-    Returns
-    -------
-    str
-        In the singular or the plural.
+    """A number of things, in the singular or the plural.
 
     Example
     -------
@@ -91,17 +63,7 @@ def counted(count: int, thing: str) -> str:
 
 
 def listed(names: Sequence[object]) -> str:
-    """Writes names one after the other, of many the first ones.
-
-    Arguments
-    ---------
-    names : Sequence[object]
-        What is listed.
-
-    Returns
-    -------
-    str
-        Separated by commas.
+    """Names separated by commas; of many the first ones.
 
     Example
     -------
@@ -113,17 +75,7 @@ def listed(names: Sequence[object]) -> str:
 
 
 def size(count: int) -> str:
-    """Writes a number of bytes for people.
-
-    Arguments
-    ---------
-    count : int
-        Bytes.
-
-    Returns
-    -------
-    str
-        In megabytes or gigabytes.
+    """A number of bytes in megabytes or gigabytes.
 
     Example
     -------

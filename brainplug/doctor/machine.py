@@ -1,4 +1,4 @@
-"""What a machine has: packages, processors, memory, backbones that load offline, room for files."""
+"""Examines the machine: packages, processors, memory, backbones that load offline, room for files."""
 
 import importlib.util
 import json
@@ -21,31 +21,20 @@ from brainplug.backbones import FAMILIES
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.doctor.finding import Finding, counted, size
 from brainplug.doctor.rehearsal import loads_offline
-from brainplug.results.report import REPORTED_PACKAGES
+from brainplug.tasks.results import REPORTED_PACKAGES
 
 EXTRAS = {"matplotlib": "plot", "espeakng_loader": "demo", "sklearn": "recipes"}  # module -> extra of brainplug
 LITTLE_ROOM = 10**9  # bytes
 
 
 def examine_machine() -> Iterator[Finding]:
-    """Says what is installed, what computes, and which backbones load offline.
-
-    Yields
-    ------
-    Finding
-        One line each.
-
-    Example
-    -------
-    >>> any("nano-ast" in finding.text for finding in examine_machine())
-    True
-    """
+    """Lists what is installed, the devices, and the backbones that load offline."""
     yield from _packages()
     yield from _devices()
     yield from _backbones()
     for module, extra in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
-            yield Finding("ok", f"{module} is not installed; if it is wanted: pip install 'brainplug[{extra}]'")
+            yield Finding("ok", f"{module} is not installed; to install it: pip install 'brainplug[{extra}]'")
 
 
 def _packages() -> Iterator[Finding]:
@@ -85,23 +74,7 @@ def _product_seconds(device: str, kind: torch.dtype) -> float:
 
 
 def memory_bytes(device: str) -> int:
-    """The memory that there is.
-
-    Arguments
-    ---------
-    device : str
-        ``cpu`` or ``cuda...``.
-
-    Returns
-    -------
-    int
-        Bytes; on the CPU no more than a container may take.
-
-    Example
-    -------
-    >>> memory_bytes("cpu") > 10**8
-    True
-    """
+    """The memory of a device (``cpu`` or ``cuda...``) in bytes; on the CPU no more than a container may take."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -111,11 +84,11 @@ def memory_bytes(device: str) -> int:
 
 
 def _backbones() -> Iterator[Finding]:
-    here = [name for name, source in HUB_NAMES.items() if loads_offline(source)]
-    away = [name for name in HUB_NAMES if name not in here]
-    yield Finding("ok", f"Backbones that load offline: {', '.join([*bundled_names(), *here, *_other_backbones()])}")
-    if away:
-        yield Finding("ok", f"Backbones that would be downloaded: {', '.join(away)}")
+    offline = [name for name, source in HUB_NAMES.items() if loads_offline(source)]
+    online = [name for name in HUB_NAMES if name not in offline]
+    yield Finding("ok", f"Backbones that load offline: {', '.join([*bundled_names(), *offline, *_other_backbones()])}")
+    if online:
+        yield Finding("ok", f"Backbones that would be downloaded: {', '.join(online)}")
 
 
 def _other_backbones() -> list[str]:
@@ -124,7 +97,7 @@ def _other_backbones() -> list[str]:
         repositories = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
-    names = sorted(found.repo_id for found in repositories if found.repo_type == "model")
+    names = sorted(repository.repo_id for repository in repositories if repository.repo_type == "model")
     supported = {model_type for family in FAMILIES for model_type in family.spec.model_types}
     return [
         name
@@ -139,17 +112,7 @@ def _model_type(hub_id: str) -> str | None:
 
 
 def room(path: str) -> tuple[Path, int]:
-    """Tells how much can be written.
-
-    Arguments
-    ---------
-    path : str
-        A file or folder that need not exist.
-
-    Returns
-    -------
-    tuple[Path, int]
-        The part of its path that exists, and the free bytes there.
+    """The part of a path that exists, and the free bytes there.
 
     Example
     -------
@@ -158,24 +121,12 @@ def room(path: str) -> tuple[Path, int]:
     True
     """
     whole = Path(path).absolute()
-    there = next(part for part in [whole, *whole.parents] if os.path.exists(part))  # False where one may not look
-    return there, shutil.disk_usage(there).free
+    existing = next(part for part in [whole, *whole.parents] if os.path.exists(part))  # False where one may not look
+    return existing, shutil.disk_usage(existing).free
 
 
 def examine_folders(results: str, features: str | None) -> Iterator[Finding]:
-    """Looks at the folders that runs write to.
-
-    Arguments
-    ---------
-    results : str
-        Of a run, or of all of them; it need not exist.
-    features : str, optional
-        The feature cache.
-
-    Yields
-    ------
-    Finding
-        What they hold, and how much room there is.
+    """Checks the folder of results and the feature cache (None: it is off); neither need exist.
 
     Example
     -------

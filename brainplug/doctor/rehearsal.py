@@ -1,4 +1,4 @@
-"""A few steps of a recipe, measured before the run: what its first epoch will take."""
+"""Measures a few steps of a recipe before the run, to estimate its first epoch."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import huggingface_hub
 import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from brainplug.backbones import Backbone, known_config, load_backbone, random_backbone
 from brainplug.backbones.loading import find_source
-from brainplug.config.recipe import Experiment, load_aside, parse_arguments
+from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.data.manifest import Clip
-from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.errors import UsageError
-from brainplug.models.adapted import AudioClassifier
-from brainplug.results.report import peak_memory_bytes
-from brainplug.tasks.components import choose_parts
-from brainplug.training.brain import AudioBrain
+from brainplug.tasks import load_recipe, task_of
+from brainplug.tasks.results import peak_memory_bytes
+from brainplug.training.brain import AdaptationBrain
 
 STEPS = 3  # of training, and as many of validation; the first one takes longer and does not count
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -34,7 +32,7 @@ class Rehearsal:
     Arguments
     ---------
     read, train, valid : float
-        Seconds to read a batch, to train with it, and to classify it.
+        Seconds to read a batch, to train with it, and to validate with it.
     peak_bytes : int
         The most memory held, of the process or of the GPU.
     signal_bytes : int
@@ -48,7 +46,7 @@ class Rehearsal:
     signal_bytes: int
 
     def seconds(self, train_batches: int, valid_batches: int, workers: int = 0, cached: bool = False) -> float:
-        """Estimates an epoch.
+        """Estimates an epoch, in seconds.
 
         Arguments
         ---------
@@ -57,12 +55,7 @@ class Rehearsal:
         workers : int
             Processes that read while the model computes; with none, it waits.
         cached : bool
-            Nothing is decoded, since all signals lie in the cache.
-
-        Returns
-        -------
-        float
-            Seconds.
+            Nothing is decoded, since all signals are in the cache.
 
         Example
         -------
@@ -75,51 +68,16 @@ class Rehearsal:
         return train_batches * train + valid_batches * valid
 
 
-def load_recipe(arguments: list[str], folder: str) -> Experiment:
-    """Loads a recipe as train.py does, but for another output folder; of all folds it takes the first.
-
-    Arguments
-    ---------
-    arguments : list[str]
-        The command line of train.py.
-    folder : str
-        The folder that takes its place.
-
-    Returns
-    -------
-    Experiment
-        The recipe.
-
-    Raises
-    ------
-    UsageError
-        As `load_experiment`.
-    """
-    recipe_file, run_opts, overrides = parse_arguments(arguments)
-    lines = ["fold: 1" if line == "fold: all" else line for line in overrides.splitlines()]
-    return load_aside(recipe_file, run_opts, "\n".join(lines), folder)
+def load_first(arguments: Sequence[str], folder: str | None, inspect: bool) -> Recipe[Any]:
+    """Loads a recipe as train.py does, of all folds the first; with a `folder` in place of its output folder."""
+    file, run_opts, overrides = parse_arguments(arguments)
+    overrides |= {"fold": 1} if overrides.get("fold") == "all" else {}
+    overrides |= {"output_folder": folder} if folder else {}
+    return load_recipe(file, overrides, run_opts, inspect)
 
 
 def loads_offline(source: str, revision: str | None = None) -> bool:
-    """Says whether a backbone's files are on this machine: settings and weights.
-
-    Arguments
-    ---------
-    source : str
-        A folder or a hub id.
-    revision : str, optional
-        The hub's revision.
-
-    Returns
-    -------
-    bool
-        Whether it loads without a network.
-
-    Example
-    -------
-    >>> loads_offline(find_source("nano-ast"))
-    True
-    """
+    """Whether the settings and weights of a backbone, a folder or a hub id, are on this machine."""
 
     def is_here(name: str) -> bool:
         if Path(source).is_dir():
@@ -129,19 +87,19 @@ def loads_offline(source: str, revision: str | None = None) -> bool:
     return all(map(is_here, SETTINGS)) and any(map(is_here, WEIGHTS))
 
 
-def rehearse(arguments: list[str], folder: str, clips: Sequence[Clip], labels: dict[str, int]) -> Rehearsal | str:
+def rehearse(arguments: Sequence[str], folder: str, clips: Sequence[Clip], outputs: Any) -> Rehearsal | str:
     """Trains and validates a few steps; to be called in a process of its own, whose memory is measured.
 
     Arguments
     ---------
-    arguments : list[str]
+    arguments : Sequence[str]
         The command line of train.py.
     folder : str
         Where the recipe may write.
     clips : Sequence[Clip]
         Of the splits train and valid, enough for `STEPS` batches of each.
-    labels : dict[str, int]
-        Label -> index, of all classes.
+    outputs : object
+        What the head tells apart, as the task's `find_outputs` returns it for all clips.
 
     Returns
     -------
@@ -149,39 +107,30 @@ def rehearse(arguments: list[str], folder: str, clips: Sequence[Clip], labels: d
         What the steps took; the reason, where they fail. (The error itself could not leave its process.)
     """
     try:
-        return _rehearse(load_recipe(arguments, folder), clips, labels)
+        return _rehearse(load_first(arguments, folder, inspect=False), clips, outputs)
     except (UsageError, RuntimeError) as error:  # torch's errors of memory and of shapes are RuntimeErrors
         return " ".join(str(error).split())
 
 
-def _rehearse(experiment: Experiment, clips: Sequence[Clip], labels: dict[str, int]) -> Rehearsal:
-    hparams = experiment.hparams
-    parts = choose_parts(hparams, _load_backbone)
-    reader = make_reader(parts.extract, parts.signal_settings, parts.backbone.sample_rate, None)
-    datasets = make_datasets(clips, labels, reader)
-    hparams["augment"] = parts.augment
-    model = AudioClassifier(
-        parts.backbone, parts.method, len(labels), hparams["pooling"], hparams["gradient_checkpointing"]
-    )
-    brain = AudioBrain(model, parts.method, parts.optimizer, parts.lr, hparams, experiment.run_opts)
-    brain.total_steps = STEPS * hparams["number_of_epochs"]
+def _rehearse(recipe: Recipe[Any], clips: Sequence[Clip], outputs: Any) -> Rehearsal:
+    settings, task = recipe.settings, task_of(recipe)
+    offline = task.is_new(settings) or loads_offline(find_source(settings.backbone), settings.backbone_revision)
+    components = task.build(recipe, "pretrained" if offline else "random")
+    uncached = settings.model_copy(update={"cache_features": False})
+    datasets = task.make_datasets(uncached, components, clips, outputs)
+    brain = task.make_brain(components.model(outputs), components, recipe, outputs)
+    brain.total_steps = STEPS * settings.number_of_epochs
     brain.on_fit_start()
     reads, trains = _take_steps(brain, datasets["train"], sb.Stage.TRAIN, brain.fit_batch)
     validate = partial(brain.evaluate_batch, stage=sb.Stage.VALID)
     _, valids = _take_steps(brain, datasets["valid"], sb.Stage.VALID, validate)
     signal = datasets["train"][0]["signal"]
-    return Rehearsal(_usual(reads), _usual(trains), _usual(valids), peak_memory_bytes(brain.device), 4 * signal.numel())
-
-
-def _load_backbone(name: str, revision: str | None, **settings: object) -> Backbone:
-    """With random weights where the real ones are not on this machine."""
-    if loads_offline(find_source(name), revision):
-        return load_backbone(name, revision, **settings)
-    return random_backbone(known_config(name), **settings)
+    peak = peak_memory_bytes(brain.device)
+    return Rehearsal(_usual(reads), _usual(trains), _usual(valids), peak, 4 * signal.numel())
 
 
 def _take_steps(
-    brain: AudioBrain, dataset: DynamicItemDataset, stage: sb.Stage, step: Callable
+    brain: AdaptationBrain, dataset: DynamicItemDataset, stage: sb.Stage, step: Callable[..., Any]
 ) -> tuple[list[float], list[float]]:
     """Seconds to read, and to compute, of each batch."""
     brain.on_stage_start(stage, 1)

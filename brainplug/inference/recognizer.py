@@ -1,25 +1,23 @@
 """What a run left behind, ready to be used; after SpeechBrain's inference interfaces."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from brainplug.backbones import Backbone
+from brainplug.adapters.description import RecognizerDescription
+from brainplug.adapters.file import read_adapter
 from brainplug.data.audio import read_audio
 from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
-from brainplug.methods import restore_method
-from brainplug.methods.linear import LinearProbe
 from brainplug.models.adapted import AdaptedModel
-from brainplug.models.ctc import CTCModel, load_waveform_backbone
+from brainplug.models.ctc import CTCModel
 from brainplug.models.decoding import Decoder, make_decoder
-from brainplug.models.echo_recognizer import ECHO_FOLDER, NEW, EchoRecognizer, load_echo
+from brainplug.models.echo_recognizer import EchoRecognizer
+from brainplug.tasks import find_task
 
 
 class SpeechRecognizer(torch.nn.Module):
@@ -64,18 +62,18 @@ class SpeechRecognizer(torch.nn.Module):
         UsageError
             The files are missing or not of a recogniser, or the backbone is not the one that was adapted.
         """
-        described, weights = _read_adapter(folder)
-        characters = Characters(described["characters"])
-        if described["recogniser"] == "echo":
-            model = _load_echo(folder, described, characters, weights).to(device)
-            beam_size = described["beam_size"] if described["decoding"] == "beam" else 1
+        adapter = read_adapter(folder)
+        description = adapter.description
+        if not isinstance(description, RecognizerDescription):
+            raise UsageError(
+                f"The recogniser in {folder} was asked for.", "The run there classifies.", "Name a run that transcribes"
+            )
+        model = find_task(description.task).restore(adapter, folder).to(device)
+        if description.task == "seq2seq":
+            beam_size = description.beam_size if description.decoding == "beam" else 1
             return cls(model, partial(_write_with_echo, model, beam_size))
-        model = CTCModel(
-            _load_backbone(folder, described), restore_method(described["method_settings"]), len(characters)
-        )
-        model.load_delta(weights)
-        decoder = make_decoder(described["decoding"], characters, described["beam_size"])
-        return cls(model.to(device), partial(_write_with_ctc, model, decoder))
+        decoder = make_decoder(description.decoding, Characters(description.characters), description.beam_size)
+        return cls(model, partial(_write_with_ctc, model, decoder))
 
     def transcribe_file(self, path: str) -> str:
         """Transcribes an audio file.
@@ -133,59 +131,4 @@ def _write_with_ctc(model: CTCModel, decoder: Decoder, signal: torch.Tensor, len
 
 
 def _write_with_echo(model: EchoRecognizer, beam_size: int, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-    return model.write(model.hear(signal, lengths), beam_size)
-
-
-def _load_echo(folder: str, described: dict, characters: Characters, weights: dict) -> EchoRecognizer:
-    """The Echo that a run saved whole; else the one that it adapted, with the adapter."""
-    if Path(folder, ECHO_FOLDER, "config.json").is_file():
-        echo, backbone = load_echo(str(Path(folder, ECHO_FOLDER)), None, None, characters)
-        echo.fold()
-        return EchoRecognizer(backbone, LinearProbe(), echo, characters)
-    if described["backbone"] == NEW:
-        raise UsageError(
-            f"The recogniser in {folder} was asked for.",
-            f"It is a whole Echo, whose folder {ECHO_FOLDER} is missing there.",
-            f"Copy the folder {ECHO_FOLDER} of its run too",
-        )
-    echo, backbone = load_echo(described["backbone"], _revision_of(described), None, characters)
-    _check_revision(folder, described, backbone)
-    model = EchoRecognizer(backbone, restore_method(described["method_settings"]), echo, characters)
-    model.load_delta(weights)
-    return model
-
-
-def _load_backbone(folder: str, described: dict) -> Backbone:
-    backbone = load_waveform_backbone(described["backbone"], _revision_of(described))
-    _check_revision(folder, described, backbone)
-    return backbone
-
-
-def _revision_of(described: dict) -> str | None:
-    """What pins the backbone; a folder's weights have no name but their own hash."""
-    revision = described["backbone_revision"]
-    return None if revision.startswith(("sha256-", "random")) else revision
-
-
-def _check_revision(folder: str, described: dict, backbone: Backbone) -> None:
-    revision = described["backbone_revision"]
-    if backbone.revision != revision or revision == "random":
-        raise UsageError(
-            f"The recogniser in {folder} was asked for.",
-            f"It adapts {described['backbone']}, {revision}; there is {backbone.revision}.",
-            "Put the backbone's own files back; random weights are in no file",
-        )
-
-
-def _read_adapter(folder: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """What describes an adapter, and its weights."""
-    asked = f"The recogniser in {folder} was asked for."
-    try:
-        described = json.loads(Path(folder, "adapter.json").read_text(encoding="utf-8"))
-        weights = safetensors.torch.load_file(Path(folder, "adapter.safetensors"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        found = f"Its adapter cannot be read: {error}."
-        raise UsageError(asked, found, "Name the output folder of a finished run") from error
-    if "characters" not in described:
-        raise UsageError(asked, "The run there classifies.", "Name the folder of a run of recipes/spoken_ctc")
-    return {"recogniser": "ctc", **described}, weights
+    return model.generate(model.encode(signal, lengths), beam_size)

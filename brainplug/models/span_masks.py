@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from brainplug.errors import UsageError
 from brainplug.data.masking import span_mask
+from brainplug.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import Experiment
+from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, DataError
 from brainplug.files import write_json
 from brainplug.pretrain.brain import PretrainBrain
@@ -60,12 +60,13 @@ class SplitCorpus:
         return None if (stream == NO_LABEL).all() else stream
 
 
-def begin_run(experiment: Experiment, settings: MaskedSettings) -> SplitCorpus | None:
+def begin_run(recipe: Recipe[Any]) -> SplitCorpus | None:
     """Makes the output folder and opens the audio; None where the run was finished before."""
-    check_output_folder(experiment)
+    settings = recipe.settings
+    check_output_folder(recipe, settings.output_folder, settings.save_folder)
     if Path(settings.output_folder, RESULTS_NAME).is_file():
         return None
-    sb.create_experiment_directory(settings.output_folder, experiment.recipe_file, experiment.overrides)
+    sb.create_experiment_directory(settings.output_folder, recipe.file, recipe.overrides_text())
     return open_audio(settings)
 
 
@@ -185,16 +186,3 @@ def _audio_results(audio: SplitCorpus, settings: MaskedSettings, features: dict[
         "corpus": describe(audio.corpus),
         "sound": json.loads(index.read_text()) if index.is_file() else None,
     }  # fmt: skip
-
-
-def merge_overrides(changes: Mapping[str, object], overrides: str) -> str:
-    r"""Adds the changes of one iteration to the overrides of the command line, which have priority.
-
-    Example
-    -------
-    >>> merge_overrides({"iteration": 2, "seed": 1}, "seed: 3")
-    'iteration: 2\nseed: 3'
-    """
-    given = {line.partition(":")[0] for line in overrides.splitlines()}
-    own = [f"{key}: {json.dumps(value)}" for key, value in changes.items() if key not in given]
-    return "\n".join([*own, *overrides.splitlines()])

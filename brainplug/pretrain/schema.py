@@ -1,21 +1,20 @@
 """The keys of the pre-training recipes: one schema each, with types and ranges."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
 
 # isort: split
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from transformers import ASTModel, Data2VecAudioModel, HubertModel, PreTrainedModel
 
-from brainplug.errors import ConfigError
+from brainplug.config.schema import Settings
 from brainplug.pretrain.health import HealthLog
 
-S = TypeVar("S", bound="PretrainSettings")
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -24,10 +23,8 @@ Weight = Annotated[FiniteFloat, Field(ge=0)]
 SoundKey = Literal["spoken_clips", "event_clips", "recordings_folder", "recordings", "seed"]
 
 
-class PretrainSettings(BaseModel):
+class PretrainSettings(Settings):
     """The keys that all pre-training recipes share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     seed: Seed
     output_folder: str
@@ -140,16 +137,3 @@ class AstSettings(PretrainSettings):
         if self.crop > self.frames:
             raise ValueError(f"crop is {self.crop}, which is more than the {self.frames} frames of a clip")
         return self
-
-
-def read_settings(schema: type[S], hparams: Mapping[str, object]) -> S:
-    """Checks the values of a loaded recipe; the error names all faults."""
-    try:
-        return schema.model_validate(dict(hparams))
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigError(
-            "The recipe was asked for.",
-            f"Its values cannot be used: {'; '.join(faults)}.",
-            "Write keys and values as the recipe's YAML explains them",
-        ) from error

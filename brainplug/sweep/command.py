@@ -12,10 +12,9 @@ from statistics import mean
 
 import rich.live
 import rich.table
-import yaml
 from rich.markup import escape
 
-from brainplug.config.recipe import RecipeLoader, parse_arguments
+from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError, nearest
 from brainplug.results.report import table_marks, write_table
 from brainplug.sweep.cell import state_of
@@ -118,7 +117,7 @@ def _settings(path: str, others: Sequence[str]) -> dict:
             "Write --key=value, for one --lr=0.001",
         )
     _, run_opts, overrides = parse_arguments([path, *others])
-    return {**(yaml.load(overrides, RecipeLoader) or {}), **{key: run_opts[key] for key in run_opts.overridden_args}}
+    return {**overrides, **{key: run_opts[key] for key in run_opts.overridden_args}}
 
 
 def select(plan: Plan, only: str) -> list[Cell]:

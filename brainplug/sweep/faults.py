@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import yaml
 
-from brainplug.config.recipe import NO_NAME, WHOLE_NUMBERS
+from brainplug.config.recipe import NOT_IN_A_NAME
 from brainplug.errors import UsageError, nearest
 
 KEYS = ("rows", "columns", "shared", "seeds", "published", "compare_with", "note")
@@ -60,7 +60,7 @@ def folder_name(name: str) -> str:
     >>> folder_name("conformer adapter, Houlsby")
     'conformer_adapter_Houlsby'
     """
-    return re.sub(NO_NAME, "_", name).strip("_.")
+    return re.sub(NOT_IN_A_NAME, "_", name).strip("_.")
 
 
 def block(content: Mapping, key: str) -> dict:
@@ -273,7 +273,7 @@ def _faults_of_settings(of: str, settings: object) -> Iterator[str]:
 
 
 def _faults_of_seeds(of: str, seeds: object) -> Iterator[str]:
-    allowed = WHOLE_NUMBERS["seed"]
+    allowed = range(2**32)
     if not _is_list_of(int, seeds) or not all(seed in allowed for seed in seeds):
         yield f"{of}seeds is {seeds!r}, no list of whole numbers from {allowed[0]} to {allowed[-1]}"
     elif len(set(seeds)) < len(seeds):

@@ -1,21 +1,20 @@
 """From a table to its cells, each of which was looked at before the first one runs."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from brainplug.backbones import Backbone, backbone_without_weights, known_config
 from brainplug.config.output_folder import configuration, what_differs
-from brainplug.config.recipe import load_aside, parse_arguments
+from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError
 from brainplug.results.report import code_name
 from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
 from brainplug.sweep.faults import folder_name, raise_faults
 from brainplug.sweep.table import Cell, Table
-from brainplug.tasks.components import check_is_for_train, choose_parts
+from brainplug.tasks import load_recipe, task_of
 from brainplug.tasks.runs import ALL, all_folds, check_fold
+from brainplug.tasks.settings import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ def make_plan(table: Table, path: str, data_folder: str | None, output_folder: s
     for row, column in table.places():
         of_place = _cell_without_fold(table, row, column, data_folder, Path(output_folder))
         try:
-            hparams, protocols[row, column] = _look_at(of_place)
-            folds = _folds(table.columns[column].get("folds", ALL), hparams)
+            settings, protocols[row, column] = _look_at(of_place)
+            folds = _folds(table.columns[column].get("folds", ALL), settings)
         except UsageError as error:
             faults.append(f"{row} / {column}: {error}")
             continue
@@ -178,29 +177,26 @@ def _run_name(fold: int | None, seed: int) -> str:
     return f"seed{seed}" if fold is None else f"fold{fold}-seed{seed}"
 
 
-def _look_at(cell: Cell) -> tuple[dict, Protocol]:
+def _look_at(cell: Cell) -> tuple[TaskSettings, Protocol]:
     """Loads a cell's recipe and puts its parts together, without weights."""
     # Folders may be moved: what is compared has other names in their places.
     arguments = (cell if cell.data_folder is None else replace(cell, data_folder="DATA")).arguments()
-    with tempfile.TemporaryDirectory(prefix="brainplug-table-") as folder:
-        experiment = load_aside(*parse_arguments(arguments), folder)
-        hparams, found = experiment.hparams, configuration(experiment)
-        check_is_for_train(cell.recipe, hparams)
-        parts = choose_parts(hparams, _without_weights)
-    recipe = [line.replace(folder, "FOLDER") for line in found["recipe"]]
-    return hparams, Protocol(
-        method=hparams["method"],
-        backbone=hparams["backbone"],
-        optimizer=hparams["optimizer"],
-        lr=parts.lr,
-        epochs=hparams["number_of_epochs"],
-        batch_size=hparams["batch_size"],
-        frames=hparams["frames"],
-        augment=tuple(map(_augmentation_name, hparams["augment"])),
-        few_shot=hparams["few_shot"],
-        trainable_without_head=parts.trainable_without_head,
-        code=code_name(hparams["paper_code"]),
-        definition={**found, "recipe": recipe},
+    file, run_opts, overrides = parse_arguments(arguments)
+    recipe = load_recipe(file, {**overrides, "output_folder": "FOLDER"}, run_opts, inspect=True)
+    settings, components = recipe.settings, task_of(recipe).build(recipe, weights="meta")
+    return settings, Protocol(
+        method=settings.method,
+        backbone=settings.backbone,
+        optimizer=settings.optimizer,
+        lr=components.lr,
+        epochs=settings.number_of_epochs,
+        batch_size=settings.batch_size,
+        frames=getattr(settings, "frames", None),
+        augment=tuple(map(_augmentation_name, settings.augment or [])),
+        few_shot=getattr(settings, "few_shot", None),
+        trainable_without_head=components.trainable_without_head,
+        code=code_name(getattr(settings, "paper_code", False)),
+        definition=configuration(recipe),
     )
 
 
@@ -208,15 +204,11 @@ def _augmentation_name(augmentation: object) -> str:
     return augmentation if isinstance(augmentation, str) else type(augmentation).__name__
 
 
-def _without_weights(name: str, revision: str | None, **settings: object) -> Backbone:
-    return backbone_without_weights(known_config(name), **settings)
-
-
-def _folds(folds: str | Sequence[int], hparams: dict) -> Sequence[int | None]:
+def _folds(folds: str | Sequence[int], settings: TaskSettings) -> Sequence[int | None]:
     if folds == ALL:
-        return [None] if hparams["fold"] is None else all_folds(hparams)
-    check_fold({**hparams, "fold": folds[0]})
-    there = all_folds(hparams)
+        return [None] if settings.fold is None else all_folds(settings)
+    check_fold(settings.model_copy(update={"fold": folds[0]}))
+    there = all_folds(settings)
     missing = [fold for fold in folds if fold not in there]
     if missing:
         raise UsageError(

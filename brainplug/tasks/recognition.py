@@ -1,114 +1,113 @@
-"""What the runs of all recognisers do alike: their files, their data, training and test."""
+"""What the tasks that transcribe speech share: their keys, their results, their files."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Literal, TypeVar
 
-import speechbrain as sb
+from pydantic import PositiveInt
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process
 
-from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import Experiment
-from brainplug.data.characters import Characters
-from brainplug.data.manifest import Clip, read_manifest
-from brainplug.data.pipeline import make_reader, training_batches
-from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.adapters.description import RecognizerDescription
+from brainplug.data.characters import Characters, choose_characters
+from brainplug.data.manifest import Clip, write_table
 from brainplug.data.transcripts import list_transcribed, make_transcribed_datasets, write_skipped
-from brainplug.tasks.components import Parts
-from brainplug.training.loggers import make_loggers
+from brainplug.models.adapted import AdaptedModel
+from brainplug.tasks.base import RunComponents, RunData, Task, clip_reader, list_run_clips
+from brainplug.tasks.results import describe_method, summary_text
+from brainplug.tasks.settings import TaskSettings
+from brainplug.training.brain import Tested
 from brainplug.training.recognition import RecognitionBrain
 
-
-def begin_run(experiment: Experiment, list_clips: Callable[..., list[Clip]]) -> list[Clip]:
-    """Claims the output folder, sets up what is logged, and lists the clips in the manifest there.
-
-    Arguments
-    ---------
-    experiment : Experiment
-        The recipe.
-    list_clips : Callable
-        Lists the corpus.
-
-    Returns
-    -------
-    list[Clip]
-        All clips, with normalised transcripts.
-
-    Raises
-    ------
-    UsageError
-        The folder is another run's, or the clips cannot be used.
-    """
-    hparams = experiment.hparams
-    check_output_folder(experiment)
-    sb.create_experiment_directory(hparams["output_folder"], experiment.recipe_file, experiment.overrides)
-    hparams["train_loggers"] = make_loggers(hparams)
-    trained = bool(hparams["checkpointer"].list_checkpoints())
-    transcribed = partial(list_transcribed, list_clips, hparams["characters"])
-    run_on_main(prepare_manifest, kwargs={"list_clips": transcribed, "trained": trained, **hparams["prepare"]})
-    return read_manifest(f"{hparams['prepare']['manifest_folder']}/manifest.csv")
+TRANSCRIPTS = "transcripts.csv"
+ListClips = Callable[..., list[Clip]]
 
 
-def make_run_datasets(
-    hparams: dict,
-    parts: Parts,
-    characters: Characters,
-    clips: Sequence[Clip],
-    skipped: Sequence[tuple[Clip, str]],
-) -> dict[str, DynamicItemDataset]:
-    """Makes one dataset a split, read through the cache if there is one, and writes down which clips are in none.
+class RecognitionSettings(TaskSettings):
+    """The keys of a recipe that transcribes speech."""
 
-    Arguments
-    ---------
-    hparams : dict
-        The loaded recipe.
-    parts : Parts
-        What the run consists of.
-    characters : Characters
-        The vocabulary.
-    clips, skipped : Sequence
-        As `set_aside` returns them.
-
-    Returns
-    -------
-    dict[str, DynamicItemDataset]
-        A dataset for each split.
-    """
-    run_on_main(write_skipped, args=[skipped, f"{hparams['output_folder']}/skipped.csv"])
-    cache_folder = hparams["cache_folder"] if hparams["cache_features"] else None
-    reader = make_reader(parts.extract, parts.signal_settings, parts.backbone.sample_rate, cache_folder)
-    return make_transcribed_datasets(clips, characters, reader)
+    characters: str | None
+    decoding: Literal["greedy", "beam"]
+    beam_size: PositiveInt
 
 
-def train_and_test(
-    brain: RecognitionBrain, hparams: dict, datasets: dict[str, DynamicItemDataset]
-) -> dict[str, dict[str, float]]:
-    """Trains, or goes on, then tests the best epoch and the last.
+R = TypeVar("R", bound=RecognitionSettings)
 
-    Arguments
-    ---------
-    brain : RecognitionBrain
-        With its checkpointer.
-    hparams : dict
-        The loaded recipe.
-    datasets : dict[str, DynamicItemDataset]
-        Of the splits train, valid and test.
 
-    Returns
-    -------
-    dict[str, dict[str, float]]
-        As `RecognitionBrain.test_epochs`; the best epoch's weights are loaded.
-    """
-    train_set, train_loader = training_batches(
-        datasets["train"], hparams["batch_size"], hparams["batch_seconds"], hparams["sorting"], hparams["seed"]
-    )
-    workers = {"num_workers": hparams["num_workers"]}
-    loaders = {"batch_size": hparams["batch_size"], **workers}
-    brain.fit(
-        hparams["epoch_counter"],
-        train_set,
-        datasets["valid"],
-        train_loader_kwargs={**train_loader, **workers},
-        valid_loader_kwargs=loaders,
-    )
-    return brain.test_epochs(datasets["test"], "best", loaders)
+class Recognition(Task[R, Characters]):
+    """Transcribes speech, character by character; a subclass says how."""
+
+    placeholder = Characters("ab")
+
+    def list_clips(self, settings: R, components: RunComponents[Characters]) -> list[Clip]:
+        """The checked clips, with normalised transcripts."""
+        return list_run_clips(settings, transcribed(settings, components.list_clips))
+
+    def find_outputs(self, settings: R, clips: Sequence[Clip]) -> Characters:
+        """The characters that the recipe names, or those of the training transcripts."""
+        return choose_characters(settings.characters, clips)
+
+    def make_datasets(
+        self, settings: R, components: RunComponents[Characters], clips: Sequence[Clip], outputs: Characters
+    ) -> dict[str, DynamicItemDataset]:
+        """Signals with their texts and the numbers of their characters."""
+        return make_transcribed_datasets(clips, outputs, clip_reader(settings, components))
+
+    def write_files(self, brain: RecognitionBrain, settings: R, data: RunData[Characters], before: None) -> None:
+        """Writes transcripts.csv, what the last test transcribed, and skipped.csv, the clips that were set aside."""
+        if if_main_process():
+            write_skipped(data.skipped, f"{settings.output_folder}/skipped.csv")
+            paths = {clip.id: clip.path for clip in data.clips}
+            rows = [(name, paths[name], said, text, f"{wer:.4f}") for name, said, text, wer in brain.transcripts()]
+            header = ["id", "path", "reference", "hypothesis", "wer"]
+            write_table(f"{settings.output_folder}/{TRANSCRIPTS}", header, rows)
+
+    def describe_adapter(self, model: AdaptedModel, settings: R, outputs: Characters) -> RecognizerDescription:
+        """Characters and decoding, beside what every adapter says."""
+        return RecognizerDescription(
+            **describe_method(model, settings),
+            task=self.name,
+            paper_code=False,
+            characters=outputs.symbols,
+            decoding=settings.decoding,
+            beam_size=settings.beam_size,
+        )
+
+    def result_row(
+        self, brain: RecognitionBrain, settings: R, data: RunData[Characters], tested: Tested
+    ) -> dict[str, Any]:
+        """Error rates are shares; ``test_wer`` is that of the best validation epoch."""
+        best, last = tested["best"], tested["last"]
+        return {
+            "n_skipped": len(data.skipped),
+            "n_characters": len(data.outputs.symbols),
+            "updates": brain.total_steps,
+            "decoding": settings.decoding,
+            "beam_size": settings.beam_size,
+            "best_epoch": best["epoch"],
+            "valid_wer": best["valid_WER"],
+            "valid_cer": best["valid_CER"],
+            "test_wer": best["test_WER"],
+            "test_cer": best["test_CER"],
+            "test_wer_last_epoch": last["test_WER"],
+            "test_cer_last_epoch": last["test_CER"],
+        }
+
+    def summary(self, results: dict[str, Any], output_folder: str) -> str:
+        """Error rates of the best epoch and of the last."""
+
+        def rates(kind: str, suffix: str = "") -> str:
+            return f"WER {100 * results[f'{kind}_wer{suffix}']:.2f} %, CER {100 * results[f'{kind}_cer{suffix}']:.2f} %"
+
+        rows = [
+            ("test", f"{rates('test')} (epoch {results['best_epoch']}, best in validation)"),
+            ("  beside it", f"{rates('test', '_last_epoch')} (epoch {results['epochs']}, the last)"),
+            ("valid", rates("valid")),
+        ]
+        data = f"{results['dataset']}: {results['n_test']} test clips; {results['n_skipped']} clips were set aside"
+        return summary_text(results, output_folder, data, rows, model=f", {results['decoding']} decoding")
+
+
+def transcribed(settings: RecognitionSettings, list_clips: ListClips) -> ListClips:
+    """Lists a corpus with normalised transcripts."""
+    return partial(list_transcribed, list_clips, settings.characters)

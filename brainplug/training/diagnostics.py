@@ -15,7 +15,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset, FilteredSortedDynamic
 from brainplug.data.manifest import Clip
 from brainplug.files import atomic_file
 from brainplug.methods.mixture import Mixture
-from brainplug.training.brain import AudioBrain
+from brainplug.training.classification import ClassificationBrain
 
 MOST_CLIPS = 500  # that are looked at, evenly over the test clips: a picture shows no more
 PREDICTIONS = "predictions.csv"
@@ -23,17 +23,17 @@ OBSERVATIONS = "observations.safetensors"
 
 
 @torch.no_grad()
-def observe(brain: AudioBrain, dataset: DynamicItemDataset, loader_kwargs: dict) -> dict[str, torch.Tensor]:
+def observe(brain: ClassificationBrain, dataset: DynamicItemDataset, loader_kwargs: dict) -> dict[str, torch.Tensor]:
     """Looks inside the model while it classifies, at most `MOST_CLIPS` clips of those that there are.
 
     Arguments
     ---------
-    brain : AudioBrain
+    brain : ClassificationBrain
         Its model is observed, as it is at this moment.
     dataset : DynamicItemDataset
         Clips.
     loader_kwargs : dict
-        As in `AudioBrain.evaluate`.
+        As in `ClassificationBrain.evaluate`.
 
     Returns
     -------
@@ -120,12 +120,12 @@ def read_observations(folder: str) -> tuple[dict[str, torch.Tensor], list[str]] 
     return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}, labels
 
 
-def write_predictions(brain: AudioBrain, clips: Iterable[Clip], labels: dict[str, int], folder: str) -> None:
+def write_predictions(brain: ClassificationBrain, clips: Iterable[Clip], labels: dict[str, int], folder: str) -> None:
     """Writes ``predictions.csv``: the predicted class of each clip of the last test, and its probability.
 
     Arguments
     ---------
-    brain : AudioBrain
+    brain : ClassificationBrain
         After the test.
     clips : Iterable[Clip]
         All clips of the run.

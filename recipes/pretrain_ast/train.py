@@ -26,11 +26,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSa
 from transformers import ASTFeatureExtractor
 
 from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import load_experiment, parse_arguments, run_command
+from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.data.augment import SpecAugment
+from brainplug.errors import run_command
 from brainplug.optim.schedules import cosine
 from brainplug.pretrain.export import export_model
-from brainplug.pretrain.schema import AstSettings, read_settings
+from brainplug.pretrain.schema import AstSettings
 
 VALID_BATCH = 100  # clips
 Batch = dict[str, torch.Tensor]
@@ -186,17 +187,17 @@ def make_loaders(corpus: TaggingCorpus, settings: AstSettings) -> tuple[DataLoad
 def main(arguments: list[str]) -> None:
     """Makes the corpus, trains, and writes the model with its card."""
     recipe_file, run_opts, overrides = parse_arguments(arguments)
-    experiment = load_experiment(recipe_file, run_opts, overrides)
-    settings = read_settings(AstSettings, experiment.hparams)
-    check_output_folder(experiment)
-    sb.create_experiment_directory(settings.output_folder, recipe_file, experiment.overrides)
+    recipe = Recipe.load(recipe_file, overrides, run_opts, AstSettings)
+    settings = recipe.settings
+    check_output_folder(recipe, settings.output_folder, settings.save_folder)
+    sb.create_experiment_directory(settings.output_folder, recipe_file, recipe.overrides_text())
     prepare_corpus(
         settings.corpus_folder, settings.recordings_folder, settings.spoken_clips, settings.event_clips,
         settings.frames, settings.mel_bands, settings.seed,
     )  # fmt: skip
     corpus = TaggingCorpus(settings.corpus_folder)
     loaders = make_loaders(corpus, settings)
-    brain = TaggingBrain(settings, corpus, experiment.run_opts)
+    brain = TaggingBrain(settings, corpus, recipe.run_opts)
     brain.fit(settings.epoch_counter, *loaders)
     model = brain.modules.ast
     extractor = ASTFeatureExtractor(

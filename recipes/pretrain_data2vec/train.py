@@ -15,7 +15,8 @@ from speechbrain.utils.distributed import ddp_init_group
 from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.backbones.filters import begin_with_mel_filters
-from brainplug.config.recipe import load_experiment, parse_arguments, run_command
+from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.errors import run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
 from brainplug.pretrain.corpus import frames_in
 from brainplug.pretrain.data2vec import Data2VecPretraining, Teacher, tau_at
@@ -29,7 +30,7 @@ from brainplug.pretrain.health import (
 )
 from brainplug.pretrain.labels import mfcc_features
 from brainplug.pretrain.run import begin_run, train_and_export
-from brainplug.pretrain.schema import Data2VecSettings, read_settings
+from brainplug.pretrain.schema import Data2VecSettings
 
 
 class Data2VecBrain(PretrainBrain):
@@ -92,14 +93,13 @@ def main(arguments: list[str]) -> None:
     """Pre-trains, unless the run was finished before."""
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
-    experiment = load_experiment(recipe_file, run_opts, overrides)
-    settings = read_settings(Data2VecSettings, experiment.hparams)
-    audio = begin_run(experiment, settings)
+    recipe = Recipe.load(recipe_file, overrides, run_opts, Data2VecSettings)
+    settings, audio = recipe.settings, begin_run(recipe)
     if audio is None:
         print(f"The run was finished before: {settings.model_folder}")
         return
     begin_with_mel_filters(settings.model)
-    brain = Data2VecBrain(settings, experiment.run_opts)
+    brain = Data2VecBrain(settings, recipe.run_opts)
     facts = {name: getattr(settings, name) for name in ("top_layers", "tau_start", "tau_end", "tau_steps")}
     train_and_export(brain, audio, {"MFCC": mfcc_features}, facts)
 

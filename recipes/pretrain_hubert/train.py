@@ -8,7 +8,6 @@ layer of the model before.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
 import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
@@ -22,14 +21,14 @@ from transformers import AutoModel
 
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.loading import find_source, load_pretrained
-from brainplug.config.recipe import Experiment, load_aside, load_experiment, parse_arguments, run_command
-from brainplug.errors import ConfigError
+from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.errors import ConfigError, run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity
 from brainplug.pretrain.hubert import HubertPretraining
 from brainplug.pretrain.labels import Features, make_labels, mfcc_features, normalized_mfcc_features
-from brainplug.pretrain.run import begin_run, layer_features, merge_overrides, train_and_export
-from brainplug.pretrain.schema import HubertSettings, read_settings
+from brainplug.pretrain.run import begin_run, layer_features, train_and_export
+from brainplug.pretrain.schema import HubertSettings
 
 MFCC = {"mfcc": mfcc_features, "normalized_mfcc": normalized_mfcc_features}
 
@@ -84,10 +83,9 @@ def clustered_features(labels_from: str, layer: int) -> tuple[dict[str, object],
     return {"features": folder, "layer": layer}, layer_features(model, layer, normalize=False)
 
 
-def run_iteration(experiment: Experiment) -> None:
+def run_iteration(recipe: Recipe[HubertSettings]) -> None:
     """Trains one iteration, unless it was finished before."""
-    settings = read_settings(HubertSettings, experiment.hparams)
-    audio = begin_run(experiment, settings)
+    settings, audio = recipe.settings, begin_run(recipe)
     if audio is None:
         print(f"Iteration {settings.iteration} was finished before: {settings.model_folder}")
         return
@@ -99,7 +97,7 @@ def run_iteration(experiment: Experiment) -> None:
     run_on_main(make_labels, args=arguments)
     labels = make_labels(*arguments)  # from disk
     begin_with_mel_filters(settings.model)
-    brain = HubertBrain(settings, experiment.run_opts)
+    brain = HubertBrain(settings, recipe.run_opts)
     facts: dict[str, object] = {"iteration": settings.iteration, "labels_from": settings.labels_from}
     compared: dict[str, Features] = {"MFCC": mfcc_features}
     if "layer" in source:
@@ -113,19 +111,16 @@ def main(arguments: list[str]) -> None:
     """Trains the iterations, one after the other."""
     recipe_file, run_opts, overrides = parse_arguments(arguments)
     ddp_init_group(run_opts)
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = load_aside(recipe_file, run_opts, overrides, folder)
-    iterations = read_settings(HubertSettings, experiment.hparams).iterations
-    if len(iterations) > 1 and any(line.startswith("output_folder:") for line in overrides.splitlines()):
+    iterations = Recipe.load(recipe_file, overrides, run_opts, HubertSettings, inspect=True).settings.iterations
+    if len(iterations) > 1 and "output_folder" in overrides:
         raise ConfigError(
             f"One output folder was asked for, for {len(iterations)} iterations.",
             "Each iteration has a folder of its own.",
             "Write --results_folder=FOLDER",
         )
     for number, changes in enumerate(iterations, 1):
-        run_iteration(
-            load_experiment(recipe_file, run_opts, merge_overrides({"iteration": number, **changes}, overrides))
-        )
+        merged = {"iteration": number, **changes, **overrides}
+        run_iteration(Recipe.load(recipe_file, merged, run_opts, HubertSettings))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import brainplug  # noqa: F401  before torch: it lets torchaudio load beside any
 from tqdm import tqdm
 
 from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import load_experiment, parse_arguments, run_command
-from brainplug.errors import UsageError
+from brainplug.config.recipe import parse_arguments
+from brainplug.errors import UsageError, run_command
 from brainplug.results.report import markdown_table, table_marks, write_table
 from brainplug.sweep.entries import p_text, p_value, spread
+from brainplug.tasks import load_recipe
 
 HERE = Path(__file__).parent
 MARKS = table_marks("ablation", "python recipes/spoken_echo/ablation.py")
@@ -87,7 +88,7 @@ def run(arguments: list[str], folder: Path) -> None:
     if (folder / "results.json").exists():
         return
     with open(folder / "output.txt", "w") as output:
-        command = [sys.executable, str(HERE / "train.py"), *arguments]
+        command = [sys.executable, str(HERE.parents[1] / "train.py"), *arguments]
         code = subprocess.run(command, stdout=output, stderr=output).returncode
     if code:
         asked = f"The run in {folder} was asked for."
@@ -181,7 +182,9 @@ def main(arguments: list[str]) -> None:
     }
     commands = {folder: command_line(*place, folder, others) for place, folder in folders.items()}
     for command in commands.values():  # before the work: a folder may hold a run with other options
-        check_output_folder(load_experiment(*parse_arguments(command)))
+        file, run_opts, overrides = parse_arguments(command)
+        recipe = load_recipe(file, overrides, run_opts)
+        check_output_folder(recipe, recipe.settings.output_folder, recipe.settings.save_folder)
     with ThreadPoolExecutor(chosen.jobs) as pool:
         runs = [pool.submit(run, command, folder) for folder, command in commands.items()]
         for each in tqdm(runs, desc="Runs"):

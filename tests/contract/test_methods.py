@@ -177,7 +177,7 @@ class TestEveryMethod:
     def test_delta_restores_the_model_under_another_seed(self, backbone, method, tmp_path):
         trained = build(backbone[1], method, seed=0)
         train(trained)
-        save_delta(trained, tmp_path / "delta.safetensors", {})
+        save_delta(trained, tmp_path / "delta.safetensors")
         other = build(backbone[1], method, seed=7).eval()
         signal, lengths = batch(trained)
         assert not torch.equal(other(signal, lengths), trained(signal, lengths))

@@ -122,7 +122,7 @@ def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], 
     for number, handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
         signal.signal(number, handler)  # tests may run where they are ignored: in the background, under nohup
     multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a process that a shell starts
-    from brainplug.config.recipe import run_command
+    from brainplug.errors import run_command
 
     if sabotage:
         sabotage()
@@ -133,8 +133,8 @@ def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], 
 def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:
     """Arranges that this process dies at the `count`-th call of a function, as by ``kill -9``.
 
-    `place` names the function, such as ``brainplug.training.brain:AudioBrain.fit_batch``. With `stage`, only
-    calls with this stage among the arguments are counted.
+    `place` names the function, such as ``brainplug.training.classification:ClassificationBrain.fit_batch``. With
+    `stage`, only calls with this stage among the arguments are counted.
     """
     owner_name, _, name = place.replace(":", ".").rpartition(".")
     owner = resolve_name(owner_name)

@@ -56,31 +56,31 @@ def results(finished: dict[str, Path], train_esc50: Callable[..., Run], tmp_path
 
 BAD_OPTIONS = {
     "--method=conformr": ["'conformr'", "--method= one of: conformer"],
-    "--method=": ["bitfit, bottleneck, conformer", "linear, "],
+    "--method=": ["method is None", "valid string"],
     "--backbone=nano-ats": ["'nano-ats'", "nano-ast, ", "FOLDER, or a hub id"],
     "--backbone=.": ["'.'", "config.json"],
     "--backbone=someone/something": ["'someone/something'", "is not in the cache", "--backbone=nano-ast"],
     "--dataset=esc5": ["'esc5'", "--dataset= one of: esc50"],
     "--optimizer=adamm": ["'adamm'", "--optimizer= one of: fadam, adamw"],
-    "--bach_size=4": ["--bach_size", "no such key", "batch_size"],
+    "--bach_size=4": ["--bach_size", "no key bach_size", "batch_size"],
     "--fold=9": ["fold 9", "1 to 5", "--fold=1"],
-    "--fold=one": ["fold 'one'", "1 to 5"],
-    "--seed=-1": ["seed -1", "from 0 to 4294967295"],
-    "--batch_size=0": ["batch_size 0", "from 1", "--batch_size="],
-    "--batch_size=2.5": ["batch_size 2.5"],
-    "--number_of_epochs=abc": ["number_of_epochs 'abc'", "no whole number"],
-    "--num_workers=-1": ["num_workers -1"],
-    "--lr=-1": ["learning rate -1", "above 0"],
-    "--lr=0": ["learning rate 0"],
-    "--lr=high": ["learning rate 'high'"],
+    "--fold=one": ["fold is 'one'"],
+    "--seed=-1": ["seed is -1", "greater than or equal to 0"],
+    "--batch_size=0": ["batch_size is 0", "greater than 0"],
+    "--batch_size=2.5": ["batch_size is 2.5", "valid integer"],
+    "--number_of_epochs=abc": ["number_of_epochs is 'abc'", "valid integer"],
+    "--num_workers=-1": ["num_workers is -1"],
+    "--lr=-1": ["lr is -1", "greater than 0"],
+    "--lr=0": ["lr is 0"],
+    "--lr=high": ["lr is 'high'", "valid number"],
     "--frames=5": ["5 frames", "16 frames long", "--frames=16"],
-    "--frames=long": ["frames 'long'"],
+    "--frames=long": ["frames is 'long'"],
     "--positions=stretch": ["'stretch'", "crop, interpolate, published, zero"],
     "--pooling=XYZ": ["'XYZ'", "ALL, CLS"],
-    "--few_shot=0": ["few_shot 0", "from 1", "--few_shot=2"],
+    "--few_shot=0": ["few_shot is 0", "greater than 0"],
     "--few_shot=13": ["13 training clips of each class", "'noise' has 12", "--few_shot=12 or less"],
-    "--paper_code=please": ["paper_code: 'please'", "neither True nor False", "--paper_code=True"],
-    "--gradient_checkpointing=1": ["gradient_checkpointing: 1", "--gradient_checkpointing=True"],
+    "--paper_code=please": ["paper_code is 'please'", "valid boolean"],
+    "--gradient_checkpointing=1": ["gradient_checkpointing is 1", "valid boolean"],
     "--method_settings={conformer: {reduction_rat: 4}}": ["'conformer'", "'reduction_rat'", "hparams/methods.yaml"],
     "--method_settings={conformer: {reduction_rate: 17}}": ["reduction rate 17", "16 wide", "from 1 to 16"],
     "--method_settings={conformer: {placement: above}}": ["'above'", "parallel, sequential"],
@@ -143,7 +143,7 @@ def test_failed_attempt_does_not_occupy_the_folder(train_esc50):
 
 def test_data_folder_that_is_not_given(command_line, tmp_path):
     arguments = [option for option in command_line() if not option.startswith("--data_folder")]
-    assert_refused(run_train(arguments, tmp_path), ESC50_RECIPE, "data_folder has no value", "Write --data_folder=")
+    assert_refused(run_train(arguments, tmp_path), ESC50_RECIPE, "data_folder has no value", "write --data_folder=")
 
 
 def test_missing_recipe(tmp_path):

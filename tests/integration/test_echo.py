@@ -54,7 +54,7 @@ def train(corpus: Path, tmp_path: Path) -> Callable[..., Run]:
             *("--output_folder=results", "--device=cpu", "--noprogressbar"),
         ]
         chosen = {option.partition("=")[0]: option for option in (*small, *options)}
-        return run_train([RECIPE, *chosen.values()], tmp_path, main="recipes.spoken_echo.train:main", **named)
+        return run_train([RECIPE, *chosen.values()], tmp_path, **named)
 
     return run
 

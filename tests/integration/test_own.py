@@ -126,7 +126,7 @@ def test_bad_clips_are_counted_and_listed(sounds, train_own, tmp_path):
         (["--manifest=clips.csv", "--dataset=spoken"], ["'clips.csv'", "--dataset=spoken was given too"]),
         (["--dataset=own", "--data_folder=sounds", "--fold=6"], ["fold 6", "1, 2, 3, 4, 5"]),
         (["--dataset=own", "--data_folder=sounds", "--fold=1", "--folds=13"], ["has 12 clips", "13 of different"]),
-        (["--dataset=own", "--data_folder=sounds", "--folds=2"], ["folds 2", "from 3"]),
+        (["--dataset=own", "--data_folder=sounds", "--folds=2"], ["folds is 2", "greater than or equal to 3"]),
     ],
 )
 def test_what_cannot_be_is_refused(options, words, sounds, train_own):

@@ -20,9 +20,10 @@ from brainplug.data.transcripts import make_transcribed_datasets
 from brainplug.methods import Method, choose_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.models.adapted import AudioClassifier
-from brainplug.models.echo_recognizer import EchoBrain, EchoRecognizer, load_echo
+from brainplug.models.echo_recognizer import EchoRecognizer, load_echo
 from brainplug.optim.schedules import cosine
-from brainplug.training.brain import AudioBrain
+from brainplug.training.classification import ClassificationBrain
+from brainplug.training.seq2seq import EchoBrain
 from tests.integration.running import REPOSITORY, SETTINGS, run_train
 from tests.processes import LONGEST
 
@@ -58,7 +59,7 @@ def train(method_name: str, backbone: str, paper_code: bool, folders: dict[str, 
     }
     options = {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"}
     before = {name: tensor.clone() for name, tensor in model.delta().items()}
-    brain = AudioBrain(model, method, torch.optim.SGD, 0.05, hparams, options)
+    brain = ClassificationBrain(model, torch.optim.SGD, 0.05, hparams, options)
     clips = [
         Clip(f"{split}{number}", "", ["cat", "dog"][number % 2], split)
         for split, count in (("train", 8), ("valid", 2))
@@ -91,7 +92,7 @@ def train_echo() -> dict[str, torch.Tensor]:
         "label_smoothing": 0.0,
     }
     options = {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo", "grad_accumulation_factor": 2}
-    brain = EchoBrain(characters, model, model.method, torch.optim.SGD, 0.05, hparams, options)
+    brain = EchoBrain(characters, model, torch.optim.SGD, 0.05, hparams, options)
     clips = [
         Clip(f"{split}{number}", "", "", split, text=["no", "do it", "stop", "open that"][number % 4])
         for split, count in (("train", 16), ("valid", 2))

@@ -20,7 +20,7 @@ from tests.made_corpora import make_librispeech, write_noise
 RECIPES = {
     name: str(REPOSITORY / "recipes" / name / "hparams" / "train.yaml") for name in ("spoken_ctc", "LibriSpeech_ctc")
 }
-BRAIN = "brainplug.training.recognition:CTCBrain"
+BRAIN = "brainplug.training.ctc:CTCBrain"
 TEXTS = ("Lights on", "lights off", "no more heat", "it's too dark", "stop")
 TOO_LONG = "too much is said here"  # of 0.15 s
 
@@ -58,7 +58,7 @@ def train(corpus: Path, tiny_backbones: dict[str, str], tmp_path: Path) -> Calla
         ]
         chosen = {option.partition("=")[0]: option for option in (*small, *options)}
         arguments = [RECIPES[recipe], *chosen.values()]
-        return run_train(arguments, tmp_path, main="recipes.spoken_ctc.train:main", **named)
+        return run_train(arguments, tmp_path, **named)
 
     return run
 

@@ -40,7 +40,7 @@ SETUPS = {
     "fadam": ["--method=conformer", "--optimizer=fadam", "--ckpt_interval_steps=2"],
     "published": ["--method=conformer", "--paper_code=True", "--few_shot=10", "--ckpt_interval_steps=2"],
 }  # fmt: skip
-BRAIN, CHECKPOINTS = "brainplug.training.brain:AudioBrain", "brainplug.training.checkpoints"
+BRAIN, CHECKPOINTS = "brainplug.training.classification:ClassificationBrain", "brainplug.training.checkpoints"
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 
 # Where a run dies: name -> (setup, the place of each death in turn).

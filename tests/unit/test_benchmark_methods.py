@@ -17,7 +17,7 @@ from benchmarks.methods import (
     main,
 )
 from brainplug.backbones import known_config
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe

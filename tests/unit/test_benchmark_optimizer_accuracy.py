@@ -19,9 +19,11 @@ from benchmarks.optimizer_accuracy import (
     draw_rates,
     read_outcome,
 )
-from brainplug.config.recipe import choose_optimizer, load_experiment, parse_arguments
+from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError
 from brainplug.files import write_json
+from brainplug.tasks import load_recipe
+from brainplug.tasks.base import choose_optimizer
 
 ROOT = Path(__file__).parents[2]
 CELL = "spoken", "lora", "FAdam"
@@ -86,10 +88,11 @@ class TestRuns:
     def test_the_command_line_is_one_that_the_main_job_takes(self, cell, tmp_path, monkeypatch):
         monkeypatch.chdir(ROOT)
         run = Run(*cell, 2, 3)
-        hparams = load_experiment(*parse_arguments(run.arguments(tmp_path, "esc10"))).hparams
-        assert (hparams["method"], hparams["lr"], hparams["seed"]) == (run.method, 0.025, 3)
-        assert Path(hparams["output_folder"]) == run.folder(tmp_path)
-        optimizer = choose_optimizer(hparams).create
+        file, run_opts, overrides = parse_arguments(run.arguments(tmp_path, "esc10"))
+        settings = load_recipe(file, overrides, run_opts, inspect=True).settings
+        assert (settings.method, settings.lr, settings.seed) == (run.method, 0.025, 3)
+        assert Path(settings.output_folder) == run.folder(tmp_path)
+        optimizer = choose_optimizer(settings).create
         start = optimizer.keywords.get("fam_start_step")
         assert start == {"FAM": 30, "FAM, frequency part off": 1000000}.get(run.optimizer)
 

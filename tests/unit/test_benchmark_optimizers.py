@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.optimizers import MARKS, OPTIMIZERS, OptimizerStep, compare_optimizers, main
 from brainplug.backbones import known_config
-from brainplug.config.recipe import run_command
+from brainplug.errors import run_command
 
 ROOT = Path(__file__).parents[2]
 

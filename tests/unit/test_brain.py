@@ -1,4 +1,4 @@
-"""What AudioBrain adds to SpeechBrain's loop."""
+"""What ClassificationBrain adds to SpeechBrain's loop."""
 
 import math
 import random
@@ -23,8 +23,9 @@ from brainplug.models.adapted import AudioClassifier
 from brainplug.optim import FAM
 from brainplug.optim.entry import OptimizerEntry
 from brainplug.optim.schedules import cosine
-from brainplug.training.brain import AudioBrain, Stopwatch
+from brainplug.training.brain import Stopwatch
 from brainplug.training.checkpoints import SafeCheckpointer
+from brainplug.training.classification import ClassificationBrain
 
 LABELS = {"cat": 0, "dog": 1}
 FRAMES, BANDS = 64, 32
@@ -43,7 +44,7 @@ GROUPED = OptimizerEntry(FAM, groups=weights_and_biases)
 
 
 @pytest.fixture
-def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
+def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., ClassificationBrain]:
     """Makes a brain with a linear probe on a small random AST."""
 
     def make(
@@ -52,7 +53,7 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
         epochs: int = 2,
         optimizer: Callable = torch.optim.SGD,
         **options: object,
-    ) -> AudioBrain:
+    ) -> ClassificationBrain:
         torch.manual_seed(0)
         model = AudioClassifier(load_backbone(tiny_backbones["ast"]), LinearProbe(), len(LABELS))
         hparams = {
@@ -65,8 +66,8 @@ def make_brain(tiny_backbones: dict[str, str]) -> Callable[..., AudioBrain]:
         }
         run_opts = {"device": "cpu", "noprogressbar": True, **options}
         if checkpointer is not None:
-            register_adapter(checkpointer, model, {})
-        return AudioBrain(model, LinearProbe(), optimizer, 0.5, hparams, run_opts, checkpointer)
+            register_adapter(checkpointer, model)
+        return ClassificationBrain(model, optimizer, 0.5, hparams, run_opts, checkpointer)
 
     return make
 
@@ -82,12 +83,12 @@ def datasets(train: int = 6) -> dict:
     return make_datasets(clips, LABELS, lambda clip: signals[clip.id])
 
 
-def fit(brain: AudioBrain, sets: dict) -> None:
+def fit(brain: ClassificationBrain, sets: dict) -> None:
     brain.fit(brain.hparams.epoch_counter, sets["train"], sets["valid"], {"batch_size": 2}, {"batch_size": 2})
 
 
 class TestSeeds:
-    def draws(self, brain: AudioBrain, epoch: int, step: int) -> tuple:
+    def draws(self, brain: ClassificationBrain, epoch: int, step: int) -> tuple:
         """What torch, numpy and Python draw in a step, whatever was drawn before."""
         for library in (torch.rand, np.random.rand):
             library(random.randrange(1, 9))
@@ -212,7 +213,7 @@ class TestAccuracies:
         # Says "dog" to every clip: right for one of the three clips 0, 1, 2, which come in batches of two and one.
         monkeypatch.setattr(brain, "compute_forward", lambda batch, stage: says_dog(brain, batch))
         brain._fit_valid(brain.make_dataloader(sets["valid"], sb.Stage.VALID, batch_size=2), 1, False)
-        assert brain.measured == {"VALID": {"accuracy": 1 / 3}}
+        assert brain.stage_metrics == {"VALID": {"accuracy": 1 / 3}}
         ids, indices, probabilities = zip(*brain.predictions(), strict=True)
         assert (ids, indices) == (("valid0", "valid1", "valid2"), (1, 1, 1))
         assert probabilities == pytest.approx([math.e / (1 + math.e)] * 3)
@@ -236,7 +237,7 @@ class TestAccuracies:
             "best": (2, 0.9),
             "last": (3, 0.4),
         }
-        assert tested[chosen]["test_accuracy"] == brain.measured["TEST"]["accuracy"]
+        assert tested[chosen]["test_accuracy"] == brain.stage_metrics["TEST"]["accuracy"]
         assert torch.equal(brain.model.head.weight, weights[epoch])
         assert not torch.equal(weights[2], weights[3])
         assert (brain.optimizer_step, brain.hparams.epoch_counter.current) == counts
@@ -252,7 +253,7 @@ class TestAccuracies:
             make_brain(SafeCheckpointer(tmp_path)).evaluate(datasets()["test"])
 
 
-def says_dog(brain: AudioBrain, batch: object) -> torch.Tensor:
+def says_dog(brain: ClassificationBrain, batch: object) -> torch.Tensor:
     brain.targets = batch.target.data[:, 0]
     return torch.tensor([[0.0, 1.0]]).expand(len(brain.targets), 2)
 
@@ -284,7 +285,7 @@ class TestStopwatch:
 
 class TestFeaturesOnTheDevice:
     def forward(
-        self, brain: AudioBrain, read: Callable, augment: Sequence[Callable] = (), stage: object = None
+        self, brain: ClassificationBrain, read: Callable, augment: Sequence[Callable] = (), stage: object = None
     ) -> torch.Tensor:
         """Logits of three clips of half a second and less; a clip's id is its length."""
         clips = [Clip(f"{samples}", "", "cat", "test", duration=1.0) for samples in (8000, 500, 6001)]

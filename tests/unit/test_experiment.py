@@ -1,48 +1,42 @@
 """Command lines, recipes, and whose a results folder is."""
 
+import dataclasses
 import os
+import re
 import tempfile
+from pathlib import Path
 
+import pydantic
 import pytest
 import torch
 
-from brainplug.config.output_folder import check_output_folder, configuration
-from brainplug.config.recipe import (
-    choose,
-    choose_optimizer,
-    load_experiment,
-    parse_arguments,
-    run_command,
-)
-from brainplug.errors import UsageError
+from brainplug.config.output_folder import check_output_folder as check_folder
+from brainplug.config.output_folder import configuration
+from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.errors import UsageError, run_command
+from brainplug.tasks import load_recipe
+from brainplug.tasks.base import choose_optimizer
 
-RECIPE = """\
-seed: 1234
-number_of_epochs: 3
-batch_size: 4
-lr: null
-dataset: spoken
-manifest: null
-fold: null
-folds: 5
-few_shot: null
-paper_code: False
-positions: crop
-backbone: nano-ast  # or another
-experiment: !ref <backbone>
-output_folder: !ref results/<experiment>/<seed>
-save_folder: !ref <output_folder>/save
-data_folder: !PLACEHOLDER
-ckpt_interval_minutes: 5
-optimizer: adamw
+HPARAMS = Path(__file__).parents[2] / "hparams"
+OPTIMIZERS = """\
 optimizers:
     adamw: !name:torch.optim.AdamW
         eps: 1e-2
 optimizer_settings:
     adamw: {weight_decay: 0.1}
-epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
-    limit: !ref <number_of_epochs>
 """
+
+
+def recipe_text() -> str:
+    """The template of all recipes with a key that has no value, a short name, and an optimiser of its own."""
+    text = (HPARAMS / "train.yaml").read_text().replace("!include:", f"!include:{HPARAMS}/")
+    text = re.sub(r"^optimizers:.*?^lr_schedule", OPTIMIZERS + "lr_schedule", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^experiment: .*$", "experiment: !ref <backbone>", text, flags=re.MULTILINE)
+    text = re.sub(r"^backbone: .*$", "backbone: nano-ast  # or another", text, flags=re.MULTILINE)
+    return re.sub(r"^data_folder: .*$", "data_folder: !PLACEHOLDER", text, flags=re.MULTILINE)
+
+
+RECIPE = recipe_text()
 
 
 @pytest.fixture(autouse=True)
@@ -54,87 +48,112 @@ def recipe(tmp_path, monkeypatch):
     return path
 
 
-def load(*options, data="here"):
-    """Loads the recipe with what a command line says."""
-    return load_experiment(*parse_arguments(["recipe.yaml", f"--data_folder={data}", *options]))
+def load_file(*arguments: str, inspect: bool = True) -> Recipe:
+    file, run_opts, overrides = parse_arguments(arguments)
+    return load_recipe(file, overrides, run_opts, inspect)
+
+
+def load(*options, data="here", inspect=True):
+    """Loads the recipe with the options of a command line."""
+    return load_file("recipe.yaml", f"--data_folder={data}", *options, inspect=inspect)
+
+
+def check_output_folder(recipe):
+    check_folder(recipe, recipe.settings.output_folder, recipe.settings.save_folder)
 
 
 class TestLoading:
     def test_references_follow_the_command_line(self):
-        experiment = load("--seed=7", "--backbone=ast", "--number_of_epochs=5")
-        assert experiment.hparams["output_folder"] == "results/ast/7"
-        assert experiment.hparams["epoch_counter"].limit == 5
-        assert experiment.hparams["data_folder"] == "here"
+        recipe = load("--seed=7", "--backbone=ast", "--number_of_epochs=5", inspect=False)
+        assert recipe.settings.output_folder == "results/ast/7"
+        assert recipe.settings.epoch_counter.limit == 5
+        assert recipe.settings.data_folder == "here"
 
     @pytest.mark.parametrize(("options", "kind"), [([], ""), (["--few_shot=8"], "-8shot")])
     def test_no_colon_is_in_a_folder_s_name(self, options, kind):
-        hparams = load("--backbone=random:nano-ast", *options).hparams
-        assert hparams["output_folder"] == f"results/random-nano-ast{kind}/1234"
-        assert hparams["backbone"] == "random:nano-ast"
+        settings = load("--backbone=random:nano-ast", *options).settings
+        assert settings.output_folder == f"results/random-nano-ast{kind}/1234"
+        assert settings.backbone == "random:nano-ast"
 
-    @pytest.mark.parametrize("options", [[], ["--few_shot=!ref <block[shots]>"], ["--block=null"]])
-    def test_what_is_included_may_be_referred_to_and_left_out(self, options, recipe):
+    @pytest.mark.parametrize(
+        ("overrides", "shots"), [({}, 8), ({"few_shot": 2}, 2), ({"few_shot": 2, "block": None}, 2)]
+    )
+    def test_an_included_block_may_be_referred_to_and_left_out(self, overrides, shots, recipe):
         (recipe.parent / "block.yaml").write_text("shots: 8\n")
-        shots = "!ref <block[shots]>" if not options else "2"
-        recipe.write_text("block: !include:block.yaml\n" + RECIPE.replace("few_shot: null", f"few_shot: {shots}"))
-        hparams = load(*options).hparams
-        left_out = options == ["--block=null"]
-        assert hparams["block"] == (None if left_out else {"shots": 8})
-        assert hparams["output_folder"] == f"results/nano-ast-{2 if left_out else 8}shot/1234"
+        recipe.write_text("block: !include:block.yaml\nfew_shot: !ref <block[shots]>\n")
+        if overrides:
+            recipe.write_text("block: !include:block.yaml\nfew_shot: null\n")
+        settings = Recipe.load("recipe.yaml", overrides).settings
+        assert settings.few_shot == shots
+        assert settings.block == (None if "block" in overrides else {"shots": 8})
+
+    def test_a_recipe_cannot_be_changed(self):
+        recipe = load()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            recipe.file = "other.yaml"
+        with pytest.raises(pydantic.ValidationError):
+            recipe.settings.seed = 2
+
+    def test_overrides_may_change_single_entries_of_a_block(self):
+        recipe = load_recipe("recipe.yaml", {"data_folder": "here", "method_settings": {"lora": {"alpha": 2}}})
+        assert recipe.settings.method_settings == {"conformer": {"kernel_size": 15}, "lora": {"alpha": 2}}
 
     def test_options_of_speechbrain_are_no_keys(self):
-        experiment = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
-        assert experiment.run_opts.precision == "bf16"
-        assert experiment.run_opts.grad_accumulation_factor == 2
-        assert experiment.overrides == 'data_folder: "here"'
+        recipe = load("--precision=bf16", "--device=cpu", "--grad_accumulation_factor=2")
+        assert recipe.run_opts.precision == "bf16"
+        assert recipe.run_opts.grad_accumulation_factor == 2
+        assert recipe.overrides == {"data_folder": "here"}
 
     @pytest.mark.parametrize("name", ["2024", "1e5", "birds #1", "a: b", "[x] birds", "it's", "Größe", "2024-01-15"])
     def test_paths_are_text_whatever_they_would_be_in_yaml(self, name):
-        experiment = load(f"--manifest={name}", f"--output_folder={name}", data=name)
-        assert [experiment.hparams[key] for key in ("data_folder", "manifest", "output_folder")] == [name] * 3
+        recipe = load(f"--manifest={name}", f"--output_folder={name}", data=name)
+        assert [getattr(recipe.settings, key) for key in ("data_folder", "manifest", "output_folder")] == [name] * 3
 
     def test_a_path_may_be_null_or_a_reference(self):
-        experiment = load("--manifest=null", "--output_folder=!ref runs/<experiment>")
-        assert experiment.hparams["manifest"] is None
-        assert experiment.hparams["output_folder"] == "runs/nano-ast"
+        recipe = load("--manifest=null", "--output_folder=!ref runs/<experiment>")
+        assert recipe.settings.manifest is None
+        assert recipe.settings.output_folder == "runs/nano-ast"
 
     def test_optimizer_is_not_short_for_another_option(self):
-        experiment = load("--optimizer=other")
-        assert experiment.hparams["optimizer"] == "other"
-        assert experiment.run_opts.optimizer_step_limit is None
+        recipe = load("--optimizer=other")
+        assert recipe.settings.optimizer == "other"
+        assert recipe.run_opts.optimizer_step_limit is None
 
     @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2E+2", 200.0), ("5.e-1", 0.5), ("0.001", 1e-3)])
     def test_numbers_with_an_exponent_are_numbers(self, text, value):
-        hparams = load(f"--lr={text}").hparams
-        assert hparams["lr"] == value
-        assert hparams["optimizers"]["adamw"].keywords["eps"] == 1e-2
+        settings = load(f"--lr={text}").settings
+        assert settings.lr == value
+        assert settings.optimizers["adamw"].keywords["eps"] == 1e-2
 
     def test_checkpoints_by_steps_replace_those_by_minutes(self):
-        assert load("--ckpt_interval_steps=2").hparams["ckpt_interval_minutes"] == 0
-        assert load().hparams["ckpt_interval_minutes"] == 5
+        assert load("--ckpt_interval_steps=2").settings.ckpt_interval_minutes == 0
+        assert load().settings.ckpt_interval_minutes == 5
 
     @pytest.mark.parametrize("options", [["--debug"], ["--debug", "--output_folder=mine"]])
     def test_debug_writes_elsewhere(self, options):
-        folders = [load(*options).hparams["output_folder"] for _ in range(2)]
+        folders = [load(*options, inspect=False).settings.output_folder for _ in range(2)]
         assert len(set(folders)) == 2
         assert all("brainplug-debug-" in folder and os.path.isdir(folder) for folder in folders)
 
     def test_debug_that_is_to_stay_writes_where_it_is_told(self):
-        assert load("--debug", "--debug_persistently", "--output_folder=mine").hparams["output_folder"] == "mine"
+        assert (
+            load("--debug", "--debug_persistently", "--output_folder=mine", inspect=False).settings.output_folder
+            == "mine"
+        )
 
 
 class TestPublishedCode:
     def test_what_was_asked_for_stands_without_it(self):
-        experiment = load("--max_grad_norm=1", "--positions=interpolate")
-        assert experiment.hparams["positions"] == "interpolate"
-        assert experiment.run_opts.max_grad_norm == 1
+        recipe = load("--max_grad_norm=1", "--positions=interpolate")
+        assert recipe.settings.positions == "interpolate"
+        assert recipe.run_opts.max_grad_norm == 1
 
     @pytest.mark.parametrize("options", [[], ["--max_grad_norm=1", "--positions=interpolate"]])
     def test_positions_and_clipping_are_those_of_the_paper(self, options):
-        experiment = load("--paper_code=True", *options)
-        assert experiment.hparams["positions"] == "published"
-        assert configuration(experiment)["options"]["max_grad_norm"] == experiment.run_opts.max_grad_norm == 0
-        assert "max_grad_norm" in experiment.run_opts.overridden_args  # else SpeechBrain has its own
+        recipe = load("--paper_code=True", *options)
+        assert recipe.settings.positions == "published"
+        assert configuration(recipe)["options"]["max_grad_norm"] == recipe.run_opts.max_grad_norm == 0
+        assert "max_grad_norm" in recipe.run_opts.overridden_args  # else SpeechBrain has its own
 
     @pytest.mark.parametrize(
         ("options", "name"),
@@ -150,7 +169,7 @@ class TestPublishedCode:
         ],
     )
     def test_runs_of_another_kind_have_folders_of_their_own(self, options, name):
-        assert load(*options).hparams["output_folder"] == f"results/{name}/1234"
+        assert load(*options).settings.output_folder == f"results/{name}/1234"
 
     @pytest.mark.parametrize(
         ("options", "name"),
@@ -163,9 +182,9 @@ class TestPublishedCode:
         ],
     )
     def test_a_list_is_ones_own_data_and_names_the_folder(self, options, name):
-        hparams = load(*options).hparams
-        assert hparams["output_folder"] == f"results/{name}/1234"
-        assert hparams["dataset"] == ("spoken" if name == "nano-ast" else "own")
+        settings = load(*options).settings
+        assert settings.output_folder == f"results/{name}/1234"
+        assert settings.dataset == ("spoken" if name == "nano-ast" else "own")
 
     @pytest.mark.parametrize(
         ("backbone", "name"),
@@ -185,51 +204,53 @@ class TestPublishedCode:
             (tmp_path / folder).mkdir(parents=True)
         monkeypatch.chdir(here)
         recipe.rename(here / "recipe.yaml")
-        hparams = load(f"--backbone={backbone.format(here=here)}", "--few_shot=8").hparams
-        folder = hparams["output_folder"].removeprefix("results/").removesuffix("-8shot/1234")
+        settings = load(f"--backbone={backbone.format(here=here)}", "--few_shot=8").settings
+        folder = settings.output_folder.removeprefix("results/").removesuffix("-8shot/1234")
         assert folder.endswith(name) and ".." not in folder and not folder.startswith(("/", "-"))
         assert len(folder) <= 120
-        assert hparams["backbone"] == backbone.format(here=here)
+        assert settings.backbone == backbone.format(here=here)
 
     def test_a_folder_that_is_named_is_taken(self):
-        assert load("--few_shot=8", "--output_folder=mine").hparams["output_folder"] == "mine"
+        assert load("--few_shot=8", "--output_folder=mine").settings.output_folder == "mine"
 
 
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--bach_size=4"], "--bach_size was asked for.*no such key.*batch_size"),
-            (["--seed=-1"], "seed -1.*from 0 to 4294967295"),
-            (["--seed=4294967296"], "seed 4294967296"),
-            (["--seed=null"], "seed None"),
-            (["--batch_size=True"], "batch_size True"),
-            (["--batch_size=[4]"], "batch_size"),
-            (["--number_of_epochs=0"], "number_of_epochs 0.*from 1"),
-            (["--number_of_epochs=1e3"], "number_of_epochs 1000.0.*no whole number"),
-            (["--lr=0"], "learning rate 0 .*above 0"),
-            (["--lr=nan"], "learning rate 'nan'"),
-            (["--lr=.nan"], "learning rate nan"),
-            (["--few_shot=0"], "few_shot 0 was asked for.*from 1.*--few_shot=2"),
-            (["--few_shot=2.5"], "few_shot 2.5"),
-            (["--paper_code=published"], "paper_code: 'published' .*neither True nor False.*--paper_code=True"),
-            (["--paper_code=null"], "paper_code: None"),
-            (["--seed=1", "--seed=2"], "seed occurs twice"),
-            (["--folds=2"], "folds 2.*from 3"),
+            (["--bach_size=4"], "--bach_size=4.*has no key bach_size.*no option --bach_size.*batch_size"),
+            (["--seed=-1"], "seed is -1. It should be greater than or equal to 0"),
+            (["--seed=4294967296"], "seed is 4294967296. It should be less than 4294967296"),
+            (["--seed=null"], "seed is None. It should be a valid integer"),
+            (["--batch_size=True"], "batch_size is True. It should be a valid integer"),
+            (["--batch_size=[4]"], "batch_size is .4"),
+            (["--number_of_epochs=0"], "number_of_epochs is 0. It should be greater than 0"),
+            (["--number_of_epochs=1e3"], "number_of_epochs is 1000.0. It should be a valid integer"),
+            (["--lr=0"], "lr is 0. It should be greater than 0"),
+            (["--lr=nan"], "lr is 'nan'. It should be a valid number"),
+            (["--lr=.nan"], "lr is nan. It should be a finite number"),
+            (["--few_shot=0"], "few_shot is 0. It should be greater than 0"),
+            (["--few_shot=2.5"], "few_shot is 2.5"),
+            (["--paper_code=published"], "paper_code is 'published'. It should be a valid boolean"),
+            (["--paper_code=null"], "paper_code is None"),
+            (["--sorting=randm"], "sorting is 'randm'. It should be 'random', 'ascending' or 'descending'"),
+            (["--sed=1", "--lr=x", "--few_shot=0"], "It has 3 faults:.*key sed.*seed.*lr is 'x'.*few_shot is 0"),
+            (["--seed=1", "--seed=2"], 'duplicate key "seed"|Write each key once'),
+            (["--folds=2"], "folds is 2. It should be greater than or equal to 3"),
             (["--manifest=clips.csv", "--dataset=spoken"], "'clips.csv'.*--dataset=spoken was given too"),
             (["--optimizers={"], "cannot be loaded"),
-            (["--optimizers=none"], "cannot be loaded|no such"),
+            (["--optimizers=none"], "optimizers is 'none'. It should be a valid dictionary"),
             (["--precision=fp16", "--device=cpu"], "fp16 was asked for, on the CPU.*--precision=bf16"),
             (["--device=gpu"], "device 'gpu'.*--device=cpu"),
         ],
     )
     def test_options(self, options, message):
-        with pytest.raises(UsageError, match=message):
-            choose("optimizer", load(*options).hparams)
+        with pytest.raises(UsageError, match=f"(?s){message}"):
+            choose_optimizer(load(*options).settings)
 
     def test_a_key_without_a_value_is_named(self):
-        with pytest.raises(UsageError, match=r"'recipe.yaml' .*data_folder has no value.*Write --data_folder="):
-            load_experiment(*parse_arguments(["recipe.yaml"]))
+        with pytest.raises(UsageError, match=r"'recipe.yaml' .*data_folder has no value; write --data_folder="):
+            load_file("recipe.yaml")
 
     @pytest.mark.parametrize(
         "text",
@@ -248,22 +269,22 @@ class TestWhatIsRefused:
     def test_files_that_are_no_recipe(self, text, recipe):
         recipe.write_text(text)
         with pytest.raises(UsageError, match="'recipe.yaml'"):
-            load_experiment(*parse_arguments(["recipe.yaml"]))
+            load_file("recipe.yaml")
 
     def test_a_missing_file_and_a_folder(self, tmp_path):
         for name in ("nowhere.yaml", str(tmp_path)):
             with pytest.raises(UsageError, match="There is no such file"):
-                load_experiment(*parse_arguments([name]))
+                load_file(name)
 
     def test_an_entry_that_a_block_lacks(self):
         with pytest.raises(UsageError, match="'adamm' .*Write --optimizer= one of: adamw"):
-            choose("optimizer", load("--optimizer=adamm").hparams)
+            choose_optimizer(load("--optimizer=adamm").settings)
 
 
 class TestOptimizer:
     def group(self, *options):
         """The one group of parameters of the optimiser that a command line asks for."""
-        entry = choose_optimizer(load(*options).hparams)
+        entry = choose_optimizer(load(*options).settings)
         [group] = entry.build(torch.nn.Linear(1, 1), lr=0.1).param_groups
         return group
 
@@ -280,9 +301,9 @@ class TestOptimizer:
             self.group(f"--optimizer_settings={{adamw: {settings}}}")
 
 
-def trained(experiment):
+def trained(recipe):
     """Leaves a checkpoint, as a run does."""
-    os.makedirs(f"{experiment.hparams['save_folder']}/CKPT+1")
+    os.makedirs(f"{recipe.settings.save_folder}/CKPT+1")
 
 
 class TestOutputFolder:

@@ -66,26 +66,24 @@ class TestWeightsAndBiases:
 
 
 class TestChoice:
-    HPARAMS = {"loggers": {"file": None, "wandb": print, "own": dict}, "train_logger": "file's"}
+    LOGGERS = {"file": None, "wandb": print, "own": dict}
 
     def test_the_file_alone(self):
-        hparams = {**self.HPARAMS, "logger": "file"}
-        loggers.check_logger(hparams)
-        assert loggers.make_loggers(hparams) == ["file's"]
+        loggers.check_logger("file", self.LOGGERS)
+        assert loggers.make_loggers("file's", "file", self.LOGGERS) == ["file's"]
 
     def test_one_of_one_s_own(self):
-        hparams = {**self.HPARAMS, "logger": "own"}
-        loggers.check_logger(hparams)
-        assert loggers.make_loggers(hparams) == ["file's", {}]
+        loggers.check_logger("own", self.LOGGERS)
+        assert loggers.make_loggers("file's", "own", self.LOGGERS) == ["file's", {}]
 
     def test_one_that_is_missing(self):
         with pytest.raises(UsageError, match="The logger 'owm' was asked for.*own"):
-            loggers.check_logger({**self.HPARAMS, "logger": "owm"})
+            loggers.check_logger("owm", self.LOGGERS)
 
     def test_a_package_that_is_missing(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", None)
         with pytest.raises(UsageError, match="--logger=wandb was asked for.*not installed.*pip install wandb"):
-            loggers.check_logger({**self.HPARAMS, "logger": "wandb"})
+            loggers.check_logger("wandb", self.LOGGERS)
 
 
 def test_nothing_is_imported_that_was_not_asked_for():

@@ -18,7 +18,7 @@ from brainplug.methods.soft_moa import SoftMixture, SoftMoA
 from brainplug.models.adapted import AudioClassifier
 from brainplug.optim.schedules import cosine
 from brainplug.training import diagnostics as observations
-from brainplug.training.brain import AudioBrain
+from brainplug.training.classification import ClassificationBrain
 
 DIM, EXPERTS, TOKENS = 8, 4, 6
 LABELS = {"cat": 0, "dog": 1}
@@ -96,7 +96,7 @@ class TestShares:
 def make_brain(tiny_backbones):
     """Makes a brain of a small random AST."""
 
-    def make(method: object) -> AudioBrain:
+    def make(method: object) -> ClassificationBrain:
         torch.manual_seed(0)
         model = AudioClassifier(load_backbone(tiny_backbones["ast"]), method, len(LABELS))
         for parameter in model.parameters():  # experts too: they add nothing at the start
@@ -109,7 +109,7 @@ def make_brain(tiny_backbones):
             "augment": [],
             "features_on_device": False,
         }
-        return AudioBrain(model, method, torch.optim.SGD, 0.5, hparams, {"device": "cpu", "noprogressbar": True})
+        return ClassificationBrain(model, torch.optim.SGD, 0.5, hparams, {"device": "cpu", "noprogressbar": True})
 
     return make
 

@@ -16,11 +16,12 @@ from brainplug.compat.petl_ast.command_line import (
     read_command,
 )
 from brainplug.compat.petl_ast.published import FLAGS, translate
-from brainplug.config.recipe import Experiment, load_experiment, parse_arguments
+from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.errors import UsageError
 from brainplug.methods import Method, choose_method
 from brainplug.methods.prompt import PromptTuning
 from brainplug.results.report import method_settings
+from brainplug.tasks import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
@@ -52,16 +53,17 @@ def in_folder_with_recipes(monkeypatch, tmp_path):
     monkeypatch.setenv("BRAINPLUG_CACHE", str(tmp_path))
 
 
-def run_of(lines: str) -> tuple[Experiment, Method, float]:
+def run_of(lines: str) -> tuple[Recipe, Method, float]:
     """The run that a translated command line starts."""
     words = shlex.split(lines.splitlines()[-1])
     assert words[:2] == ["python", "train.py"]
-    experiment = load_experiment(*parse_arguments([*words[2:], "--device=cpu"]))
-    hparams = experiment.hparams
-    changes = hparams["backbones"].get(hparams["backbone"]), hparams["method_settings"]
+    file, run_opts, overrides = parse_arguments([*words[2:], "--device=cpu"])
+    recipe = load_recipe(file, overrides, run_opts, inspect=True)
+    settings = recipe.settings
+    changes = settings.backbones.get(settings.backbone), settings.method_settings
     return (
-        experiment,
-        *choose_method(hparams["method"], hparams["methods"], *changes, paper_code=hparams["paper_code"]),
+        recipe,
+        *choose_method(settings.method, settings.methods, *changes, paper_code=settings.paper_code),
     )
 
 
@@ -118,9 +120,9 @@ class TestTranslation:
     @pytest.mark.parametrize("text", ["--method adapter", "--method linear", "--method full-FT"])
     def test_on_waveforms(self, text):
         experiment, _, _ = self.assert_same_method(f"{text} --dataset_name ESC-50 --data_path here")
-        assert (experiment.hparams["backbone"], experiment.hparams["augment"]) == ("wav2vec2", [])
+        assert (experiment.settings.backbone, experiment.settings.augment) == ("wav2vec2", [])
 
-    def assert_same_method(self, text: str) -> tuple[Experiment, Method, float]:
+    def assert_same_method(self, text: str) -> tuple[Recipe, Method, float]:
         command = read_command(text)
         run = run_of(new_command(command))
         wanted = translate(command.value("method"), command.model_flags, is_AST=command.value("is_AST"))
@@ -132,14 +134,14 @@ class TestTranslation:
         experiment, _, lr = run_of(
             new_command(read_command("--method adapter --is_AST True --dataset_name ESC-50 --data_path '/my data/x'"))
         )
-        hparams = experiment.hparams
+        settings = experiment.settings
         wanted = {
             "dataset": "esc50", "backbone": "ast", "paper_code": True, "positions": "published", "seed": 10,
             "lr": 0.005, "number_of_epochs": 50, "batch_size": 32, "frames": 500, "few_shot": None, "pooling": "ALL",
             "data_folder": "/my data/x", "output_folder": "results/ESC50/ast-conformer-fold1-published/10",
         }  # fmt: skip
-        assert {name: hparams[name] for name in wanted} == wanted
-        [augment] = hparams["augment"]
+        assert {name: getattr(settings, name) for name in wanted} == wanted
+        [augment] = settings.augment
         assert (type(augment).__name__, augment.frequency_width, augment.time_width) == ("SpecAugment", 24, 80)
 
     @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ class TestTranslation:
     )
     def test_few_shot(self, text, few_shot):
         lines = new_command(read_command(f"--method BitFit --is_AST True --dataset_name ESC-50 --data_path x {text}"))
-        assert run_of(lines)[0].hparams["few_shot"] == few_shot
+        assert run_of(lines)[0].settings.few_shot == few_shot
 
     def test_other_words(self):
         text = "--method linear --dataset_name ESC-50 --model_ckpt_wav some/where --seed 5 --num_workers 2 --device cpu"

@@ -11,7 +11,7 @@ import speechbrain as sb
 import torch
 import yaml
 
-from brainplug.config.recipe import load_experiment, parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.data.masking import span_mask
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.corpus import frames_in
@@ -57,7 +57,7 @@ def base(request, tmp_path_factory) -> tuple[str, dict]:
 
 def load(name: str, size: str, folder: Path) -> dict:
     file = RECIPES / f"pretrain_{name}" / "hparams" / f"{size}.yaml"
-    return load_experiment(*parse_arguments([str(file), f"--results_folder={folder}"])).hparams
+    return dict(Recipe.load(str(file), {"results_folder": str(folder)}).settings)
 
 
 def test_base_has_the_published_values(base):

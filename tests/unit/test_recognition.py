@@ -26,14 +26,15 @@ from brainplug.methods import choose_method, restore_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.lora import LoRA
-from brainplug.models.ctc import CTCModel, load_waveform_backbone
+from brainplug.models.ctc import CTCModel
 from brainplug.models.decoding import make_decoder
 from brainplug.models.span_masks import SpanMasks
 from brainplug.optim.entry import as_entry
 from brainplug.optim.schedules import constant
 from brainplug.results.report import method_settings
+from brainplug.tasks import load_recipe, task_of
 from brainplug.training.checkpoints import SafeCheckpointer
-from brainplug.training.recognition import CTCBrain
+from brainplug.training.ctc import CTCBrain
 from tests.conftest import TINY, TINY_CONVOLUTIONS
 from tests.integration.running import SETTINGS
 
@@ -263,9 +264,9 @@ def make_brain(tiny_backbones):
             "beam_size": 5,
         }
         if checkpointer is not None:
-            register_adapter(checkpointer, model, {})
+            register_adapter(checkpointer, model)
         lr = 0.05 * as_entry(optimizer).lr_scale
-        return CTCBrain(LETTERS, model, method, optimizer, lr, hparams, {"noprogressbar": True}, checkpointer)
+        return CTCBrain(LETTERS, model, optimizer, lr, hparams, {"noprogressbar": True}, checkpointer)
 
     return make
 
@@ -338,7 +339,7 @@ class TestTraining:
         brain = make_brain(LinearProbe(), checkpointer=SafeCheckpointer(tmp_path))
         brain.hparams.epoch_counter.limit = 4
         rates = iter([(0.5, 0.4), (0.5, 0.2), (0.5, 0.3), (0.6, 0.1), (0.7, 0.7), (0.8, 0.8)])
-        monkeypatch.setattr(brain, "measures", lambda: dict(zip(("WER", "CER"), next(rates), strict=True)))
+        monkeypatch.setattr(brain, "metrics", lambda: dict(zip(("WER", "CER"), next(rates), strict=True)))
         fit(brain)
         tested = brain.test_epochs(datasets()["test"], "best", {"batch_size": 2})
         assert tested["best"] == {"epoch": 2, "valid_WER": 0.5, "valid_CER": 0.2, "test_WER": 0.8, "test_CER": 0.8}
@@ -353,14 +354,17 @@ class TestTraining:
         for batch in brain.make_dataloader(datasets()["valid"], sb.Stage.VALID, batch_size=2):
             brain.evaluate_batch(batch, sb.Stage.VALID)
         # said: "ab", "b a", "aa", "a": 5 words, 8 characters
-        assert brain.measures() == pytest.approx({"WER": 2 / 5, "CER": 3 / 8})
+        assert brain.metrics() == pytest.approx({"WER": 2 / 5, "CER": 3 / 8})
         rows = list(brain.transcripts())
         assert [row[1:] for row in rows] == [("ab", "ab", 0.0), ("b a", "b b", 0.5), ("aa", "", 1.0), ("a", "a", 0.0)]
 
 
-def test_backbones_that_read_no_waveforms_are_refused():
+@pytest.mark.parametrize("weights", ["pretrained", "random", "meta"])
+def test_backbones_that_read_no_waveforms_are_refused(weights):
+    file = str(REPOSITORY / "recipes/spoken_ctc/hparams/train.yaml")
+    recipe = load_recipe(file, {"backbone": "nano-ast"}, inspect=True)
     with pytest.raises(UsageError, match="reads log_mel, not waveforms"):
-        load_waveform_backbone("nano-ast")
+        task_of(recipe).build(recipe, weights)
 
 
 def test_layers_are_dropped_only_where_it_is_asked_for(tiny_backbones):

@@ -14,11 +14,11 @@ from brainplug.results.report import (
     read_results,
     recognition_table,
     results_table,
-    summary,
     table_marks,
     tables_of,
     write_table,
 )  # fmt: skip
+from brainplug.tasks import find_task
 
 RUN = {
     "dataset": "esc50",
@@ -115,7 +115,9 @@ def test_runs_of_another_length_have_a_row_of_their_own():
 
 @pytest.mark.parametrize("paper_code", [False, True])
 def test_the_summary_says_which_code_and_which_epoch(paper_code):
-    lines = summary({**RUN, "paper_code": paper_code, "few_shot": 8}, "results").splitlines()
+    lines = (
+        find_task("classification").summary({**RUN, "paper_code": paper_code, "few_shot": 8}, "results").splitlines()
+    )
     assert "8 training clips a class" in lines[0]
     assert lines[2] == f"code            {'published' if paper_code else 'repaired'}"
     accuracies = ["50.00 % (epoch 2, best in validation)", "25.00 % (epoch 3, the last)"]

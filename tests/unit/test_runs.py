@@ -1,87 +1,81 @@
 """Which runs a command stands for, and what is said of them together."""
 
 import statistics
-from dataclasses import dataclass, field
 
 import pytest
-import yaml
+from speechbrain.utils.run_opts import RunOptions
 
+from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.data.corpora import esc50, fsc, own
 from brainplug.errors import UsageError
+from brainplug.tasks.classification import ClassificationSettings
 from brainplug.tasks.runs import interval_of_mean, separate_runs, summary_of_runs
 
 
-@dataclass
-class Recipe:
-    """What `separate_runs` looks at of an experiment."""
-
-    hparams: dict
-    run_opts: object = field(default_factory=lambda: type("Options", (), {"debug": False}))
-
-
-def separated(overrides: str = "method: lora", **hparams: object) -> list[str]:
+def separated(overrides: dict | None = None, **settings: object) -> list[dict]:
     datasets = {"esc50": esc50.list_clips, "fsc": fsc.list_clips, "own": own.list_clips}
     usual = {
         "dataset": "esc50",
         "datasets": datasets,
+        "manifest": None,
         "fold": 1,
         "folds": 5,
         "seed": 7,
         "few_shot": None,
         "few_shot_draws": 1,
     }
-    return separate_runs(Recipe({**usual, **hparams}), overrides)
-
-
-def changes(overrides: str, **hparams: object) -> list[dict]:
-    return [yaml.safe_load(run) for run in separated(overrides, **hparams)]
+    recipe = Recipe(
+        "recipe.yaml", RunOptions(), {}, "", ClassificationSettings.model_construct(**{**usual, **settings})
+    )
+    return separate_runs(recipe, {"method": "lora"} if overrides is None else overrides)
 
 
 def test_one_run_stays_as_it_is():
-    assert separated("fold: 3\nseed: 9", fold=3) == ["fold: 3\nseed: 9"]
+    assert separated({"fold": 3, "seed": 9}, fold=3) == [{"fold": 3, "seed": 9}]
 
 
 def test_all_folds():
-    found = changes("method: lora\nfold: all", fold="all")
-    assert found == [{"method": "lora", "fold": fold, "seed": 7} for fold in (1, 2, 3, 4, 5)]
+    runs = separated({"method": "lora", "fold": "all"}, fold="all")
+    assert runs == [{"method": "lora", "fold": fold, "seed": 7} for fold in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("table", ["a,dog,0\nb,dog,2\nc,cat,1\n", "a, dog, 0\nb, dog, 2\nc, cat, 1\n"])
 def test_all_folds_of_a_list_of_ones_own(table, tmp_path):
     (tmp_path / "clips.csv").write_text(f"path,label,fold\n{table}")
-    found = changes("fold: all", fold="all", dataset="own", manifest=str(tmp_path / "clips.csv"))
-    assert [run["fold"] for run in found] == [0, 1, 2]
+    runs = separated({"fold": "all"}, fold="all", dataset="own", manifest=str(tmp_path / "clips.csv"))
+    assert [run["fold"] for run in runs] == [0, 1, 2]
 
 
 def test_a_name_of_one_s_own_says_the_fold_or_there_is_one_fold():
-    assert len(separated("experiment: !ref mine-<fold>", fold="all")) == 5
-    assert len(separated("experiment: mine", few_shot=4, few_shot_draws=2)) == 2
+    reference = parse_arguments(["recipe.yaml", "--experiment=!ref mine-<fold>"])[2]
+    assert len(separated(reference, fold="all")) == 5
+    assert len(separated({"experiment": "mine"}, few_shot=4, few_shot_draws=2)) == 2
 
 
 def test_draws_have_seeds_of_their_own():
-    overrides = "few_shot: 4\nfew_shot_draws: 3\nseed: 20"
-    found = changes(overrides, fold=None, seed=20, few_shot=4, few_shot_draws=3)
-    assert found == [{"few_shot": 4, "fold": None, "seed": seed} for seed in (20, 21, 22)]
+    overrides = {"few_shot": 4, "few_shot_draws": 3, "seed": 20}
+    runs = separated(overrides, fold=None, seed=20, few_shot=4, few_shot_draws=3)
+    assert runs == [{"few_shot": 4, "fold": None, "seed": seed} for seed in (20, 21, 22)]
 
 
 def test_every_draw_goes_over_all_folds():
-    found = changes("few_shot: 4", fold="all", folds=2, few_shot=4, few_shot_draws=2)
-    assert [(run["seed"], run["fold"]) for run in found] == [(7, 1), (7, 2), (8, 1), (8, 2)]
+    runs = separated({"few_shot": 4}, fold="all", folds=2, few_shot=4, few_shot_draws=2)
+    assert [(run["seed"], run["fold"]) for run in runs] == [(7, 1), (7, 2), (8, 1), (8, 2)]
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("settings", "overrides", "message"),
     [
-        ({"fold": "all", "dataset": "fsc"}, "fold 'all'.*fsc has given splits, and no folds.*Leave --fold out"),
-        ({"fold": 3, "dataset": "fsc"}, "fold 3 .*no folds"),
-        ({"few_shot_draws": 3}, "3 draws.*nothing to draw.*--few_shot=8"),
-        ({"fold": "all", "overrides": "output_folder: here"}, "5 runs.*: here.*one output folder.*Leave it out"),
-        ({"fold": "all", "overrides": "experiment: mine"}, "5 runs.*experiment: mine.*--experiment='!ref NAME-<fold>'"),
+        ({"fold": "all", "dataset": "fsc"}, {}, "fold 'all'.*fsc has given splits, and no folds.*Leave --fold out"),
+        ({"fold": 3, "dataset": "fsc"}, {}, "fold 3 .*no folds"),
+        ({"few_shot_draws": 3}, {}, "3 draws.*nothing to draw.*--few_shot=8"),
+        ({"fold": "all"}, {"output_folder": "here"}, "5 runs.*: here.*one output folder.*Leave it out"),
+        ({"fold": "all"}, {"experiment": "mine"}, "5 runs.*experiment: mine.*--experiment='!ref NAME-<fold>'"),
     ],
 )
-def test_what_cannot_be(asked, message):
+def test_what_cannot_be(settings, overrides, message):
     with pytest.raises(UsageError, match=message):
-        separated(**asked)
+        separated(overrides, **settings)
 
 
 def results(*accuracies: tuple[int, int | None, float]) -> list[dict]:

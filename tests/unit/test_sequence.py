@@ -20,13 +20,13 @@ from brainplug.methods.prompt import PromptTuning
 from brainplug.models.echo_recognizer import (
     EchoRecognizer,
     check_texts_fit,
-    labels_of,
     load_echo,
     save_echo,
     special_tokens,
     texts_of,
     why_too_long,
 )
+from brainplug.training.seq2seq import decoder_labels
 
 CHARACTERS = Characters(" abcd")
 METHODS = {
@@ -57,7 +57,7 @@ def make(method: Method, seed: int = 0, **changes: object) -> EchoRecognizer:
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    labels = labels_of(torch.tensor([[2, 3, 1], [4, 0, 0]]), torch.tensor([3, 1]), end=len(CHARACTERS))
+    labels = decoder_labels(torch.tensor([[2, 3, 1], [4, 0, 0]]), torch.tensor([3, 1]), end=len(CHARACTERS))
     return torch.randn(2, 40, 80, generator=generator), torch.tensor([1.0, 0.5]), labels
 
 
@@ -70,7 +70,7 @@ def train(model: EchoRecognizer, steps: int = 3) -> None:
         loss = torch.nn.functional.cross_entropy(model(*batch()).transpose(1, 2), labels)
         loss.backward()
         optimizer.step()
-        model.adapt(loss)
+        model.adapt_base(loss)
     model.eval()
 
 
@@ -81,7 +81,7 @@ def test_labels_can_be_read_again(texts):
     for row, text in zip(numbers, texts, strict=True):
         row[: len(text)] = torch.tensor(CHARACTERS.encode(text), dtype=torch.long)
     end = special_tokens(CHARACTERS)["eos_token_id"]
-    labels = labels_of(numbers, torch.tensor([len(text) for text in texts]), end)
+    labels = decoder_labels(numbers, torch.tensor([len(text) for text in texts]), end)
     assert labels.shape == (len(texts), longest + 1)
     assert texts_of(labels.masked_fill(labels == -100, 0), CHARACTERS, end) == [" ".join(t.split()) for t in texts]
     assert (labels == end).sum(1).tolist() == [1] * len(texts)
@@ -125,13 +125,13 @@ class TestMethods:
         train(model)
         signal, lengths, _ = batch()
         signal[1, 20:] = 7.0
-        alone = model.write(model.hear(signal[1:, :20], torch.ones(1)))
-        assert model.write(model.hear(signal, lengths))[1] == alone[0]
+        alone = model.generate(model.encode(signal[1:, :20], torch.ones(1)))
+        assert model.generate(model.encode(signal, lengths))[1] == alone[0]
 
 
 def test_writing_is_silent(caplog, capsys):
     model = make(FullFineTuning())
-    model.eval().write(model.hear(*batch()[:2]))
+    model.eval().generate(model.encode(*batch()[:2]))
     assert not caplog.records
     assert capsys.readouterr().err == ""
 
@@ -164,16 +164,16 @@ def test_it_learns_to_write_what_it_hears(tmp_path):
     model = make(FullFineTuning())
     train(model, steps=60)
     signal, lengths, _ = batch()
-    assert model.write(model.hear(signal, lengths)) == ["ab", "c"]
-    assert model.write(model.hear(signal.flip(0), lengths.flip(0))) == ["c", "ab"]
-    assert model.write(model.hear(signal, lengths), beam_size=3) == ["ab", "c"]
+    assert model.generate(model.encode(signal, lengths)) == ["ab", "c"]
+    assert model.generate(model.encode(signal.flip(0), lengths.flip(0))) == ["c", "ab"]
+    assert model.generate(model.encode(signal, lengths), beam_size=3) == ["ab", "c"]
 
     save_echo(model, str(tmp_path))
     echo, backbone = load_echo(str(tmp_path), None, None, CHARACTERS)
     assert backbone.revision.startswith("sha256-")
     again = EchoRecognizer(backbone, LinearProbe(), echo, CHARACTERS).eval()
     torch.testing.assert_close(again(*batch()), model(*batch()))
-    with pytest.raises(UsageError, match=r"with the characters 'ab' was asked for\. It writes ' abcd'\."):
+    with pytest.raises(UsageError, match=r"with the characters 'ab' was asked for\. Its characters are ' abcd'\."):
         load_echo(str(tmp_path), None, None, Characters("ab"))
 
 
@@ -188,5 +188,5 @@ def test_what_is_no_change_of_weights_is_not_saved_whole(tmp_path):
 
 
 def test_longer_texts_than_the_decoder_writes():
-    with pytest.raises(UsageError, match=r"up to 12 characters .* writes 11 at most\. Write n_text_ctx: 13"):
+    with pytest.raises(UsageError, match=r"up to 12 characters .* generates at most 11\. Write n_text_ctx: 13"):
         check_texts_fit(["a", 12 * "a"], 12)

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import mean
 
 from brainplug.files import find_files
-from brainplug.training.diagnostics import OBSERVATIONS, PREDICTIONS
 from brainplug.results.plots.learning import Curve
 from brainplug.results.report import classifies, code_name, method_name
+from brainplug.training.diagnostics import OBSERVATIONS, PREDICTIONS
 
 TRAIN_LOG = "train_log.txt"
 EPOCH = re.compile(

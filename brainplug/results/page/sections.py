@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-from brainplug.training.diagnostics import OBSERVATIONS, PREDICTIONS, read_observations, read_predictions
 from brainplug.results.page.confusions import Pair, count_confusions, worst_pairs
 from brainplug.results.page.kept import TRAIN_LOG, Run, best_method, grouped, learning_curve, that_keep, with_most_clips
 from brainplug.results.page.vectors import in_the_plane, shares_of_classes
 from brainplug.results.plots.accuracy import FewShotPoint, Point, draw_accuracy, draw_few_shot
 from brainplug.results.plots.classes import draw_confusion, draw_experts, draw_vectors
 from brainplug.results.plots.learning import draw_learning
-from brainplug.tasks.runs import interval_of_mean
 from brainplug.sweep.faults import folder_name
+from brainplug.tasks.runs import interval_of_mean
+from brainplug.training.diagnostics import OBSERVATIONS, PREDICTIONS, read_observations, read_predictions
 
 SHARES = {
     "combine": "combine weights",

@@ -1,0 +1,171 @@
+"""What an adapter file says of itself: all that is needed to build the model again, but for the trained weights."""
+
+import json
+from importlib import metadata
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
+
+from brainplug.errors import CheckpointError, nearest
+
+FORMAT = 2
+WEIGHTS_NAME, DESCRIPTION_NAME = "adapter.safetensors", "adapter.json"
+PACKAGES = ("brainplug", "torch", "transformers", "peft")  # on which the output of an adapted model depends
+COPY_AGAIN = "Copy the file again from the run that wrote it"
+
+
+def package_versions() -> dict[str, str]:
+    """Package -> version, of `PACKAGES`."""
+    return {name: metadata.version(name).split("+")[0] for name in PACKAGES}
+
+
+class AdapterDescription(BaseModel):
+    """The part of the description that all tasks share; each task adds its own in a subclass.
+
+    Arguments
+    ---------
+    format : int
+        The version of the file's format.
+    task : str
+        The task of the run, a key of `DESCRIPTIONS`.
+    backbone, backbone_revision : str
+        The backbone's name as in the recipe, and its exact weights (`Backbone.revision`).
+    signal : dict
+        How the backbone reads a clip (`Backbone.signal_settings`).
+    method : str
+        The entry of ``methods.yaml``.
+    method_settings : dict
+        The method's class and settings, as `restore_method` takes them.
+    paper_code : bool
+        Whether the model computes what the published code does.
+    positions : str, optional
+        How position embeddings were fitted to the length of the clips.
+    versions : dict[str, str]
+        The packages that wrote the file, as `package_versions` returns them; empty in files of format 1.
+    weights_sha256 : str, optional
+        Of ``adapter.safetensors``, whose own header cannot have it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal[2] = 2
+    task: str
+    backbone: str
+    backbone_revision: str
+    signal: dict[str, JsonValue]
+    method: str
+    method_settings: dict[str, JsonValue]
+    paper_code: bool
+    positions: str | None = None
+    versions: dict[str, str]
+    weights_sha256: str | None = None
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON values of ``adapter.json``."""
+        absent = {name for name in ("positions", "weights_sha256") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=absent)
+
+    @property
+    def without_checksum(self) -> "AdapterDescription":
+        """The description as the header of ``adapter.safetensors`` has it."""
+        return self.model_copy(update={"weights_sha256": None})
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"{', '.join(map(repr, repeated))} occurs more than once")
+    return labels
+
+
+class ClassifierDescription(AdapterDescription):
+    """Describes the adapter of a classifier: its labels, in the order of the head's outputs, and its pooling."""
+
+    task: Literal["classification"] = "classification"
+    pooling: str
+    labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class RecognizerDescription(AdapterDescription):
+    """Describes the adapter of a speech recogniser: its characters, and how texts are decoded."""
+
+    task: Literal["ctc", "seq2seq"]
+    characters: Annotated[str, Field(min_length=1)]
+    decoding: str
+    beam_size: PositiveInt
+
+
+# A new task adds its row here, or from its own file.
+DESCRIPTIONS: dict[str, type[AdapterDescription]] = {
+    "classification": ClassifierDescription,
+    "ctc": RecognizerDescription,
+    "seq2seq": RecognizerDescription,
+}
+
+
+def parse_description(text: str, source: str) -> AdapterDescription:
+    """Reads a description, of this format or an older one.
+
+    Arguments
+    ---------
+    text : str
+        JSON.
+    source : str
+        The file's path, for errors.
+
+    Raises
+    ------
+    CheckpointError
+        The text is no description, or one of a newer format or of a task that is not known; all faults are named.
+    """
+    asked = f"The adapter's description {source} was asked for."
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(asked, f"It is cut short or is no JSON: {error}.", COPY_AGAIN) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(asked, f"It holds a {type(values).__name__}, no JSON object.", COPY_AGAIN)
+    if "format" not in values:
+        values = from_format_1(values)
+    if type(values["format"]) is int and values["format"] > FORMAT:
+        found = f"It has format {values['format']}; this brainplug reads formats up to {FORMAT}."
+        raise CheckpointError(asked, found, "Update brainplug: pip install --upgrade brainplug")
+    task = values.get("task")
+    if not isinstance(task, str) or task not in DESCRIPTIONS:
+        found = f"Its task is {task!r}; the known tasks are {', '.join(DESCRIPTIONS)}."
+        raise CheckpointError(asked, found, "Update brainplug, or import the module that adds the task")
+    kind = DESCRIPTIONS[task]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise CheckpointError(asked, f"It has faults: {_list_faults(error, kind)}.", COPY_AGAIN) from error
+
+
+def _list_faults(error: ValidationError, kind: type[AdapterDescription]) -> str:
+    faults = []
+    for fault in error.errors(include_url=False):
+        place, message = ".".join(map(str, fault["loc"])), fault["msg"]
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key, the nearest is {nearest(place, kind.model_fields)}"
+        faults.append(f"{place}: {message}")
+    return "; ".join(faults)
+
+
+def from_format_1(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Converts a description of the first format, which named neither a format nor a task.
+
+    Faults stay in: they are reported with the faults of the current format.
+    """
+    values = dict(values)
+    is_echo = values.pop("recogniser", None) == "echo"
+    values["task"] = "seq2seq" if is_echo else "ctc" if "characters" in values else "classification"
+    labels = values.get("labels")
+    if isinstance(labels, dict):
+        indices = {index: label for label, index in labels.items() if isinstance(index, int)}
+        if indices.keys() == set(range(len(labels))):
+            values["labels"] = [indices[index] for index in range(len(labels))]
+    return {**values, "format": FORMAT, "versions": {}}
+
+
+def current_name(tensor: str) -> str:
+    """The name that a tensor of an older file has today."""
+    return f"{tensor.removesuffix('up_bias')}expert_bias" if tensor.endswith(".up_bias") else tensor

@@ -1,0 +1,160 @@
+"""Sequence to sequence: the encoder of an Echo is adapted, and its decoder generates characters; see docs/echo.md."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from brainplug.adapters.file import Adapter
+from brainplug.backbones import Backbone
+from brainplug.backbones.echo import Echo
+from brainplug.config.recipe import Recipe, choose
+from brainplug.data.augment import choose_augmentations, suitable
+from brainplug.data.characters import Characters, choose_characters
+from brainplug.data.manifest import Clip
+from brainplug.data.transcripts import set_aside
+from brainplug.errors import CheckpointError
+from brainplug.methods import Method
+from brainplug.methods.linear import LinearProbe
+from brainplug.models.adapted import AdaptedModel
+from brainplug.models.echo_recognizer import (
+    ECHO_FOLDER,
+    NEW,
+    EchoRecognizer,
+    check_texts_fit,
+    echo_without_weights,
+    load_echo,
+    name_of_parts,
+    save_echo,
+    why_too_long,
+)
+from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run, brain_hparams, list_run_clips
+from brainplug.tasks.loading import check_revision, pinned_revision, restored_method
+from brainplug.tasks.recognition import Recognition, RecognitionSettings, transcribed
+from brainplug.training.brain import Tested
+from brainplug.training.seq2seq import EchoBrain
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Seq2SeqSettings(RecognitionSettings):
+    """The keys of a recipe of an Echo."""
+
+    augmentations: dict[str, Any]
+    augment_settings: dict[str, Any] | None
+    label_smoothing: Share
+    precision: str
+    eval_precision: str
+    rotation: str
+    adaptive_base: bool
+    use_hybrid_attention: bool
+    use_convolution: bool
+    dropout: Share
+    model: Any
+
+
+class Seq2Seq(Recognition[Seq2SeqSettings]):
+    """Trains an Echo to recognise speech, from nothing or from a trained one that a method adapts."""
+
+    name = "seq2seq"
+    schema = Seq2SeqSettings
+
+    def augmentations(self, settings: Seq2SeqSettings) -> list[Any]:
+        """The entries that the recipe names."""
+        chosen = choose_augmentations(settings.augment, settings.augmentations, settings.augment_settings)
+        return suitable(chosen, ["log_mel"])
+
+    def is_new(self, settings: Seq2SeqSettings) -> bool:
+        """A new Echo is trained from nothing."""
+        return settings.backbone == NEW
+
+    def assemble(
+        self, settings: Seq2SeqSettings, weights: Weights, like: Backbone | None = None
+    ) -> Assembly[Characters]:
+        """The encoder of an Echo, whose decoder becomes the head of an `EchoRecognizer`."""
+        characters = self.placeholder if settings.characters is None else Characters(settings.characters)
+        if like is not None:
+            echo, backbone = echo_without_weights(like.model.config, settings.backbone, like.extractor)
+        else:
+            with torch.device("meta" if weights == "meta" else torch.get_default_device()):
+                echo, backbone = load_echo(settings.backbone, settings.backbone_revision, settings.model, characters)
+        return Assembly(backbone, partial(_recognizer, backbone, echo, settings.gradient_checkpointing))
+
+    def run(self, recipe: Recipe[Seq2SeqSettings]) -> dict[str, Any] | None:
+        """Does one run; where the recipe names no characters, those of the training transcripts come first."""
+        settings = recipe.settings
+        if settings.characters is None:
+            self.build(recipe, "meta")  # refuses what cannot be before clips are listed
+            begin_run(recipe)
+            list_clips = choose("dataset", settings.dataset, settings.datasets)
+            clips = list_run_clips(settings, transcribed(settings, list_clips))
+            symbols = choose_characters(None, clips).symbols
+            recipe = replace(recipe, settings=settings.model_copy(update={"characters": symbols}))
+        return super().run(recipe)
+
+    def set_aside(
+        self,
+        settings: Seq2SeqSettings,
+        components: RunComponents[Characters],
+        clips: list[Clip],
+        outputs: Characters,
+    ) -> tuple[list[Clip], list[tuple[Clip, str]]]:
+        """Sets aside clips without a transcript, and clips that the encoder has no positions for."""
+        usable, skipped = set_aside(clips, partial(why_too_long, components.backbone))
+        check_texts_fit([clip.text for clip in usable], components.backbone.model.config.n_text_ctx)
+        return usable, skipped
+
+    def make_brain(
+        self,
+        model: AdaptedModel,
+        components: RunComponents[Characters],
+        recipe: Recipe[Seq2SeqSettings],
+        outputs: Characters,
+    ) -> EchoBrain:
+        """Cross-entropy over characters, measured by word and character error rates."""
+        hparams = brain_hparams(recipe.settings, components)
+        return EchoBrain(
+            outputs,
+            *(model, components.optimizer, components.lr, hparams, recipe.run_opts, recipe.settings.checkpointer),
+        )
+
+    def result_row(
+        self, brain: EchoBrain, settings: Seq2SeqSettings, data: RunData[Characters], tested: Tested
+    ) -> dict[str, Any]:
+        """Beside the error rates: the parts of the Echo, and its configuration."""
+        config = brain.model.echo.config
+        parts = {"backbone": name_of_parts(config), "echo": config.to_diff_dict()}
+        return {**super().result_row(brain, settings, data, tested), **parts}
+
+    def after_adapter(self, model: EchoRecognizer, settings: Seq2SeqSettings) -> None:
+        """Writes the whole Echo as transformers' own files, where its method can be merged."""
+        save_echo(model, f"{settings.output_folder}/{ECHO_FOLDER}")
+
+    def restore(self, adapter: Adapter, folder: str, location: str | None = None) -> EchoRecognizer:
+        """The whole Echo that a run saved, or else the one that it adapted, with the adapter."""
+        description = adapter.description
+        characters, whole = Characters(description.characters), Path(folder, ECHO_FOLDER)
+        if Path(whole, "config.json").is_file():
+            echo, backbone = load_echo(str(whole), None, None, characters)
+            echo.fold()
+            return EchoRecognizer(backbone, LinearProbe(), echo, characters)
+        if description.backbone == NEW:
+            raise CheckpointError(
+                f"The recogniser in {folder} was asked for.",
+                f"It is a whole Echo, whose folder {ECHO_FOLDER} is missing there.",
+                f"Copy the folder {ECHO_FOLDER} of its run too",
+            )
+        echo, backbone = load_echo(location or description.backbone, pinned_revision(description), None, characters)
+        check_revision(description, backbone)
+        model = EchoRecognizer(backbone, restored_method(description), echo, characters)
+        model.load_delta(adapter.weights)
+        return model
+
+
+def _recognizer(
+    backbone: Backbone, echo: Echo, gradient_checkpointing: bool, method: Method, characters: Characters
+) -> EchoRecognizer:
+    return EchoRecognizer(backbone, method, echo, characters, gradient_checkpointing)
