@@ -102,7 +102,12 @@ def _type_faults(
         errors = [fault for fault in error.errors() if not fault["loc"] or fault["loc"][0] not in skip]
         missing = [str(fault["loc"][0]) for fault in errors if fault["type"] == "missing"]
         lacking = [f"It lacks the keys of its task: {', '.join(missing)}."] if missing else []
-        return [*lacking, *dict.fromkeys(_sentence(fault) for fault in errors if fault["type"] != "missing")]
+        others = [fault for fault in errors if fault["type"] != "missing"]
+        # One sentence for a value that fits none of several types.
+        return [
+            *lacking,
+            *map(_sentence, {(fault["loc"][:1], repr(fault["input"])): fault for fault in others}.values()),
+        ]
     return []
 
 

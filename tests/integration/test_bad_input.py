@@ -170,7 +170,7 @@ def test_file_that_is_no_recipe(text, tmp_path):
 
 
 def test_key_that_is_given_twice(command_line, tmp_path):
-    assert_refused(run_train([*command_line(), "--lr=1", "--lr=2"], tmp_path), "lr occurs twice")
+    assert_refused(run_train([*command_line(), "--lr=1", "--lr=2"], tmp_path), 'duplicate key "lr"')
 
 
 # Backbones that are out of reach; in processes of their own, since the hub's library reads its environment once.

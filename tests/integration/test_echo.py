@@ -111,7 +111,7 @@ def test_the_training_transcripts_give_the_characters(train, tmp_path):
         (["--backbone=nano-ast"], ["'nano-ast'", "no Echo", "--backbone=new"]),
         (["--characters=abc"], ["Transcripts in the characters 'abc'", "--characters="]),
         (['--model={"n_audio_head": 5}'], ["n_audio_state: 192 with n_audio_head: 5", "n_audio_head: 4"]),
-        (['--model={"n_text_ctx": 5}'], ["up to 13 characters", "writes 4 at most"]),
+        (['--model={"n_text_ctx": 5}'], ["up to 13 characters", "generates at most 4"]),
         (["--rotation=plane"], ["'plane'", "plain"]),
     ],
 )

@@ -137,11 +137,11 @@ def test_librispeech(train, tmp_path):
     [
         (["--characters=abc"], ["Transcripts in the characters 'abc'", "'d' in", "first 'train3'", "--characters="]),
         (["--decoding=bean"], ["'bean'", "beam"]),
-        (["--beam_size=0"], ["beam_size 0", "from 1"]),
+        (["--beam_size=0"], ["beam_size is 0", "greater than 0"]),
         (["--backbone=nano-ast"], ["'nano-ast'", "log_mel, not waveforms"]),
         (["--mask_channel_length=16"], ["16 channels", "16 wide"]),
-        (["--mask_time=1.5"], ["Masks of 1.5"]),
-        (["--frozen_updates=-1"], ["frozen_updates -1"]),
+        (["--mask_time=1.5"], ["mask_time is 1.5"]),
+        (["--frozen_updates=-1"], ["frozen_updates is -1"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -163,5 +163,5 @@ def test_transcripts_that_are_all_too_long_are_refused(train, corpus):
 
 
 def test_a_folder_that_holds_no_recogniser_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"adapter cannot be read: .*adapter\.json"):
+    with pytest.raises(UsageError, match=r"lacks adapter.json"):
         SpeechRecognizer.from_run(str(tmp_path))

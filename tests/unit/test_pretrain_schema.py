@@ -52,7 +52,7 @@ def test_a_recipe_has_exactly_the_keys_of_its_schema_and_valid_values(path, tmp_
 
 def test_all_faults_are_named_together(nano):
     schema, values = nano
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="no key colour") as caught:
         read_settings(schema, {**values, "colour": "red", "lr": "fast", "seed": -1, "epoch_counter": None})
     for part in (
         "no key colour",
