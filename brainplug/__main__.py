@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from brainplug.cli import embed, predict
 from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast
 from brainplug.cli.listing import list_backbones, list_methods, list_optimizer_groups
 from brainplug.doctor import examine, summary
@@ -72,6 +73,10 @@ def main(arguments: list[str]) -> None:
     sound.add_argument("--recordings", type=int, help="how many recordings are used; all, if it is left out")
     sound.add_argument("--seed", type=int, default=1000)
     sound.set_defaults(table=_sound, write=None)
+    for name, command in (("predict", predict), ("embed", embed)):
+        users = commands.add_parser(name, help=command.__doc__.partition(": ")[2])
+        command.add_arguments(users)
+        users.set_defaults(run_command=command.run)
     sweep = commands.add_parser(
         "table", allow_abbrev=False, help="runs all cells of a table, or goes on with it, and writes the table"
     )
@@ -83,6 +88,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(_doctor([chosen.recipe, *others] if chosen.recipe else others, chosen.full))
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if hasattr(chosen, "run_command"):
+        sys.exit(chosen.run_command(chosen))
     if chosen.command == "report":
         _report(chosen)
     else:

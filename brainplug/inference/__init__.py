@@ -1,1 +1,27 @@
-"""Trained models, ready to be used."""
+"""Trained models, ready to use."""
+
+from pathlib import Path
+
+from brainplug.adapters.file import read_adapter
+from brainplug.errors import CheckpointError
+from brainplug.inference.base import check_device
+from brainplug.inference.classifier import Classifier
+from brainplug.inference.recognizer import SpeechRecognizer
+
+__all__ = ["Classifier", "SpeechRecognizer", "load_run"]
+
+
+def load_run(
+    folder: str | Path, device: str = "cpu", precision: str = "fp32", backbone: str | None = None
+) -> Classifier | SpeechRecognizer:
+    """Loads what a run trained, whatever its task; the arguments are those of `Classifier.from_run`."""
+    check_device(device, precision)
+    adapter = read_adapter(folder)
+    for kind in (Classifier, SpeechRecognizer):
+        if adapter.description.task in kind.tasks:
+            return kind.from_adapter(adapter, folder, device, precision, backbone)
+    raise CheckpointError(
+        f"The model in {folder} was asked for.",
+        f"Its task is {adapter.description.task}.",
+        f"Name a run of one of these tasks: {', '.join((*Classifier.tasks, *SpeechRecognizer.tasks))}",
+    )

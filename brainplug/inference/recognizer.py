@@ -1,34 +1,29 @@
-"""What a run left behind, ready to be used; after SpeechBrain's inference interfaces."""
+"""Transcribes speech with what a run trained."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from brainplug.adapters.description import RecognizerDescription
-from brainplug.adapters.file import read_adapter
-from brainplug.data.audio import read_audio
 from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
-from brainplug.models.adapted import AdaptedModel
+from brainplug.inference.base import ClipResult, OnError, TrainedModel
 from brainplug.models.ctc import CTCModel
-from brainplug.models.decoding import Decoder, make_decoder
+from brainplug.models.decoding import make_decoder
 from brainplug.models.echo_recognizer import EchoRecognizer
-from brainplug.tasks import find_task
 
 
-class SpeechRecognizer(torch.nn.Module):
-    """Writes down what is said.
+@dataclass(frozen=True)
+class Transcript(ClipResult):
+    """The text of a clip; the rest is as in `ClipResult`."""
 
-    Arguments
-    ---------
-    model : AdaptedModel
-        With trained weights.
-    write : Callable
-        Called with signals and their lengths, as the model's backbone takes them; returns texts.
+    text: str
+
+
+class SpeechRecognizer(TrainedModel):
+    """Transcribes speech with a model that a run trained, greedily or with a beam, as the run did in its test.
 
     Example
     -------
@@ -37,98 +32,47 @@ class SpeechRecognizer(torch.nn.Module):
     'turn on the lights'
     """
 
-    def __init__(self, model: AdaptedModel, write: Callable[[torch.Tensor, torch.Tensor], list[str]]):
-        super().__init__()
-        self.model, self.write = model.eval(), write
+    tasks = ("ctc", "seq2seq")
+    model: CTCModel | EchoRecognizer
+    description: RecognizerDescription
 
-    @classmethod
-    def from_run(cls, folder: str, device: str = "cpu") -> "SpeechRecognizer":
-        """Builds the recogniser that a run trained.
+    def __init__(self, model: CTCModel | EchoRecognizer, description: RecognizerDescription, precision: str = "fp32"):
+        super().__init__(model, description, precision)
+        characters = Characters(description.characters)
+        self._decode_ctc = make_decoder(description.decoding, characters, description.beam_size)
+        self._beam_size = description.beam_size if description.decoding == "beam" else 1
 
-        Arguments
-        ---------
-        folder : str
-            The run's output folder; ``adapter.json`` and ``adapter.safetensors`` are read, of an Echo its own files.
-        device : str
-            Where it computes.
+    def transcribe_file(self, path: str | Path | Clip) -> str:
+        """Transcribes one audio file, of any sample rate; channels are averaged."""
+        [transcript] = self.transcribe_files([path])
+        return transcript.text
 
-        Returns
-        -------
-        SpeechRecognizer
-            With the weights of the best epoch.
+    def transcribe_files(
+        self, paths: Iterable[str | Path | Clip], batch_size: int = 16, on_error: OnError | None = None
+    ) -> Iterator[Transcript]:
+        """Transcribes audio files batch by batch, in order; the arguments are those of `TrainedModel.batches`."""
+        for clips, signal, lengths in self.batches(paths, batch_size, on_error):
+            for clip, text in zip(clips, self._texts(signal, lengths), strict=True):
+                yield Transcript(clip.path, text, start=clip.start, stop=clip.stop)
 
-        Raises
-        ------
-        UsageError
-            The files are missing or not of a recogniser, or the backbone is not the one that was adapted.
-        """
-        adapter = read_adapter(folder)
-        description = adapter.description
-        if not isinstance(description, RecognizerDescription):
-            raise UsageError(
-                f"The recogniser in {folder} was asked for.", "The run there classifies.", "Name a run that transcribes"
-            )
-        model = find_task(description.task).restore(adapter, folder).to(device)
-        if description.task == "seq2seq":
-            beam_size = description.beam_size if description.decoding == "beam" else 1
-            return cls(model, partial(_write_with_echo, model, beam_size))
-        decoder = make_decoder(description.decoding, Characters(description.characters), description.beam_size)
-        return cls(model, partial(_write_with_ctc, model, decoder))
-
-    def transcribe_file(self, path: str) -> str:
-        """Transcribes an audio file.
+    def transcribe_batch(self, wavs: torch.Tensor, lengths: torch.Tensor | None = None) -> list[str]:
+        """Transcribes a padded batch of waveforms.
 
         Arguments
         ---------
-        path : str
-            Any file that soundfile reads, at any sample rate; channels are averaged.
-
-        Returns
-        -------
-        str
-            What is said.
-
-        Raises
-        ------
-        UsageError
-            It cannot be read.
+        wavs : torch.Tensor
+            Waveforms at 16 kHz ``[batch, samples]``, or one ``[samples]``.
+        lengths : torch.Tensor, optional
+            The fraction of each waveform that is not padding, ``[batch]``; None: all of it.
         """
-        waveform = read_audio(Clip(Path(path).stem, str(path), ""), self.model.backbone.sample_rate)
-        [text] = self.transcribe_batch(waveform[None], torch.ones(1))
-        return text
-
-    @torch.no_grad()
-    def transcribe_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-        """Transcribes a padded batch.
-
-        Arguments
-        ---------
-        waveforms : torch.Tensor
-            ``[batch, samples]`` at 16 kHz.
-        lengths : torch.Tensor
-            Share of each that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        list[str]
-            What is said in each.
-        """
-        samples = (lengths * waveforms.shape[1]).round().long().tolist()
-        signals = [
-            self.model.backbone.extract(waveform[:count].cpu())
-            for waveform, count in zip(waveforms, samples, strict=True)
-        ]
-        shares = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
-        device = next(self.model.parameters()).device
-        return self.write(pad_sequence(signals, batch_first=True).to(device), shares.to(device))
+        return self._texts(*self.signals_of(wavs, lengths))
 
     forward = transcribe_batch
 
-
-def _write_with_ctc(model: CTCModel, decoder: Decoder, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-    logits, counts = model(signal, lengths)
-    return decoder(logits.float().log_softmax(2), counts)
-
-
-def _write_with_echo(model: EchoRecognizer, beam_size: int, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-    return model.generate(model.encode(signal, lengths), beam_size)
+    @torch.no_grad()
+    def _texts(self, signal: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+        with self.autocast():
+            if isinstance(self.model, EchoRecognizer):
+                return self.model.generate(self.model.encode(signal, lengths), self._beam_size)
+            logits, counts = self.model(signal, lengths)
+            return self._decode_ctc(logits.float().log_softmax(2), counts)

@@ -1,11 +1,18 @@
 """Backbones for tasks: with pretrained weights, random ones, or shapes alone; and the backbone of a finished run."""
 
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.backbones import Backbone, backbone_without_weights, known_config, load_backbone, random_backbone
-from brainplug.errors import CheckpointError
+from brainplug.errors import CheckpointError, UsageError
 from brainplug.methods import Method, restore_method
+
+# These revisions name weights that no hub has: a folder's hash, a new model, weights without a name.
+NOT_OF_THE_HUB = ("sha256-", "random", "unknown")
+
+Loaded = TypeVar("Loaded")
 
 
 def load_weights(
@@ -49,12 +56,13 @@ def restore_backbone(description: AdapterDescription, location: str | None = Non
     Raises
     ------
     CheckpointError
-        The backbone is another one, or its weights were random and are in no file.
+        The backbone is missing or another one, or its weights were random and are in no file.
     """
     frames, positions = description.signal.get("frames"), description.positions or "crop"
-    name = location or description.backbone
-    backbone = load_backbone(name, pinned_revision(description), frames=frames, positions=positions)
-    check_revision(description, backbone)
+    backbone = load_again(
+        description, location, lambda name, revision: load_backbone(name, revision, frames=frames, positions=positions)
+    )
+    check_same(description, backbone)
     return backbone, restored_method(description)
 
 
@@ -63,18 +71,41 @@ def restored_method(description: AdapterDescription) -> Method:
     return restore_method(dict(description.method_settings))
 
 
-def pinned_revision(description: AdapterDescription) -> str | None:
-    """The revision to load a backbone with; a folder's weights have no name but their own hash."""
-    revision = description.backbone_revision
-    return None if revision.startswith(("sha256-", "random")) else revision
+def load_again(
+    description: AdapterDescription, location: str | None, load: Callable[[str, str | None], Loaded]
+) -> Loaded:
+    """Loads what an adapter was trained on.
+
+    Arguments
+    ---------
+    description, location : AdapterDescription, str
+        As in `restore_backbone`.
+    load : Callable
+        Called with a name and a revision, which is None for weights that no hub has.
+    """
+    name, revision = location or description.backbone, description.backbone_revision
+    asked = f"A model that adapts the backbone {name!r}, {revision}, was asked for."
+    write = "Name a folder with a copy of it: backbone=FOLDER in Python, --backbone=FOLDER on the command line"
+    # The hub would take the path of a missing folder for the id of another model.
+    if revision.startswith("sha256-") and "/" in name and not Path(name, "config.json").is_file():
+        raise CheckpointError(asked, f"The folder {name} does not exist here, or has no config.json.", write)
+    try:
+        return load(name, None if revision.startswith(NOT_OF_THE_HUB) else revision)
+    except UsageError as error:
+        raise CheckpointError(asked, f"The backbone cannot be loaded: {error}.", write) from error
 
 
-def check_revision(description: AdapterDescription, backbone: Backbone) -> None:
-    """Refuses another backbone than the one that an adapter was trained on."""
-    revision = description.backbone_revision
-    if backbone.revision != revision or revision == "random":
+def check_same(description: AdapterDescription, backbone: Backbone) -> None:
+    """Refuses a backbone that is not the one that an adapter was trained on, or reads clips otherwise."""
+    asked = f"A model that adapts the backbone {backbone.name!r} was asked for."
+    expected, revision = description.backbone_revision, backbone.revision
+    if expected == "random":
         raise CheckpointError(
-            f"The backbone {description.backbone}, revision {revision}, was asked for.",
-            f"The backbone {backbone.name} has the revision {backbone.revision}.",
-            "Put the backbone's own files back; random weights are in no file",
+            asked, "Its weights were random, and are in no file.", "Train with a backbone that has a file"
         )
+    write = "Put the backbone's own files back, or name their folder: backbone=FOLDER, --backbone=FOLDER"
+    if revision != expected:
+        raise CheckpointError(asked, f"Its weights were {expected}; those here are {revision}.", write)
+    if backbone.signal_settings != description.signal:
+        found = f"It read clips with {description.signal}; the one here reads them with {backbone.signal_settings}."
+        raise CheckpointError(asked, found, write)

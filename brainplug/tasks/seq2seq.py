@@ -32,7 +32,7 @@ from brainplug.models.echo_recognizer import (
     why_too_long,
 )
 from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run, brain_hparams, list_run_clips
-from brainplug.tasks.loading import check_revision, pinned_revision, restored_method
+from brainplug.tasks.loading import check_same, load_again, restored_method
 from brainplug.tasks.recognition import Recognition, RecognitionSettings, transcribed
 from brainplug.training.brain import Tested
 from brainplug.training.seq2seq import EchoBrain
@@ -147,8 +147,10 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
                 f"It is a whole Echo, whose folder {ECHO_FOLDER} is missing there.",
                 f"Copy the folder {ECHO_FOLDER} of its run too",
             )
-        echo, backbone = load_echo(location or description.backbone, pinned_revision(description), None, characters)
-        check_revision(description, backbone)
+        echo, backbone = load_again(
+            description, location, lambda name, revision: load_echo(name, revision, None, characters)
+        )
+        check_same(description, backbone)
         model = EchoRecognizer(backbone, restored_method(description), echo, characters)
         model.load_delta(adapter.weights)
         return model

@@ -1,0 +1,198 @@
+"""A trained model that is ready to use: loaded from its run, and fed with files of any length in batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from brainplug.adapters.description import AdapterDescription
+from brainplug.adapters.file import Adapter, read_adapter
+from brainplug.backbones.echo import EchoBackbone
+from brainplug.data.audio import read_audio
+from brainplug.data.manifest import Clip
+from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
+from brainplug.models.adapted import AdaptedModel
+from brainplug.models.echo_recognizer import why_too_long
+from brainplug.tasks import find_task
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# A batch has fewer clips where padding would make it larger than a full one of half a minute: 30 s at 16 kHz.
+NUMBERS_PER_CLIP = 480_000
+OnError = Callable[[Clip, UsageError], None]
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """What was computed of a clip.
+
+    Arguments
+    ---------
+    path : str
+        The audio file.
+    start, stop : float, optional
+        The part of the file that the clip is, in seconds; None where it is the whole file.
+    """
+
+    path: str
+    start: float | None = field(default=None, kw_only=True)
+    stop: float | None = field(default=None, kw_only=True)
+
+
+class TrainedModel(torch.nn.Module):
+    """The base of `Classifier` and `SpeechRecognizer`.
+
+    Arguments
+    ---------
+    model : AdaptedModel
+        With its trained weights.
+    description : AdapterDescription
+        Of the adapter that the weights come from.
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``: as SpeechBrain's ``eval_precision``.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
+    model: AdaptedModel
+    description: AdapterDescription
+
+    def __init__(self, model: AdaptedModel, description: AdapterDescription, precision: str = "fp32"):
+        super().__init__()
+        self.model, self.description, self.precision = model.eval(), description, precision
+
+    @classmethod
+    def from_run(
+        cls, folder: str | Path, device: str = "cpu", precision: str = "fp32", backbone: str | None = None
+    ) -> Self:
+        """Loads the model that a run trained.
+
+        Arguments
+        ---------
+        folder : str | Path
+            The run's output folder, here or copied from elsewhere. Of a classifier and of a CTC recogniser only
+            ``adapter.json`` and ``adapter.safetensors`` are read, of an Echo its folder ``echo`` too.
+        device : str
+            Such as ``cpu`` or ``cuda:0``.
+        precision : str
+            ``fp32``, ``bf16`` or ``fp16``.
+        backbone : str, optional
+            Where the run's backbone is now, if not where it was: a folder with the same weights.
+
+        Raises
+        ------
+        CheckpointError
+            The run has not finished, did another task, or its files or its backbone are missing or altered.
+        ConfigError
+            The device or the precision cannot be used.
+        """
+        check_device(device, precision)
+        return cls.from_adapter(read_adapter(folder), folder, device, precision, backbone)
+
+    @classmethod
+    def from_adapter(
+        cls, adapter: Adapter, folder: str | Path, device: str, precision: str, backbone: str | None
+    ) -> Self:
+        """As `from_run`, where the adapter has been read already."""
+        if adapter.description.task not in cls.tasks:
+            raise CheckpointError(
+                f"A {cls.__name__} from {folder} was asked for.",
+                f"The run there did the task {adapter.description.task}.",
+                f"Name a run of the task {' or '.join(cls.tasks)}",
+            )
+        model = find_task(adapter.description.task).restore(adapter, str(folder), backbone)
+        return cls(model.to(device), adapter.description, precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    def read(self, clip: Clip) -> torch.Tensor:
+        """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``.
+
+        Raises
+        ------
+        UsageError
+            The clip cannot be read, holds NaN or infinite samples, or is longer than the backbone can read.
+        """
+        backbone = self.model.backbone
+        waveform = read_audio(clip, backbone.sample_rate)
+        reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
+        if isinstance(backbone, EchoBackbone):
+            reason = reason or why_too_long(backbone, replace(clip, duration=len(waveform) / backbone.sample_rate))
+        if reason:
+            raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", "Mend it, or leave it out")
+        return backbone.extract(waveform)
+
+    def batches(
+        self, files: Iterable[str | Path | Clip], batch_size: int, on_error: OnError | None = None
+    ) -> Iterator[tuple[list[Clip], torch.Tensor, torch.Tensor]]:
+        """Reads files batch by batch, in order: the clips, their padded signals and the signals' relative lengths.
+
+        Arguments
+        ---------
+        files : Iterable
+            Paths of audio files; or clips, which may be parts of files.
+        batch_size : int
+            The most clips in a batch; long clips are fewer.
+        on_error : Callable, optional
+            Called with a clip that cannot be read and the error, and the clip is left out; None raises the error.
+        """
+        clips: list[Clip] = []
+        signals: list[torch.Tensor] = []
+        for file in files:
+            clip = file if isinstance(file, Clip) else Clip(Path(file).stem, str(file), "")
+            try:
+                signal = self.read(clip)
+            except UsageError as error:
+                if on_error is None:
+                    raise
+                on_error(clip, error)
+                continue
+            padded = (len(clips) + 1) * max(other.numel() for other in (*signals, signal))
+            if clips and (len(clips) >= batch_size or padded > batch_size * NUMBERS_PER_CLIP):
+                yield clips, *self.pad(signals)
+                clips, signals = [], []
+            clips.append(clip)
+            signals.append(signal)
+        if clips:
+            yield clips, *self.pad(signals)
+
+    def pad(self, signals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Makes a batch of signals, and their relative lengths ``[batch]``, on the model's device."""
+        lengths = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
+        return pad_sequence(signals, batch_first=True).to(self.device), lengths.to(self.device)
+
+    def signals_of(self, wavs: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turns waveforms into a batch of signals.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms at 16 kHz ``[batch, samples]``, or one ``[samples]``.
+        lengths : torch.Tensor, optional
+            The fraction of each waveform that is not padding, ``[batch]``; None: all of it.
+        """
+        wavs = (wavs[None] if wavs.dim() == 1 else wavs).cpu()
+        shares = [1.0] * len(wavs) if lengths is None else lengths.tolist()
+        samples = [round(share * wavs.shape[1]) for share in shares]
+        return self.pad([self.model.backbone.extract(wav[:count]) for wav, count in zip(wavs, samples, strict=True)])
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model computes with its precision."""
+        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+def check_device(device: str, precision: str) -> None:
+    """Raises a ConfigError unless the device exists and can compute with the precision."""
+    asked = f"The device {device!r} with the precision {precision!r} was asked for."
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(asked, f"torch cannot use this device: {error}.", "Write cpu, or cuda:0") from error
+    if precision not in PRECISIONS:
+        raise ConfigError(asked, "There is no such precision.", f"Write one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and torch.device(device).type == "cpu":
+        raise ConfigError(asked, "fp16 needs a GPU.", "Write bf16, or fp32")

@@ -1,0 +1,21 @@
+"""Descriptions of adapters that tests make without a run."""
+
+from types import SimpleNamespace
+
+from brainplug.adapters.description import ClassifierDescription, RecognizerDescription
+from brainplug.models.adapted import AudioClassifier
+from brainplug.models.ctc import CTCModel
+from brainplug.tasks.results import describe_method
+
+
+def describe_classifier(model: AudioClassifier, labels: list[str], method: str = "linear") -> ClassifierDescription:
+    """Describes a classifier's adapter as a run does."""
+    described = describe_method(model, SimpleNamespace(method=method))
+    return ClassifierDescription(**described, paper_code=False, positions="crop", pooling=model.pooling, labels=labels)
+
+
+def describe_recognizer(model: CTCModel, characters: str) -> RecognizerDescription:
+    """Describes the adapter of a greedy CTC recogniser as a run does."""
+    described = describe_method(model, SimpleNamespace(method="linear"))
+    task = {"task": "ctc", "paper_code": False, "decoding": "greedy", "beam_size": 4}
+    return RecognizerDescription(**described, **task, characters=characters)
