@@ -115,7 +115,7 @@ def parse_description(text: str, source: str) -> AdapterDescription:
     Raises
     ------
     CheckpointError
-        The text is no description, or one of a newer format or of a task that is not known; all faults are named.
+        The text is no description, or has a newer format or an unknown task; all faults are named.
     """
     asked = f"The adapter's description {source} was asked for."
     try:
@@ -127,12 +127,12 @@ def parse_description(text: str, source: str) -> AdapterDescription:
     if "format" not in values:
         values = from_format_1(values)
     if type(values["format"]) is int and values["format"] > FORMAT:
-        found = f"It has format {values['format']}; this brainplug reads formats up to {FORMAT}."
-        raise CheckpointError(asked, found, "Update brainplug: pip install --upgrade brainplug")
+        problem = f"It has format {values['format']}; this brainplug reads formats up to {FORMAT}."
+        raise CheckpointError(asked, problem, "Update brainplug: pip install --upgrade brainplug")
     task = values.get("task")
     if not isinstance(task, str) or task not in DESCRIPTIONS:
-        found = f"Its task is {task!r}; the known tasks are {', '.join(DESCRIPTIONS)}."
-        raise CheckpointError(asked, found, "Update brainplug, or import the module that adds the task")
+        problem = f"Its task is {task!r}; the known tasks are {', '.join(DESCRIPTIONS)}."
+        raise CheckpointError(asked, problem, "Update brainplug, or import the module that adds the task")
     kind = DESCRIPTIONS[task]
     try:
         return kind.model_validate(values)
@@ -143,10 +143,10 @@ def parse_description(text: str, source: str) -> AdapterDescription:
 def _list_faults(error: ValidationError, kind: type[AdapterDescription]) -> str:
     faults = []
     for fault in error.errors(include_url=False):
-        place, message = ".".join(map(str, fault["loc"])), fault["msg"]
+        key, message = ".".join(map(str, fault["loc"])), fault["msg"]
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key, the nearest is {nearest(place, kind.model_fields)}"
-        faults.append(f"{place}: {message}")
+            message = f"unknown key, the nearest is {nearest(key, kind.model_fields)}"
+        faults.append(f"{key}: {message}")
     return "; ".join(faults)
 
 

@@ -109,8 +109,8 @@ def read_adapter(folder: str | Path) -> Adapter:
     asked = f"The adapter's weights {path} were asked for."
     checksum = _sha256(path)
     if description.weights_sha256 not in (None, checksum):
-        found = f"They are not those that {DESCRIPTION_NAME} describes: the file is cut short or was altered."
-        raise CheckpointError(asked, found, COPY_AGAIN)
+        problem = f"They are not those that {DESCRIPTION_NAME} describes: the file is cut short or was altered."
+        raise CheckpointError(asked, problem, COPY_AGAIN)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY, "")
@@ -118,8 +118,8 @@ def read_adapter(folder: str | Path) -> Adapter:
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(asked, f"The file is cut short or is no safetensors: {error}.", COPY_AGAIN) from error
     if parse_description(header, f"in {path}") != description.without_checksum:
-        found = f"Their header describes another adapter than {DESCRIPTION_NAME} does."
-        raise CheckpointError(asked, found, f"Copy both {WEIGHTS_NAME} and {DESCRIPTION_NAME} from one run")
+        problem = f"Their header describes another adapter than {DESCRIPTION_NAME} does."
+        raise CheckpointError(asked, problem, f"Copy both {WEIGHTS_NAME} and {DESCRIPTION_NAME} from one run")
     return Adapter(description.model_copy(update={"weights_sha256": checksum}), _with_current_names(weights))
 
 
@@ -127,13 +127,13 @@ def _check_complete(folder: Path) -> None:
     missing = [name for name in (DESCRIPTION_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
     if not missing:
         return
-    found, write = f"It lacks {' and '.join(missing)}.", "Name the output folder of a finished run"
+    problem, write = f"It lacks {' and '.join(missing)}.", "Name the output folder of a finished run"
     if not folder.is_dir():
-        found = "There is no such folder."
+        problem = "There is no such folder."
     elif any((folder / name).exists() for name in MADE_BY_RUNS):
-        found = f"Its run has not finished: {' and '.join(missing)} is missing."
+        problem = f"Its run has not finished: {' and '.join(missing)} is missing."
         write = "Give the run's command again: it goes on where it stopped, and writes the adapter at its end"
-    raise CheckpointError(f"The adapter in {folder} was asked for.", found, write)
+    raise CheckpointError(f"The adapter in {folder} was asked for.", problem, write)
 
 
 def _sha256(path: Path) -> str:

@@ -28,12 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"Vectors in {path} were asked for.", "They are saved as .npy.", "Write --output=FILE.npy")
     clips, model = open_common(arguments)
     if not isinstance(model, Classifier):
-        found = "The run there recognises speech."
-        raise CheckpointError(f"Vectors of {arguments.run} were asked for.", found, "Name a run of classification")
+        problem = "The run there recognises speech."
+        raise CheckpointError(f"Vectors of {arguments.run} were asked for.", problem, "Name a run of classification")
     listing = path.with_suffix(".csv")
     if path.exists() and not listing.exists():
-        found = f"The file exists, without {listing}, so it is no earlier result."
-        raise DataError(f"Vectors in {path} were asked for.", found, "Write another --output")
+        problem = f"The file exists, without {listing}, so it is no earlier result."
+        raise DataError(f"Vectors in {path} were asked for.", problem, "Write another --output")
     rows = RowFile(listing, CLIP_COLUMNS, adapter_of(model), as_json=False)
     vectors = VectorFile(path, model.model.backbone.dim, rows.rows)
 
@@ -95,7 +95,7 @@ def _check_vectors(path: Path, dim: int, rows: int) -> None:
     except (OSError, ValueError) as error:
         raise DataError(asked, f"The file cannot be read: {error}.", write) from error
     if vectors.dtype != "<f4" or vectors.ndim != 2 or vectors.shape[1] != dim or vectors.offset != HEADER_BYTES:
-        found = f"They have the shape {vectors.shape} and the type {vectors.dtype}, not [clips, {dim}] and float32."
-        raise DataError(asked, found, write)
+        problem = f"They have the shape {vectors.shape} and the type {vectors.dtype}, not [clips, {dim}] and float32."
+        raise DataError(asked, problem, write)
     if len(vectors) < rows:
         raise DataError(asked, f"There are {len(vectors)}, and {rows} rows in the .csv.", write)

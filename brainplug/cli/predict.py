@@ -125,13 +125,13 @@ def _format(arguments: argparse.Namespace) -> str:
 def _result_columns(model: Classifier | SpeechRecognizer, top_k: int | None) -> list[str]:
     if isinstance(model, SpeechRecognizer):
         if top_k is not None:
-            found = "The run recognises speech; it has no classes."
-            raise ConfigError(f"--top_k={top_k} was asked for.", found, "Leave it out")
+            problem = "The run recognises speech; it has no classes."
+            raise ConfigError(f"--top_k={top_k} was asked for.", problem, "Leave it out")
         return ["text"]
     if top_k is not None and not 1 <= top_k <= len(model.labels):
-        found = f"The run has {len(model.labels)} classes."
-        raise ConfigError(f"--top_k={top_k} was asked for.", found, "Write a number from 1 to that")
-    numbers = ["", *(f"_{place}" for place in range(2, (top_k or 1) + 1))]
+        problem = f"The run has {len(model.labels)} classes."
+        raise ConfigError(f"--top_k={top_k} was asked for.", problem, "Write a number from 1 to that")
+    numbers = ["", *(f"_{rank}" for rank in range(2, (top_k or 1) + 1))]
     return [f"{name}{number}" for number in numbers for name in ("label", "probability")]
 
 

@@ -103,7 +103,7 @@ class Classifier(TrainedModel):
         logits = self._logits(*self.signals_of(wavs, lengths))
         probabilities, index = logits.softmax(1), logits.argmax(1)
         score = probabilities.gather(1, index[:, None])[:, 0]
-        return probabilities, score, index, [self.description.labels[place] for place in index.tolist()]
+        return probabilities, score, index, [self.description.labels[number] for number in index.tolist()]
 
     def embed_files(
         self, paths: Iterable[str | Path | Clip], batch_size: int = 16, on_error: OnError | None = None

@@ -35,9 +35,9 @@ def list_inputs(inputs: Sequence[str]) -> list[Clip]:
         if not listed:
             faults.append(f"{name} names no audio.")
     if faults or not clips:
-        found = " ".join(faults) or "No input was given."
+        problem = " ".join(faults) or "No input was given."
         write = "Name audio files, folders with audio, or a CSV file with the column path"
-        raise DataError(f"The clips of {', '.join(inputs) or 'nothing'} were asked for.", found, write)
+        raise DataError(f"The clips of {', '.join(inputs) or 'nothing'} were asked for.", problem, write)
     return list(clips)
 
 
@@ -60,8 +60,8 @@ def _audio_below(folder: Path) -> list[str]:
 
 def _refuse(fault: OSError) -> None:
     """os.walk would pass over a folder that cannot be read."""
-    found = f"It cannot be read: {fault.strerror}."
-    raise DataError(f"The folder {fault.filename} was asked for.", found, "Check its permissions.")
+    problem = f"It cannot be read: {fault.strerror}."
+    raise DataError(f"The folder {fault.filename} was asked for.", problem, "Check its permissions.")
 
 
 def _clip(row: dict[str, str], source: str) -> Clip:

@@ -107,5 +107,5 @@ def check_same(description: AdapterDescription, backbone: Backbone) -> None:
     if revision != expected:
         raise CheckpointError(asked, f"Its weights were {expected}; those here are {revision}.", write)
     if backbone.signal_settings != description.signal:
-        found = f"It read clips with {description.signal}; the one here reads them with {backbone.signal_settings}."
-        raise CheckpointError(asked, found, write)
+        problem = f"It read clips with {description.signal}; the one here reads them with {backbone.signal_settings}."
+        raise CheckpointError(asked, problem, write)

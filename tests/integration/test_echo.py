@@ -83,7 +83,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     (results / "alone").mkdir()
     for name in ("adapter.json", "adapter.safetensors"):
         (results / "alone" / name).write_bytes((results / name).read_bytes())
-    with pytest.raises(UsageError, match="its folder echo is missing"):
+    with pytest.raises(UsageError, match="whose folder echo is missing"):
         SpeechRecognizer.from_run(str(results / "alone"))
 
     adapted = ["--output_folder=adapted", f"--backbone={results / 'echo'}", "--method=bottleneck", "--decoding=beam"]

@@ -96,3 +96,25 @@ def test_predictions_equal_those_of_the_run(backbone, method, batch_size, predic
     assert list(paths) == [row["path"] for row in rows]
     assert list(labels) == [row["predicted"] for row in rows]
     assert probabilities == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)
+
+
+def test_the_command_goes_on_past_bad_files_and_says_what_cannot_be_done(predictions, tmp_path):
+    moved, _ = predictions
+    run, rows = str(moved / "ast-lora"), read_predictions(str(moved / "ast-lora"))
+    (tmp_path / "bad.wav").write_text("no audio")
+    main = "brainplug.__main__:main"
+    paths = [row["path"] for row in rows]
+    finished = run_train(["predict", run, "bad.wav", *paths, "--format=csv", "--output=out.csv"], tmp_path, main=main)
+    assert (finished.code, "1 of 6 clips cannot be used" in finished.output) == (1, True), finished.output
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert [(row["path"], row["label"]) for row in csv.DictReader(file)] == [
+            (row["path"], row["predicted"]) for row in rows
+        ]
+    for command, words in (
+        (["predict", str(tmp_path / "nowhere"), *paths], "There is no such folder"),
+        (["predict", run, str(tmp_path / "nowhere.wav")], "It does not exist"),
+        (["embed", run, *paths, "--output=vectors.txt"], "saved as .npy"),
+    ):
+        refused = run_train(command, tmp_path, main=main)
+        assert (refused.code, words in refused.output) == (2, True), refused.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.wav", "out.csv"]
