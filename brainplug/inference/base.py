@@ -42,17 +42,7 @@ class ClipResult:
 
 
 class TrainedModel(torch.nn.Module):
-    """The base of `Classifier` and `SpeechRecognizer`.
-
-    Arguments
-    ---------
-    model : AdaptedModel
-        With its trained weights.
-    description : AdapterDescription
-        Of the adapter that the weights come from.
-    precision : str
-        ``fp32``, ``bf16`` or ``fp16``: as SpeechBrain's ``eval_precision``.
-    """
+    """The base of `Classifier` and `SpeechRecognizer`: an adapted model, and the description of its adapter."""
 
     tasks: ClassVar[tuple[str, ...]]
     model: AdaptedModel
@@ -73,10 +63,8 @@ class TrainedModel(torch.nn.Module):
         folder : str | Path
             The run's output folder, here or copied from elsewhere. Of a classifier and of a CTC recogniser only
             ``adapter.json`` and ``adapter.safetensors`` are read, of an Echo its folder ``echo`` too.
-        device : str
-            Such as ``cpu`` or ``cuda:0``.
-        precision : str
-            ``fp32``, ``bf16`` or ``fp16``.
+        device, precision : str
+            Such as ``cuda:0``; ``fp32``, ``bf16`` or ``fp16``, as SpeechBrain's ``eval_precision``.
         backbone : str, optional
             Where the run's backbone is now, if not where it was: a folder with the same weights.
 
@@ -110,13 +98,7 @@ class TrainedModel(torch.nn.Module):
         return next(self.model.parameters()).device
 
     def read(self, clip: Clip) -> torch.Tensor:
-        """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``.
-
-        Raises
-        ------
-        UsageError
-            The clip cannot be read, holds NaN or infinite samples, or is longer than the backbone can read.
-        """
+        """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
         backbone = self.model.backbone
         waveform = read_audio(clip, backbone.sample_rate)
         reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
@@ -166,15 +148,7 @@ class TrainedModel(torch.nn.Module):
         return pad_sequence(signals, batch_first=True).to(self.device), lengths.to(self.device)
 
     def signals_of(self, wavs: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turns waveforms into a batch of signals.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms at 16 kHz ``[batch, samples]``, or one ``[samples]``.
-        lengths : torch.Tensor, optional
-            The fraction of each waveform that is not padding, ``[batch]``; None: all of it.
-        """
+        """Turns waveforms, given as in `Classifier.classify_batch`, into a batch of signals and its lengths."""
         wavs = (wavs[None] if wavs.dim() == 1 else wavs).cpu()
         shares = [1.0] * len(wavs) if lengths is None else lengths.tolist()
         samples = [round(share * wavs.shape[1]) for share in shares]

@@ -14,21 +14,11 @@ from brainplug.models.adapted import AudioClassifier
 
 @dataclass(frozen=True)
 class Prediction(ClipResult):
-    """The class of a clip; `path`, `start` and `stop` are as in `ClipResult`.
-
-    Arguments
-    ---------
-    label : str
-        The most probable class.
-    probability : float
-        Its probability.
-    probabilities : dict[str, float]
-        Label -> probability, of all classes, in the order of `Classifier.labels`.
-    """
+    """The most probable class of a clip, and the probabilities of all classes; the rest is as in `ClipResult`."""
 
     label: str
     probability: float
-    probabilities: dict[str, float]
+    probabilities: dict[str, float]  # by label, in the order of `Classifier.labels`
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The most probable labels with their probabilities, the most probable first."""

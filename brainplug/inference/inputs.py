@@ -12,16 +12,8 @@ from brainplug.errors import DataError, UsageError
 def list_inputs(inputs: Sequence[str]) -> list[Clip]:
     """Lists the clips of audio files, of folders (all audio in them, at any depth) and of lists, each clip once.
 
-    Arguments
-    ---------
-    inputs : Sequence[str]
-        A list is a CSV file with the column ``path`` and, for parts of files, ``start`` and ``stop`` in seconds;
-        relative paths begin in the list's folder.
-
-    Raises
-    ------
-    DataError
-        An input does not exist or names no clip; all such inputs are listed.
+    A list is a CSV file with the column ``path`` and, for parts of files, ``start`` and ``stop`` in seconds; relative
+    paths begin in the list's folder. All inputs that do not exist or name no clip are named in one error.
     """
     clips: dict[Clip, None] = {}
     faults = []

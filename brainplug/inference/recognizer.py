@@ -56,15 +56,7 @@ class SpeechRecognizer(TrainedModel):
                 yield Transcript(clip.path, text, start=clip.start, stop=clip.stop)
 
     def transcribe_batch(self, wavs: torch.Tensor, lengths: torch.Tensor | None = None) -> list[str]:
-        """Transcribes a padded batch of waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms at 16 kHz ``[batch, samples]``, or one ``[samples]``.
-        lengths : torch.Tensor, optional
-            The fraction of each waveform that is not padding, ``[batch]``; None: all of it.
-        """
+        """Transcribes a padded batch of waveforms, given as in `Classifier.classify_batch`."""
         return self._texts(*self.signals_of(wavs, lengths))
 
     forward = transcribe_batch

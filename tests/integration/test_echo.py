@@ -9,7 +9,7 @@ import pytest
 
 from brainplug.backbones.echo import Echo
 from brainplug.errors import UsageError
-from brainplug.inference.recognizer import SpeechRecognizer
+from brainplug.inference import SpeechRecognizer
 from brainplug.results.report import read_results, recognition_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
@@ -75,6 +75,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert [row["reference"] for row in rows] == [text.lower() for text in TEXTS[:3]]
     recognizer = SpeechRecognizer.from_run(str(results))
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+    together = recognizer.transcribe_files([row["path"] for row in rows])
+    assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
     echo = Echo.from_pretrained(results / "echo")
     assert echo.config.use_hybrid_attention
     assert echo.adaptive_base.base == echo.encoder.rotary.positions.base != echo.config.base
@@ -92,6 +94,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     recognizer = SpeechRecognizer.from_run(str(tmp_path / "adapted"))
     rows = rows_of(tmp_path / "adapted" / "transcripts.csv")
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+    together = recognizer.transcribe_files([row["path"] for row in rows])
+    assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
     assert not (tmp_path / "adapted" / "echo").exists()
 
 
@@ -103,6 +107,8 @@ def test_the_training_transcripts_give_the_characters(train, tmp_path):
     recognizer = SpeechRecognizer.from_run(str(tmp_path / "results"))
     rows = rows_of(tmp_path / "results" / "transcripts.csv")
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+    together = recognizer.transcribe_files([row["path"] for row in rows])
+    assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
 
 
 @pytest.mark.parametrize(

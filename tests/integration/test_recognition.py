@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from brainplug.errors import UsageError
-from brainplug.inference.recognizer import SpeechRecognizer
+from brainplug.errors import CheckpointError
+from brainplug.inference import SpeechRecognizer
 from brainplug.results.report import read_results, recognition_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
@@ -98,6 +98,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
 
     recognizer = SpeechRecognizer.from_run(str(results))
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+    together = recognizer.transcribe_files([row["path"] for row in rows])
+    assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
     kept = safetensors.torch.load_file(results / "adapter.safetensors")
     assert kept
     assert not any("feature_extractor" in name for name in kept)
@@ -115,6 +117,8 @@ def test_other_backbones_and_methods(weights, backbone, method, train, tiny_back
     recognizer = SpeechRecognizer.from_run(str(tmp_path / "results"))
     rows = rows_of(tmp_path / "results" / "transcripts.csv")
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
+    together = recognizer.transcribe_files([row["path"] for row in rows])
+    assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
     description = json.loads((tmp_path / "results" / "adapter.json").read_text())
     assert set(description["characters"]) == set("".join([*TEXTS, TOO_LONG]).lower())
 
@@ -163,5 +167,5 @@ def test_transcripts_that_are_all_too_long_are_refused(train, corpus):
 
 
 def test_a_folder_that_holds_no_recogniser_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"lacks adapter.json"):
+    with pytest.raises(CheckpointError, match=r"It lacks adapter\.json and adapter\.safetensors"):
         SpeechRecognizer.from_run(str(tmp_path))
