@@ -32,7 +32,8 @@ from brainplug.backbones import Backbone, known_config, random_backbone
 from brainplug.data.manifest import Clip, label_map, read_manifest, write_manifest
 from brainplug.data.pipeline import make_datasets, make_reader
 from brainplug.errors import run_command
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 MARKS = table_marks("reading", "python -m benchmarks.data")
 FEW = 10  # rows of the empty run

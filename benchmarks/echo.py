@@ -23,7 +23,8 @@ from brainplug.backbones.echo.attention import LocalAttention, SelfAttention
 from brainplug.backbones.echo.layers import EncoderLayer
 from brainplug.backbones.echo.rotary import CombinedRotary, GivensRotations
 from brainplug.errors import run_command
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 MARKS = table_marks("speed", "python -m benchmarks.echo")
 COLUMNS = ("what", "way", "ms", "time", "memory")

@@ -16,7 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler writes 
 
 import torch
 
-from brainplug.results.report import write_table
+from brainplug.results.documents import write_between_marks
 
 
 class Measured(ABC):
@@ -134,4 +134,4 @@ def show(text: str, document: str | None, marks: tuple[str, str]) -> None:
     """Prints Markdown, and puts it between the marks of a document if one is given."""
     print(text)
     if document:
-        write_table(text, document, marks)
+        write_between_marks(text, document, marks)

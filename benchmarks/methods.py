@@ -31,7 +31,8 @@ from brainplug.cli.listing import count_on_meta, read_methods
 from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
 MARKS = table_marks("speed", "python -m benchmarks.methods")

@@ -27,7 +27,8 @@ from tqdm import tqdm
 from benchmarks.measure import describe_device, from_1_on, show
 from brainplug.errors import UsageError, run_command
 from brainplug.files import write_json
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 MARKS = table_marks("accuracy", "python -m benchmarks.optimizer_accuracy")
 SMALLEST_RATE, RATIO, RATES = 0.001, 5, range(5)  # 0.001, 0.005, 0.025, 0.125, 0.625

@@ -24,7 +24,8 @@ from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier
 from brainplug.optim import FAM, FAdam
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 MARKS = table_marks("speed", "python -m benchmarks.optimizers")
 METHODS = "conformer,lora,full"

@@ -23,7 +23,8 @@ from brainplug.backbones import known_config
 from brainplug.errors import run_command
 from brainplug.pretrain.data2vec import Teacher
 from brainplug.pretrain.hubert import TEMPERATURE, HubertObjective
-from brainplug.results.report import markdown_table, table_marks
+from brainplug.results.documents import table_marks
+from brainplug.results.tables import markdown_table
 
 MARKS = table_marks("speed", "python -m benchmarks.pretraining")
 COLUMNS = ("what", "way", "ms", "time", "memory")

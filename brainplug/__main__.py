@@ -10,9 +10,11 @@ from brainplug.doctor import examine, summary
 from brainplug.errors import run_command
 from brainplug.files import find_files
 from brainplug.optim.fam import RECORD_NAME
+from brainplug.results.documents import METHODS_MARKS, RESULTS_MARKS, write_between_marks
 from brainplug.results.page import write_page
 from brainplug.results.plots.fam import draw_records
-from brainplug.results.report import METHODS_MARKS, RESULTS_MARKS, classifies, read_results, tables_of, write_table
+from brainplug.results.schema import read_results
+from brainplug.results.tables import tables_of
 from brainplug.sweep.command import add_arguments as add_table_arguments
 from brainplug.sweep.command import run_table
 from brainplug.synthetic.sound.render import render
@@ -99,7 +101,7 @@ def main(arguments: list[str]) -> None:
 def _print_table(table: str, chosen: argparse.Namespace) -> None:
     print(table, flush=True)
     if chosen.write:
-        write_table(table, chosen.write, chosen.marks)
+        write_between_marks(table, chosen.write, chosen.marks)
 
 
 def _sound(chosen: argparse.Namespace) -> str:
@@ -129,7 +131,7 @@ def _report(chosen: argparse.Namespace) -> None:
         _print_table(tables_of(results), chosen)
     for path in draw_records(chosen.folder):
         print(f"Drawn: {path}")
-    if not only_records and any(map(classifies, results)):  # the page shows what classifies
+    if not only_records:
         print(f"Written: {write_page(chosen.folder)}")
 
 

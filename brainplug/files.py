@@ -3,10 +3,17 @@
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+# Files in a run's folder that one room writes and another one reads.
+RESULTS = "results.json"
+PREDICTIONS = "predictions.csv"
+OBSERVATIONS = "observations.safetensors"
+TRAIN_LOG = "train_log.txt"
 
 
 @contextlib.contextmanager
@@ -96,3 +103,14 @@ def write_json(value: object, path: Path) -> None:
     """
     with atomic_file(path, encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def folder_name(text: str) -> str:
+    """Turns any text into the name of a folder: only letters, digits, ``_``, ``-`` and ``.`` remain.
+
+    Example
+    -------
+    >>> folder_name("conformer adapter, Houlsby")
+    'conformer_adapter_Houlsby'
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.")

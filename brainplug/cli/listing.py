@@ -18,7 +18,7 @@ from brainplug.methods import Method, choose_method
 from brainplug.methods.peft_method import PeftMethod
 from brainplug.models.adapted import classifier_without_weights
 from brainplug.optim.entry import as_entry
-from brainplug.results.report import markdown_table
+from brainplug.results.tables import markdown_table
 
 
 def read_methods(folder: str, backbone: str) -> tuple[dict[str, dict], dict[str, dict]]:

@@ -2,10 +2,11 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
@@ -231,7 +232,7 @@ def restore_method(settings: dict) -> Method:
     Arguments
     ---------
     settings : dict
-        JSON values, as `brainplug.results.report.method_settings` returns them: the class, and what it takes.
+        JSON values, as `brainplug.methods.method_settings` returns them: the class, and what it takes.
 
     Returns
     -------
@@ -269,3 +270,15 @@ def _method_classes() -> dict[str, type[Method]]:
     ]
     found = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
     return {each.__name__: each for each in found if issubclass(each, Method)}
+
+
+def method_settings(method: Method) -> dict:
+    """A method's class and settings as JSON values, from which `restore_method` makes it again."""
+    from brainplug.methods.peft_method import PeftMethod
+
+    settings = method.config.to_dict() if isinstance(method, PeftMethod) else asdict(method)
+    return json.loads(json.dumps({"class": type(method).__name__, **settings}, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

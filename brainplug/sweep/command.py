@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError, nearest
-from brainplug.results.report import table_marks, write_table
+from brainplug.results.documents import table_marks, write_between_marks
 from brainplug.sweep.cell import state_of
 from brainplug.sweep.entries import as_markdown, finished_results, make_entries, place_text, write_entries
 from brainplug.sweep.executors import Event, run_here, run_on_cluster, visible_gpus
@@ -94,7 +94,7 @@ def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
     document = as_markdown(plan, make_entries(plan))
     print(document)
     if chosen.write:
-        write_table(document, chosen.write, TABLE_MARKS)
+        write_between_marks(document, chosen.write, TABLE_MARKS)
     return int(any(reasons) or any(state_of(cell.folder) == "broken" for cell in asked))
 
 

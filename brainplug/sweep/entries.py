@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from scipy import stats
-
 from brainplug.errors import UsageError
 from brainplug.files import atomic_file, write_json
-from brainplug.results.report import markdown_table
+from brainplug.results.statistics import p_value
+from brainplug.results.tables import markdown_table, number, p_text, spread
 from brainplug.sweep.cell import failure_of, state_of
 from brainplug.sweep.plan import Plan
 from brainplug.sweep.table import Cell
@@ -169,98 +168,6 @@ def _entry(plan: Plan, place: tuple[str, str], of_place: dict[tuple[str, str], d
 def _spread(runs: Iterable[dict], key: str) -> tuple[float | None, float | None]:
     values = [100 * run[key] for run in runs]
     return mean(values) if values else None, stdev(values) if len(values) > 1 else None
-
-
-def p_value(differences: Sequence[float]) -> float | None:
-    """How often differences at least as far from zero arise by chance, where there are none: a paired t-test.
-
-    Arguments
-    ---------
-    differences : Sequence[float]
-        Of pairs.
-
-    Returns
-    -------
-    float | None
-        From 0 to 1; None of fewer than two pairs.
-
-    Example
-    -------
-    >>> round(p_value([1.0, 2.0, 3.0]), 3), p_value([0.0, 0.0]), p_value([1.0])
-    (0.074, 1.0, None)
-    """
-    if len(differences) < 2:
-        return None
-    if max(differences) - min(differences) < 1e-9:  # the test divides by their deviation, which is rounding alone
-        return 1.0 if abs(differences[0]) < 1e-9 else 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def number(value: float | None, digits: int = 1, sign: str = "") -> str:
-    """Writes a number, or that there is none.
-
-    Arguments
-    ---------
-    value : float | None
-        The number.
-    digits : int
-        After the point.
-    sign : str
-        ``+`` to write it of positive numbers too.
-
-    Returns
-    -------
-    str
-        Text.
-
-    Example
-    -------
-    >>> number(1.25, 1, "+"), number(None)
-    ('+1.2', 'not run')
-    """
-    return NOT_RUN if value is None else f"{value:{sign}.{digits}f}"
-
-
-def p_text(value: float | None) -> str:
-    """Writes a p value.
-
-    Arguments
-    ---------
-    value : float | None
-        From 0 to 1.
-
-    Returns
-    -------
-    str
-        Text; no more than three digits are claimed.
-
-    Example
-    -------
-    >>> p_text(0.0004), p_text(0.0321), p_text(None)
-    ('< 0.001', '0.032', 'not run')
-    """
-    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
-
-
-def spread(value: float | None, deviation: float | None) -> str:
-    """Writes a mean and its deviation.
-
-    Arguments
-    ---------
-    value, deviation : float | None
-        The numbers; a single run has no deviation.
-
-    Returns
-    -------
-    str
-        Text.
-
-    Example
-    -------
-    >>> spread(80.0, 2.5), spread(80.0, None), spread(None, None)
-    ('80.0 ± 2.5', '80.0', 'not run')
-    """
-    return number(value) + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 def overview(plan: Plan, entries: Sequence[Entry]) -> str:

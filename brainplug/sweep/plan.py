@@ -8,7 +8,7 @@ from pathlib import Path
 from brainplug.config.output_folder import configuration, what_differs
 from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError
-from brainplug.results.report import code_name
+from brainplug.results.schema import code_name
 from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
 from brainplug.sweep.faults import folder_name, raise_faults
 from brainplug.sweep.table import Cell, Table

@@ -27,6 +27,7 @@ from brainplug.files import write_json
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
+from brainplug.results.schema import FORMAT
 from brainplug.tasks.results import describe_run
 from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import AdaptationBrain, Tested
@@ -274,6 +275,7 @@ class Task(ABC, Generic[S, O]):
         if if_main_process():
             splits = Counter(clip.split for clip in data.clips)
             results = {
+                "format": FORMAT,
                 "task": self.name,
                 **describe_run(brain, settings),
                 **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},

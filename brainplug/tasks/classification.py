@@ -20,7 +20,7 @@ from brainplug.data.pipeline import make_datasets
 from brainplug.data.protocol.few_shot import keep_examples, write_examples
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AdaptedModel, AudioClassifier
-from brainplug.results.report import code_name
+from brainplug.results.schema import code_name
 from brainplug.tasks.base import (
     Assembly,
     Extract,

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from brainplug.adapters.description import package_versions as adapter_versions
+from brainplug.methods import method_settings
 from brainplug.models.adapted import AdaptedModel
-from brainplug.results.report import method_name, method_settings
+from brainplug.results.schema import method_name
 from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import AdaptationBrain
 

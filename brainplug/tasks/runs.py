@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from scipy import stats
-
 from brainplug.config.recipe import Recipe, choose
 from brainplug.data.corpora.own import given_folds
 from brainplug.errors import ConfigError
-from brainplug.results.report import markdown_table
+from brainplug.results.statistics import interval_of_mean
+from brainplug.results.tables import markdown_table
 from brainplug.tasks.settings import TaskSettings
 
 ALL = "all"
@@ -114,9 +113,3 @@ def summary_of_runs(results: Sequence[Mapping[str, Any]]) -> str:
         low, high = interval_of_mean([mean(of_draw) for of_draw in draws.values()])
         lines.append(f"95 % interval of the mean: {low:.1f} to {high:.1f} % ({len(draws)} draws)")
     return "\n".join(lines)
-
-
-def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of the 95 % interval of a mean of two or more values, after Student's t."""
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return mean(values) - half, mean(values) + half

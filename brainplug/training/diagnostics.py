@@ -5,7 +5,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,13 +12,11 @@ from speechbrain import Stage
 from speechbrain.dataio.dataset import DynamicItemDataset, FilteredSortedDynamicItemDataset
 
 from brainplug.data.manifest import Clip
-from brainplug.files import atomic_file
+from brainplug.files import OBSERVATIONS, PREDICTIONS, atomic_file
 from brainplug.methods.mixture import Mixture
 from brainplug.training.classification import ClassificationBrain
 
 MOST_CLIPS = 500  # that are looked at, evenly over the test clips: a picture shows no more
-PREDICTIONS = "predictions.csv"
-OBSERVATIONS = "observations.safetensors"
 
 
 @torch.no_grad()
@@ -84,40 +81,11 @@ def write_observations(
         In the order of their indices.
     folder : str
         The run's output folder.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> seen = {"targets": torch.tensor([0, 1]), "vectors": torch.rand(2, 3)}
-    >>> write_observations(seen, seen, ["cat", "dog"], folder)
-    >>> read_observations(folder)[1]
-    ['cat', 'dog']
     """
-    kept = {**after, "vectors_before": before["vectors"]}
-    kept = {name: tensor if name == "targets" else tensor.half() for name, tensor in kept.items()}
+    tensors = {**after, "vectors_before": before["vectors"]}
+    tensors = {name: tensor if name == "targets" else tensor.half() for name, tensor in tensors.items()}
     with atomic_file(f"{folder}/{OBSERVATIONS}", "wb") as file:
-        file.write(safetensors.torch.save(kept, metadata={"labels": json.dumps(list(labels))}))
-
-
-def read_observations(folder: str) -> tuple[dict[str, torch.Tensor], list[str]] | None:
-    """Reads what `write_observations` wrote.
-
-    Arguments
-    ---------
-    folder : str
-        The run's output folder.
-
-    Returns
-    -------
-    tuple[dict[str, torch.Tensor], list[str]] | None
-        Tensors by name, and the labels in the order of their indices; None where the run kept none.
-    """
-    path = Path(folder, OBSERVATIONS)
-    if not path.is_file():
-        return None
-    with safetensors.safe_open(path, framework="pt") as file:
-        labels = json.loads(file.metadata()["labels"])
-    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}, labels
+        file.write(safetensors.torch.save(tensors, metadata={"labels": json.dumps(list(labels))}))
 
 
 def write_predictions(brain: ClassificationBrain, clips: Iterable[Clip], labels: dict[str, int], folder: str) -> None:
@@ -142,29 +110,3 @@ def write_predictions(brain: ClassificationBrain, clips: Iterable[Clip], labels:
         for clip in clips:
             if clip.id in predictions:
                 writer.writerow((clip.id, clip.path, clip.label, *predictions[clip.id]))
-
-
-def read_predictions(folder: str) -> list[dict[str, str]]:
-    """Reads what `write_predictions` wrote.
-
-    Arguments
-    ---------
-    folder : str
-        The run's output folder.
-
-    Returns
-    -------
-    list[dict[str, str]]
-        A row a test clip, with ``id``, ``path``, ``label``, ``predicted`` and, but for older runs, ``probability``;
-        empty where the run has no such file.
-
-    Example
-    -------
-    >>> read_predictions(getfixture("tmp_path"))
-    []
-    """
-    path = Path(folder, PREDICTIONS)
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from brainplug.config.output_folder import check_output_folder
 from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError, run_command
-from brainplug.results.report import markdown_table, table_marks, write_table
-from brainplug.sweep.entries import p_text, p_value, spread
+from brainplug.results.documents import table_marks, write_between_marks
+from brainplug.results.statistics import p_value
+from brainplug.results.tables import markdown_table, p_text, spread
 from brainplug.tasks import load_recipe
 
 HERE = Path(__file__).parent
@@ -195,7 +196,7 @@ def main(arguments: list[str]) -> None:
     made = table(results)
     print(made)
     if chosen.write:
-        write_table(made, chosen.write, MARKS)
+        write_between_marks(made, chosen.write, MARKS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
-from brainplug.results.report import METHODS_MARKS, results_table
+from brainplug.results.documents import METHODS_MARKS
+from brainplug.results.tables import results_table
 from tests.integration.running import ESC50_RECIPE, Run, run_train
 from tests.made_runs import make_run
 

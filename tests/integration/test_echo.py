@@ -10,7 +10,8 @@ import pytest
 from brainplug.backbones.echo import Echo
 from brainplug.errors import UsageError
 from brainplug.inference import SpeechRecognizer
-from brainplug.results.report import read_results, recognition_table
+from brainplug.results.schema import read_results
+from brainplug.results.tables import results_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
 from tests.integration.test_recognition import TEXTS, rows_of, write_list
@@ -80,7 +81,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     echo = Echo.from_pretrained(results / "echo")
     assert echo.config.use_hybrid_attention
     assert echo.adaptive_base.base == echo.encoder.rotary.positions.base != echo.config.base
-    assert "| own clips |" in recognition_table(read_results(str(results)))
+    assert "| own clips |" in results_table(read_results(str(results)))
 
     (results / "alone").mkdir()
     for name in ("adapter.json", "adapter.safetensors"):

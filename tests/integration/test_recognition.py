@@ -11,7 +11,8 @@ import safetensors.torch
 
 from brainplug.errors import CheckpointError
 from brainplug.inference import SpeechRecognizer
-from brainplug.results.report import read_results, recognition_table
+from brainplug.results.schema import read_results
+from brainplug.results.tables import results_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
 from tests.integration.test_resume import assert_same, outcome
@@ -103,7 +104,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     kept = safetensors.torch.load_file(results / "adapter.safetensors")
     assert kept
     assert not any("feature_extractor" in name for name in kept)
-    assert "| own clips |" in recognition_table(read_results(str(results)))
+    assert "| own clips |" in results_table(read_results(str(results)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from brainplug.cli.listing import count_on_meta, describe_settings, list_backbon
 from brainplug.methods import choose_method
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.models.adapted import AudioClassifier
-from brainplug.results.report import METHODS_MARKS
+from brainplug.results.documents import METHODS_MARKS
 from tests.conftest import TINY_BACKBONES
 
 ROOT = Path(__file__).parents[2]

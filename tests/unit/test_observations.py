@@ -1,9 +1,10 @@
-"""What a run keeps for pictures: pooled vectors, the use of experts, answers."""
+"""What a run leaves for pictures: pooled vectors, the use of experts, predictions."""
 
 import csv
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import speechbrain as sb
 import torch
@@ -17,7 +18,8 @@ from brainplug.methods.linear import LinearProbe
 from brainplug.methods.soft_moa import SoftMixture, SoftMoA
 from brainplug.models.adapted import AudioClassifier
 from brainplug.optim.schedules import cosine
-from brainplug.training import diagnostics as observations
+from brainplug.results.run_files import read_observations, read_predictions
+from brainplug.training import diagnostics
 from brainplug.training.classification import ClassificationBrain
 
 DIM, EXPERTS, TOKENS = 8, 4, 6
@@ -142,7 +144,7 @@ class TestObserve:
     def test_vectors_are_what_the_head_reads(self, method, names, make_brain, test_set):
         brain = make_brain(method)
         before = hooks(brain.model)
-        seen = observations.observe(brain, test_set, {"batch_size": 3})
+        seen = diagnostics.observe(brain, test_set, {"batch_size": 3})
         assert hooks(brain.model) == before
         assert set(seen) == {"targets", "vectors", *names}
         assert seen["targets"].tolist() == [number % 2 for number in range(7)]
@@ -150,13 +152,13 @@ class TestObserve:
         with torch.no_grad():
             logits = brain.model.eval()(signals, torch.ones(7))
             torch.testing.assert_close(brain.model.head(seen["vectors"]), logits)
-        mixtures = 4 if "combine" in names else 2  # layers, with two places in each
+        mixtures = 4 if "combine" in names else 2  # layers, with two mixtures in each
         for name in names:
             assert seen[name].shape == (7, mixtures, 3)
 
     def test_of_many_clips_some_are_seen_evenly(self, make_brain, test_set, monkeypatch):
-        monkeypatch.setattr(observations, "MOST_CLIPS", 3)
-        seen = observations.observe(make_brain(LinearProbe()), test_set, {"batch_size": 2})
+        monkeypatch.setattr(diagnostics, "MOST_CLIPS", 3)
+        seen = diagnostics.observe(make_brain(LinearProbe()), test_set, {"batch_size": 2})
         assert seen["targets"].tolist() == [0, 1, 0]  # the clips 0, 3 and 6
 
     def test_hooks_go_where_a_clip_cannot_be_read(self, make_brain, clips):
@@ -166,31 +168,36 @@ class TestObserve:
         brain = make_brain(LinearProbe())
         broken = make_datasets(clips, LABELS, unreadable)["test"]
         with pytest.raises(OSError, match=r"0\.wav"):
-            observations.observe(brain, broken, {"batch_size": 2})
+            diagnostics.observe(brain, broken, {"batch_size": 2})
         assert hooks(brain.model) == 0
 
     def test_what_is_written_is_read_again(self, tmp_path):
         seen = {"targets": torch.tensor([1, 0]), "vectors": torch.rand(2, 5), "router": torch.rand(2, 3, 4)}
         earlier = {"targets": seen["targets"], "vectors": torch.rand(2, 5)}
-        observations.write_observations(earlier, seen, ["é", "dog"], str(tmp_path))
-        found, labels = observations.read_observations(str(tmp_path))
+        diagnostics.write_observations(earlier, seen, ["é", "dog"], str(tmp_path))
+        found, labels = read_observations(str(tmp_path))
         assert labels == ["é", "dog"]
         assert set(found) == {"targets", "vectors", "vectors_before", "router"}
         assert found["targets"].tolist() == [1, 0]
         for name, wanted in (("vectors", seen["vectors"]), ("vectors_before", earlier["vectors"])):
-            torch.testing.assert_close(found[name], wanted, atol=1e-3, rtol=0)
+            np.testing.assert_allclose(found[name], wanted.numpy(), atol=1e-3)
+            assert found[name].dtype == np.float32
 
     def test_a_run_without_any_has_none(self, tmp_path):
-        assert observations.read_observations(str(tmp_path)) is None
+        assert read_observations(str(tmp_path)) is None
 
 
 def test_predictions_name_every_test_clip_once(clips, tmp_path: Path):
     predictions = [(clip.id, place % 2, 0.5 + place / 7) for place, clip in enumerate(clips[:3])]
     brain = SimpleNamespace(predictions=lambda: iter(predictions))
-    observations.write_predictions(brain, clips, LABELS, str(tmp_path))
-    found = observations.read_predictions(str(tmp_path))
+    diagnostics.write_predictions(brain, clips, LABELS, str(tmp_path))
+    found = read_predictions(str(tmp_path))
     assert [row["id"] for row in found] == ["clip0", "clip1", "clip2"]
     assert [row["predicted"] for row in found] == ["cat", "dog", "cat"]
     assert [float(row["probability"]) for row in found] == pytest.approx([0.5, 0.5 + 1 / 7, 0.5 + 2 / 7], abs=1e-7)
     with open(tmp_path / "predictions.csv", newline="") as file:
         assert next(csv.reader(file)) == ["id", "path", "label", "predicted", "probability"]
+
+
+def test_a_run_without_predictions_has_none(tmp_path):
+    assert read_predictions(tmp_path) == []

@@ -15,13 +15,15 @@ from sklearn.metrics import confusion_matrix
 from brainplug.errors import UsageError
 from brainplug.results.page import write_page
 from brainplug.results.page.confusions import count_confusions, worst_pairs
-from brainplug.results.page.documents import read_markdown
-from brainplug.results.page.kept import best_method, find_runs, learning_curve, with_most_clips
+from brainplug.results.page.markdown import read_markdown
+from brainplug.results.page.runs import best_method, find_runs, with_most_clips
 from brainplug.results.page.sections import few_shot_point
 from brainplug.results.page.vectors import in_the_plane, shares_of_classes
-from brainplug.results.report import read_results, results_table
-from brainplug.tasks.runs import interval_of_mean
-from tests.made_runs import EPOCH, LABELS, make_run
+from brainplug.results.run_files import learning_curve
+from brainplug.results.schema import read_results
+from brainplug.results.statistics import interval_of_mean
+from brainplug.results.tables import results_table
+from tests.made_runs import EPOCH, LABELS, make_recognition, make_run
 
 STRANGE = ('<script>alert("1")</script>', "rain & <b>wind</b>", 'Müller\'s $5 "dog" $')
 FOREIGN = ("src", "href", "srcset", "data", "action", "poster")  # attributes that load something, or lead somewhere
@@ -115,23 +117,52 @@ def test_names_are_escaped(tmp_path):
     assert "own <i>birds</i>" in page.text and "Results in a & b" in page.text
 
 
-def test_what_is_missing_is_told_and_the_rest_is_drawn(tmp_path):
-    make_run(tmp_path / "old", kept=False)
+def test_what_is_missing_is_named_and_the_rest_is_drawn(tmp_path):
+    make_run(tmp_path / "old", files=False)
     page = Page(write_page(str(tmp_path)))
     for name in ("train_log.txt", "predictions.csv", "observations.safetensors"):
-        assert f"1 of 1 runs (esc50, 3 classes, nano-ast) keep no {name}" in page.text
+        assert f"1 of 1 runs (esc50, 3 classes, nano-ast) have no {name}" in page.text
     assert [name.split("-1-")[0] for name in page.pictures] == ["accuracy"]
     make_run(tmp_path / "new", fold=2)
     page = Page(write_page(str(tmp_path)))
-    assert "1 of 2 runs (esc50, 3 classes, nano-ast) keep no predictions.csv" in page.text
+    assert "1 of 2 runs (esc50, 3 classes, nano-ast) have no predictions.csv" in page.text
     assert "confusion" in {name.split("-1-")[0] for name in page.pictures}
 
 
 def test_nothing_is_said_to_be_missing_where_all_is_there(runs):
-    assert "keep no" not in Page(write_page(str(runs))).text
+    assert "older ones" not in Page(write_page(str(runs))).text
 
 
-def test_a_run_that_answered_nothing_has_no_confusions(tmp_path):
+def test_recognition_has_its_table_its_error_rates_and_its_learning_curves(runs):
+    for seed in (1, 2):
+        make_recognition(runs / f"ctc{seed}", seed=seed, test_wer=0.3)
+    make_recognition(runs / "full", method="full", trainable=9000, test_wer=0.1)
+    page = Page(write_page(str(runs)))
+    assert {"WER against trained parameters", "WER, best validation epoch (%)", "30.0 ± 0.0"} <= set(page.texts)
+    assert "spoken, hubert, greedy decoding: 2 methods, 3 runs." in page.text
+    kinds = {name for name in page.pictures if "hubert" in name}
+    assert kinds == {"wer-1-spoken_hubert_greedy_decoding.png", "learning-1-spoken_hubert_greedy_decoding.png"}
+    assert "older ones" not in page.text
+
+
+def test_a_page_of_recognition_alone(tmp_path):
+    make_recognition(tmp_path / "run")
+    page = Page(write_page(str(tmp_path)))
+    assert sorted(name.partition("-")[0] for name in page.pictures) == ["learning", "wer"]
+
+
+def test_of_several_metrics_the_first_one_is_read():
+    line = "epoch: 3, lr: 1.00e-03 - train loss: 2.0 - valid loss: 1.0, valid WER: 20.0, valid CER: 5.0"
+    assert learning_curve(f"{line}\n{line[:-8]}\n") == {3: (2.0, 1.0, 20.0)}
+
+
+def test_the_method_with_the_fewest_validation_errors_is_the_best(tmp_path):
+    make_recognition(tmp_path / "a", method="a", test_wer=0.1, valid_wer=0.5)
+    make_recognition(tmp_path / "b", method="b", test_wer=0.4, valid_wer=0.3)
+    assert [run.method for run in best_method(find_runs(str(tmp_path)))] == ["b"]
+
+
+def test_a_run_that_predicted_nothing_has_no_confusions(tmp_path):
     make_run(tmp_path / "run", clips=0)
     assert [name.split("-1-")[0] for name in Page(write_page(str(tmp_path))).pictures] == ["accuracy", "learning"]
 
@@ -199,7 +230,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         write_page(str(tmp_path))
 
 
-def test_a_place_that_cannot_be_written_is_told(runs):
+def test_a_folder_that_cannot_be_written_is_refused(runs):
     (runs / "pictures").write_text("a file where the folder should be")
     with pytest.raises(UsageError, match="cannot be made"):
         write_page(str(runs))
@@ -221,7 +252,7 @@ def test_the_best_method_is_chosen_without_the_test_clips(tmp_path):
 def test_intervals_are_over_draws_and_of_one_draw_over_folds(tmp_path):
     accuracies = {(1, 1): 0.5, (1, 2): 0.7, (2, 1): 0.6, (2, 2): 0.7, (3, 1): 0.4, (3, 2): 0.6}
     for (seed, fold), accuracy in accuracies.items():
-        make_run(tmp_path / f"{seed}{fold}", seed=seed, fold=fold, test_accuracy=accuracy, few_shot=4, kept=False)
+        make_run(tmp_path / f"{seed}{fold}", seed=seed, fold=fold, test_accuracy=accuracy, few_shot=4, files=False)
     runs = find_runs(str(tmp_path))
     point = few_shot_point(runs, 24)
     assert (point.low, point.high) == pytest.approx(interval_of_mean([60, 65, 50]))
@@ -237,7 +268,7 @@ def test_columns_that_differ_in_other_settings_are_no_one_curve(tmp_path):
     for column in ("slow", "fast"):
         for shots in (1, 2):
             place = f"{column}_{shots}/lora/fold1-seed1"
-            make_run(folder / place, kept=False, few_shot=shots, method="lora")
+            make_run(folder / place, files=False, few_shot=shots, method="lora")
             cells[place] = ("lora", f"{column} {shots}")
     table_of(folder, cells)
     assert not any(name.startswith("few_shot") for name in Page(write_page(str(folder))).pictures)
@@ -265,30 +296,30 @@ def test_a_log_of_speechbrain_is_read(tmp_path):
     assert learning_curve((tmp_path / "log.txt").read_text()) == dict.fromkeys((1, 2), (0.0123, 2.0, 97.5))
 
 
-def random_answers(classes: int, clips: int, runs: int) -> list[dict[str, str]]:
+def random_predictions(classes: int, clips: int, runs: int) -> list[dict[str, str]]:
     draws = np.random.default_rng(classes)
     return [
-        {"id": f"{clip}", "path": f"{clip}.wav", "label": f"c{clip % classes}", "predicted": f"c{answer}"}
+        {"id": f"{clip}", "path": f"{clip}.wav", "label": f"c{clip % classes}", "predicted": f"c{predicted}"}
         for _ in range(runs)
-        for clip, answer in enumerate(draws.integers(classes, size=clips))
+        for clip, predicted in enumerate(draws.integers(classes, size=clips))
     ]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 12])
 def test_the_worst_pairs_are_those_of_the_matrix(classes):
-    answers = random_answers(classes, clips=150, runs=3)
-    truth, predicted = ([answer[key] for answer in answers] for key in ("label", "predicted"))
-    counts, labels = count_confusions(answers)
+    predictions = random_predictions(classes, clips=150, runs=3)
+    truth, predicted = ([row[key] for row in predictions] for key in ("label", "predicted"))
+    counts, labels = count_confusions(predictions)
     expected = confusion_matrix(truth, predicted, labels=labels)
     assert counts.tolist() == expected.tolist()
-    pairs = worst_pairs(answers)
+    pairs = worst_pairs(predictions)
     off_diagonal = sorted(expected[~np.eye(classes, dtype=bool)].tolist(), reverse=True)
-    assert [pair.answers for pair in pairs] == off_diagonal[:10]
+    assert [pair.count for pair in pairs] == off_diagonal[:10]
     at = {label: place for place, label in enumerate(labels)}
     for pair in pairs:
-        assert pair.answers == expected[at[pair.label], at[pair.predicted]]
-        assert pair.of == expected[at[pair.label]].sum()
-        wrong = [a["id"] for a in answers if (a["label"], a["predicted"]) == (pair.label, pair.predicted)]
+        assert pair.count == expected[at[pair.label], at[pair.predicted]]
+        assert pair.total == expected[at[pair.label]].sum()
+        wrong = [a["id"] for a in predictions if (a["label"], a["predicted"]) == (pair.label, pair.predicted)]
         assert {name: count for name, _, count in pair.clips} == {name: wrong.count(name) for name in wrong}
 
 
@@ -297,21 +328,17 @@ def test_classes_that_are_never_confused_make_no_pair():
 
 
 def test_shares_are_means_over_the_clips_of_a_class(tmp_path):
-    import torch
-
-    shares, targets = torch.rand(12, 2, 3), torch.arange(12) % 4 + 1
+    shares, targets = np.random.default_rng(0).random((12, 2, 3)), np.arange(12) % 4 + 1
     found, classes = shares_of_classes(shares, targets)
     assert classes == [1, 2, 3, 4]
-    assert found[2].tolist() == pytest.approx(shares[[2, 6, 10]].mean(0).numpy())
+    assert found[2] == pytest.approx(shares[[2, 6, 10]].mean(0))
 
 
 def test_the_plane_is_the_same_every_time():
-    import torch
-
-    vectors = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
+    vectors = np.random.default_rng(1).normal(size=(30, 6)).astype("float32")
     first, second = in_the_plane(vectors), in_the_plane(vectors)
     assert first.tolist() == second.tolist()
-    assert in_the_plane(torch.full((9, 4), float("nan"))) is None
+    assert in_the_plane(np.full((9, 4), np.nan)) is None
 
 
 def test_labels_in_the_made_runs_are_those_that_are_drawn(runs):

@@ -18,9 +18,8 @@ from brainplug.compat.petl_ast.command_line import (
 from brainplug.compat.petl_ast.published import FLAGS, translate
 from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.errors import UsageError
-from brainplug.methods import Method, choose_method
+from brainplug.methods import Method, choose_method, method_settings
 from brainplug.methods.prompt import PromptTuning
-from brainplug.results.report import method_settings
 from brainplug.tasks import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]

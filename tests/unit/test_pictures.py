@@ -1,13 +1,14 @@
 """Pictures: the Pareto front is right, names lie on no other, and any name can be drawn."""
 
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from brainplug.results.plots.accuracy import FewShotPoint, Point, draw_accuracy, draw_few_shot, pareto_front
+from brainplug.results.plots.accuracy import FewShotPoint, Point, draw_few_shot, draw_scores, pareto_front
 from brainplug.results.plots.canvas import COLOURS, picture, place_labels, short, style
 from brainplug.results.plots.classes import draw_confusion, draw_experts, draw_vectors
 from brainplug.results.plots.learning import draw_learning, over_runs
@@ -23,8 +24,8 @@ def random_points(seed: int, count: int = 15) -> dict[str, Point]:
 def is_beaten(point: Point, others: list[Point]) -> bool:
     return any(
         other.parameters <= point.parameters
-        and other.accuracy >= point.accuracy
-        and (other.parameters, other.accuracy) != (point.parameters, point.accuracy)
+        and other.score >= point.score
+        and (other.parameters, other.score) != (point.parameters, point.score)
         for other in others
     )
 
@@ -35,6 +36,13 @@ def test_the_pareto_front_is_what_nothing_beats(seed):
     front = pareto_front(points)
     assert sorted(front) == sorted(name for name, point in points.items() if not is_beaten(point, points.values()))
     assert [points[name].parameters for name in front] == sorted(points[name].parameters for name in front)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_of_errors_the_front_is_that_of_the_mirrored_points(seed):
+    points = random_points(seed)
+    mirrored = {name: replace(point, score=-point.score) for name, point in points.items()}
+    assert pareto_front(mirrored, higher_is_better=False) == pareto_front(points)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,9 +59,9 @@ def test_no_name_lies_on_another(seed, tmp_path):
 
 
 def test_styles_are_told_apart_without_colour():
-    assert len({style(place)[:2] for place in range(56)}) == 56
-    for place in range(len(COLOURS) - 1):
-        assert all(ours != theirs for ours, theirs in zip(style(place), style(place + 1), strict=True))
+    assert len({style(index)[:2] for index in range(56)}) == 56
+    for index in range(len(COLOURS) - 1):
+        assert all(ours != theirs for ours, theirs in zip(style(index), style(index + 1), strict=True))
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -67,15 +75,15 @@ def test_long_names_that_differ_at_the_end_still_differ():
 
 
 def test_any_name_can_be_drawn(tmp_path):
-    title, places = " ".join(STRANGE), {name: place for place, name in enumerate(STRANGE)}
+    title, styles = " ".join(STRANGE), {name: index for index, name in enumerate(STRANGE)}
     draws = np.random.default_rng(0)
     curve = {epoch: (0.0, 1 / epoch, 50.0) for epoch in (1, 2)}
     few = [FewShotPoint(1, 40, 30, 50), FewShotPoint(24, 60, 60, 60, everything=True)]
     targets = np.arange(40) % len(STRANGE)
     drawn = {
-        "accuracy": (draw_accuracy, {name: Point(n, 50 + n, 1, 2) for n, name in enumerate(STRANGE)}, places),
-        "few": (draw_few_shot, dict.fromkeys(STRANGE, few), places),
-        "learning": (draw_learning, dict.fromkeys(STRANGE, [curve]), places),
+        "accuracy": (draw_scores, {name: Point(n, 50 + n, 1, 2) for n, name in enumerate(STRANGE)}, styles),
+        "few": (draw_few_shot, dict.fromkeys(STRANGE, few), styles),
+        "learning": (draw_learning, dict.fromkeys(STRANGE, [curve]), styles, "validation $x$ (%)"),
         "confusion": (draw_confusion, draws.integers(9, size=(8, 8)), STRANGE),
         "vectors": (draw_vectors, {"before": draws.normal(size=(40, 2))}, targets, STRANGE),
         "many": (draw_vectors, {"before": draws.normal(size=(40, 2))}, np.arange(40), STRANGE * 5),

@@ -22,7 +22,7 @@ from brainplug.data.characters import Characters, choose_characters, normal_text
 from brainplug.data.manifest import Clip
 from brainplug.data.transcripts import list_transcribed, make_transcribed_datasets, usable_clips
 from brainplug.errors import UsageError
-from brainplug.methods import choose_method, restore_method
+from brainplug.methods import choose_method, method_settings, restore_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.lora import LoRA
@@ -31,7 +31,6 @@ from brainplug.models.decoding import make_decoder
 from brainplug.models.span_masks import SpanMasks
 from brainplug.optim.entry import as_entry
 from brainplug.optim.schedules import constant
-from brainplug.results.report import method_settings
 from brainplug.tasks import load_recipe, task_of
 from brainplug.training.checkpoints import SafeCheckpointer
 from brainplug.training.ctc import CTCBrain

@@ -8,8 +8,9 @@ from speechbrain.utils.run_opts import RunOptions
 from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.data.corpora import esc50, fsc, own
 from brainplug.errors import UsageError
+from brainplug.results.statistics import interval_of_mean
 from brainplug.tasks.classification import ClassificationSettings
-from brainplug.tasks.runs import interval_of_mean, separate_runs, summary_of_runs
+from brainplug.tasks.runs import separate_runs, summary_of_runs
 
 
 def separated(overrides: dict | None = None, **settings: object) -> list[dict]:

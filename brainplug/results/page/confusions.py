@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and by which clips."""
+"""Which classes are confused with which, and on which clips."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-Answer = dict[str, str]  # id, path, label, predicted
+from brainplug.results.run_files import Prediction
 
 
 @dataclass(frozen=True)
@@ -17,74 +17,43 @@ class Pair:
     Arguments
     ---------
     label, predicted : str
-        The two.
-    answers : int
-        How often.
-    of : int
-        Answers to all clips of the class.
+        The two classes.
+    count, total : int
+        Confusions, and predictions for all clips of the label.
     clips : tuple[tuple[str, str, int], ...]
-        Id, path and number of wrong answers, the most first.
+        Id, path and number of wrong predictions, the most frequent first.
     """
 
     label: str
     predicted: str
-    answers: int
-    of: int
+    count: int
+    total: int
     clips: tuple[tuple[str, str, int], ...]
 
 
-def count_confusions(answers: Sequence[Answer]) -> tuple[np.ndarray, list[str]]:
-    """The confusion matrix.
-
-    Arguments
-    ---------
-    answers : Sequence[Answer]
-        Of one run or several.
-
-    Returns
-    -------
-    tuple[np.ndarray, list[str]]
-        Clips, ``[labels, predictions]``, and the labels.
-
-    Example
-    -------
-    >>> counts, labels = count_confusions([{"label": "cat", "predicted": "dog"}, {"label": "dog", "predicted": "dog"}])
-    >>> counts.tolist(), labels
-    ([[0, 1], [0, 1]], ['cat', 'dog'])
-    """
-    truth, predicted = zip(*((answer["label"], answer["predicted"]) for answer in answers), strict=True)
-    labels = sorted({*truth, *predicted})
-    return confusion_matrix(truth, predicted, labels=labels), labels
+def count_confusions(predictions: Sequence[Prediction]) -> tuple[np.ndarray, list[str]]:
+    """The confusion matrix of one or several runs, ``[labels, predictions]``, and its labels."""
+    true, predicted = zip(*((row["label"], row["predicted"]) for row in predictions), strict=True)
+    labels = sorted({*true, *predicted})
+    return confusion_matrix(true, predicted, labels=labels), labels
 
 
-def worst_pairs(answers: Sequence[Answer], most: int = 10) -> list[Pair]:
-    """The pairs of classes that are confused most often.
-
-    Arguments
-    ---------
-    answers : Sequence[Answer]
-        Of one run or several: a clip may have several answers.
-    most : int
-        Pairs.
-
-    Returns
-    -------
-    list[Pair]
-        The worst first.
+def worst_pairs(predictions: Sequence[Prediction], most: int = 10) -> list[Pair]:
+    """The most frequent confusions of one or several runs, in which a clip may have several predictions.
 
     Example
     -------
     >>> cat = {"id": "a", "path": "a.wav", "label": "cat", "predicted": "dog"}
     >>> worst_pairs([cat, cat, {**cat, "predicted": "cat"}])
-    [Pair(label='cat', predicted='dog', answers=2, of=3, clips=(('a', 'a.wav', 2),))]
+    [Pair(label='cat', predicted='dog', count=2, total=3, clips=(('a', 'a.wav', 2),))]
     """
-    wrong = defaultdict(Counter)
-    for answer in answers:
-        if answer["label"] != answer["predicted"]:
-            wrong[answer["label"], answer["predicted"]][answer["id"], answer["path"]] += 1
-    of = Counter(answer["label"] for answer in answers)
+    wrong: dict[tuple[str, str], Counter[tuple[str, str]]] = defaultdict(Counter)
+    for row in predictions:
+        if row["label"] != row["predicted"]:
+            wrong[row["label"], row["predicted"]][row["id"], row["path"]] += 1
+    totals = Counter(row["label"] for row in predictions)
     worst = sorted(wrong.items(), key=lambda item: (-item[1].total(), item[0]))[:most]
     return [
-        Pair(*pair, clips.total(), of[pair[0]], tuple((*clip, count) for clip, count in clips.most_common()))
+        Pair(*pair, clips.total(), totals[pair[0]], tuple((*clip, count) for clip, count in clips.most_common()))
         for pair, clips in worst
     ]

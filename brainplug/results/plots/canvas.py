@@ -1,4 +1,4 @@
-"""What all pictures share: a file, colours that the colour-blind tell apart, labels that do not lie on each other."""
+"""What all pictures share: a file, colours for the colour-blind, labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from brainplug.files import atomic_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 DOTS_PER_INCH = 130
 # Okabe and Ito, https://jfly.uni-koeln.de/color/, without the yellow, which is pale on white.
@@ -24,31 +25,19 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 LONGEST = 28  # letters of a name in a picture
 GAP = 3  # pixels about a label
-# How far a label's middle may lie from its point, in steps of the label's own size, and in which directions.
+# How far the centre of a label may be from its point, in steps of the label's own size, and in which directions.
 DISTANCES = (0.0, 0.6, 1.2, 2.0, 3.0, 4.5)
 DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
 
 
 @contextmanager
 def needing_plot(asked: str) -> Iterator[None]:
-    """Around imports of what the extra ``plot`` brings.
-
-    Arguments
-    ---------
-    asked : str
-        What it is needed for.
+    """Around imports of what the extra ``plot`` installs; ``asked`` says what needs it.
 
     Raises
     ------
     UsageError
-        It is not installed.
-
-    Example
-    -------
-    >>> with needing_plot("A picture was asked for."):
-    ...     raise ImportError("No module named 'matplotlib'", name="matplotlib")
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: A picture was asked for. matplotlib is missing: ... pip install 'brainplug[plot]'
+        A package is not installed.
     """
     try:
         yield
@@ -59,37 +48,17 @@ def needing_plot(asked: str) -> Iterator[None]:
 
 @contextmanager
 def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure that is written once it is drawn.
-
-    Arguments
-    ---------
-    path : str | Path
-        The PNG.
-    width, height : float
-        Inches.
-
-    Yields
-    ------
-    Figure
-        Empty.
+    """An empty figure of some inches, which is written as a PNG once it is drawn.
 
     Raises
     ------
     UsageError
         matplotlib is not installed.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "one.png"
-    >>> with picture(path, 4, 3) as figure:
-    ...     _ = figure.subplots().set_title("a $ is a $")
-    >>> path.read_bytes()[1:4]
-    b'PNG'
     """
     with needing_plot(f"The picture {path} was asked for."):
         from matplotlib import rc_context
         from matplotlib.figure import Figure
-    # Names come from data: no dollar in them means mathematics.
+    # Names come from data: a dollar in them is a dollar, not mathematics.
     settings = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 10}
     with rc_context({**settings, "axes.axisbelow": True}):
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
@@ -99,41 +68,15 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
             figure.savefig(file, format="png")
 
 
-def style(place: int) -> tuple[str, str, str]:
-    """How a method or a class is drawn: neighbours differ in all three, and no two of 56 are alike.
-
-    Arguments
-    ---------
-    place : int
-        Its place among all.
-
-    Returns
-    -------
-    tuple[str, str, str]
-        Colour, marker and line.
-
-    Example
-    -------
-    >>> len({style(place)[:2] for place in range(56)})
-    56
-    """
-    times, colour = divmod(place, len(COLOURS))
-    turned = colour + times
-    return COLOURS[colour], MARKERS[turned % len(MARKERS)], LINES[turned % len(LINES)]
+def style(index: int) -> tuple[str, str, str]:
+    """Colour, marker and line of a method or class: neighbours differ in all three, and no two of 56 are alike."""
+    rounds, colour = divmod(index, len(COLOURS))
+    shifted = colour + rounds
+    return COLOURS[colour], MARKERS[shifted % len(MARKERS)], LINES[shifted % len(LINES)]
 
 
 def short(name: str) -> str:
-    """A name as long as a picture can hold.
-
-    Arguments
-    ---------
-    name : str
-        Any text.
-
-    Returns
-    -------
-    str
-        On one line, its middle left out where it is long.
+    """A name on one line, its middle left out where it is long.
 
     Example
     -------
@@ -146,52 +89,27 @@ def short(name: str) -> str:
 
 
 def wrapped(title: str, width: int = 90) -> str:
-    """A title, broken into lines where it is long.
-
-    Arguments
-    ---------
-    title : str
-        Any text.
-    width : int
-        Letters of a line.
-
-    Returns
-    -------
-    str
-        Lines.
-
-    Example
-    -------
-    >>> max(map(len, wrapped("several words " * 20).splitlines())) <= 90
-    True
-    """
+    """A title, broken into lines of some letters where it is long."""
     return "\n".join(textwrap.wrap(title, width))
 
 
 def place_labels(
     axes: Axes, points: np.ndarray, names: Sequence[str], size: float = 8, taken: np.ndarray | None = None
-) -> list:
-    """Writes names beside points, such that no name lies on another one; one that lies far has a line to its point.
+) -> list[Annotation]:
+    """Writes names beside points so that none overlaps another; a name far from its point has a line to it.
 
     Nothing may be added to the figure later: it is laid out here.
 
     Arguments
     ---------
     axes : Axes
-        Where.
+        What they are written into.
     points : np.ndarray
         ``[names, 2]``, in the units of the axes.
-    names : Sequence[str]
-        The names.
-    size : float
-        Of the letters.
+    names, size : Sequence[str], float
+        The names and the size of their letters.
     taken : np.ndarray, optional
         Boxes that no name may cover, ``[boxes, 4]``: left, bottom, right, top, in the units of the axes.
-
-    Returns
-    -------
-    list
-        Matplotlib's annotations.
     """
     from matplotlib.patheffects import Normal, Stroke
 
@@ -202,9 +120,9 @@ def place_labels(
     placed, annotations = [], []
     for point, name in zip(axes.transData.transform(points), names, strict=True):
         width, height = _size_of(axes, name, size)
-        middles = point + _offsets(width + 2 * GAP, height + 2 * GAP)
-        candidates = np.concatenate([middles, middles], axis=1) + np.array([-width, -height, width, height]) / 2
-        lines = [_line(point, middle, max(width / 2, height) + 6 * GAP) for middle in middles]
+        centres = point + _offsets(width + 2 * GAP, height + 2 * GAP)
+        candidates = np.concatenate([centres, centres], axis=1) + np.array([-width, -height, width, height]) / 2
+        lines = [_line(point, centre, max(width / 2, height) + 6 * GAP) for centre in centres]
         costs = [
             _covered(box[None], boxes) + _covered(line, placed) + _outside(box, axes)
             for box, line in zip(candidates, lines, strict=True)
@@ -214,7 +132,7 @@ def place_labels(
         placed.append(candidates[best])
         annotations.append(
             axes.annotate(
-                name, axes.transData.inverted().transform(point), (middles[best] - point) * 72 / figure.dpi,
+                name, axes.transData.inverted().transform(point), (centres[best] - point) * 72 / figure.dpi,
                 textcoords="offset points", ha="center", va="center", fontsize=size,
                 arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5"} if len(lines[best]) else None,
                 path_effects=[Stroke(linewidth=2, foreground="white"), Normal()],
@@ -242,10 +160,10 @@ def _offsets(width: float, height: float) -> np.ndarray:
     return np.concatenate([np.zeros((1, 2)), *around])
 
 
-def _line(point: np.ndarray, middle: np.ndarray, near: float) -> np.ndarray:
+def _line(point: np.ndarray, centre: np.ndarray, near: float) -> np.ndarray:
     """Boxes without a size on the line from a point to its name; none where the name is near."""
-    far = np.abs(middle - point).max() > near
-    return np.tile(np.linspace(point, middle, 12)[1:-1], 2) if far else np.empty((0, 4))
+    far = np.abs(centre - point).max() > near
+    return np.tile(np.linspace(point, centre, 12)[1:-1], 2) if far else np.empty((0, 4))
 
 
 def _covered(boxes: np.ndarray, others: Sequence[np.ndarray]) -> float:

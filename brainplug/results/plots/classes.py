@@ -7,23 +7,11 @@ import numpy as np
 
 from brainplug.results.plots.canvas import picture, place_labels, short, style, wrapped
 
-MOST_NAMED = 12  # classes whose names stand in the picture; of more, numbers do
+MOST_NAMED = 12  # classes whose names are drawn; more are numbered
 
 
 def draw_confusion(path: str | Path, title: str, counts: np.ndarray, labels: Sequence[str]) -> None:
-    """A confusion matrix: colours are shares of a class, numbers are clips.
-
-    Arguments
-    ---------
-    path : str | Path
-        The PNG.
-    title : str
-        Above it.
-    counts : np.ndarray
-        ``[labels, predictions]``, clips.
-    labels : Sequence[str]
-        Of both.
-    """
+    """A confusion matrix of clips, ``[labels, predictions]``: colours are shares of a label, numbers are clips."""
     names, side = list(map(short, labels)), 2.2 + 0.23 * max(8, len(labels))
     with picture(path, side + 1, side) as figure:
         axes = figure.subplots()
@@ -34,11 +22,11 @@ def draw_confusion(path: str | Path, title: str, counts: np.ndarray, labels: Seq
             axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6, color=colour)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
-        for at in (axes.set_xticks, axes.set_yticks):
-            at(np.arange(len(names) - 1) + 0.5, minor=True)
+        for set_ticks in (axes.set_xticks, axes.set_yticks):
+            set_ticks(np.arange(len(names) - 1) + 0.5, minor=True)
         axes.grid(which="minor", color="0.9", lw=0.4)
         axes.tick_params(which="minor", length=0)
-        axes.set_xlabel("answer")
+        axes.set_xlabel("prediction")
         axes.set_ylabel("label")
         axes.set_title(wrapped(title, 70))
         figure.colorbar(image, label="share of the label's clips (%)", shrink=0.6)
@@ -47,20 +35,16 @@ def draw_confusion(path: str | Path, title: str, counts: np.ndarray, labels: Seq
 def draw_vectors(
     path: str | Path, title: str, panels: dict[str, np.ndarray], targets: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """Clips in the plane, side by side, coloured by class.
+    """Clips in the plane, coloured by class.
 
     Arguments
     ---------
-    path : str | Path
-        The PNG.
-    title : str
-        Above it.
+    path, title : str
+        The PNG, and the text above it.
     panels : dict[str, np.ndarray]
-        Title -> places of the clips, ``[clips, 2]``.
-    targets : np.ndarray
-        Class of each clip.
-    labels : Sequence[str]
-        In the order of their indices.
+        Title -> locations of the clips, ``[clips, 2]``; the panels are drawn side by side.
+    targets, labels : np.ndarray, Sequence[str]
+        The class of each clip, and the labels in the order of their indices.
     """
     present = sorted(set(targets.tolist()))
     named = len(present) <= MOST_NAMED
@@ -68,11 +52,11 @@ def draw_vectors(
     with picture(path, len(panels) * 5.5 + 2.1 * columns, 6) as figure:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (name, clips) in zip(all_axes, panels.items(), strict=True):
-            for number, place in enumerate(present, 1):
-                colour, marker, _ = style(place)
+            for number, target in enumerate(present, 1):
+                colour, marker, _ = style(target)
                 axes.scatter(
-                    *clips[targets == place].T, s=20, color=colour, marker=marker, edgecolors="black", linewidths=0.3,
-                    alpha=0.85, label=f"{number}  {short(labels[place])}",
+                    *clips[targets == target].T, s=20, color=colour, marker=marker, edgecolors="black", linewidths=0.3,
+                    alpha=0.85, label=f"{number}  {short(labels[target])}",
                 )  # fmt: skip
             axes.set_title(name)
             axes.set_xticks([])
@@ -81,43 +65,39 @@ def draw_vectors(
         if not named:
             handles = all_axes[0].get_legend_handles_labels()
             figure.legend(*handles, loc="outside right upper", ncols=columns, fontsize=7)
-        texts = [short(labels[place]) if named else str(number) for number, place in enumerate(present, 1)]
+        texts = [short(labels[target]) if named else str(number) for number, target in enumerate(present, 1)]
         for axes, clips in zip(all_axes, panels.values(), strict=True):
-            middles = np.stack([np.median(clips[targets == place], axis=0) for place in present])
-            place_labels(axes, middles, texts, size=8, taken=np.tile(clips, 2) if named else None)
+            medians = np.stack([np.median(clips[targets == target], axis=0) for target in present])
+            place_labels(axes, medians, texts, size=8, taken=np.tile(clips, 2) if named else None)
 
 
 def draw_experts(path: str | Path, title: str, shares: np.ndarray, labels: Sequence[str]) -> None:
-    """Above, how much each expert is used in the mean over the classes; below, how far each class is from that.
+    """Above, the use of each expert in the mean over the classes; below, the difference of each class from it.
 
     Arguments
     ---------
-    path : str | Path
-        The PNG.
-    title : str
-        Above it.
-    shares : np.ndarray
-        ``[labels, mixtures, experts]``, from 0 to 1.
-    labels : Sequence[str]
-        The classes.
+    path, title : str
+        The PNG, and the text above it.
+    shares, labels : np.ndarray, Sequence[str]
+        ``[labels, mixtures, experts]``, from 0 to 1, and the classes.
     """
     classes, mixtures, experts = shares.shape
     flat = 100 * shares.reshape(classes, -1)  # [classes, mixtures * experts]
     means = flat.mean(axis=0)
-    apart = flat - means
-    most = max(float(np.abs(apart).max()), 1e-6)
-    below = 0.6 + 0.17 * max(6, classes)
-    with picture(path, 3.5 + 0.16 * max(40, mixtures * experts), 3.2 + below) as figure:
-        above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, below])
+    differences = flat - means
+    most = max(float(np.abs(differences).max()), 1e-6)
+    height = 0.6 + 0.17 * max(6, classes)
+    with picture(path, 3.5 + 0.16 * max(40, mixtures * experts), 3.2 + height) as figure:
+        above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, height])
         above.bar(range(len(means)), means, color="0.45", width=0.85)
         above.set_ylabel("mean (%)")
-        image = axes.imshow(apart, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+        image = axes.imshow(differences, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(classes), list(map(short, labels)), fontsize=7)
         axes.set_xticks(range(len(means)), [str(expert + 1) for _ in range(mixtures) for expert in range(experts)],
                         fontsize=6)  # fmt: skip
         for number in range(mixtures):
-            for of in (above, axes):
-                of.axvline(number * experts - 0.5, color="black", lw=0.8)
+            for panel in (above, axes):
+                panel.axvline(number * experts - 0.5, color="black", lw=0.8)
             above.text(
                 (number + 0.5) * experts - 0.5, 1.02, f"mixture {number + 1}", ha="center", va="bottom", fontsize=7,
                 transform=above.get_xaxis_transform(),

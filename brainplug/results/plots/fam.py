@@ -1,95 +1,62 @@
-"""What FAM heard: draws its records, band energies over time and the momentum that they led to."""
+"""Draws the records of the optimiser FAM: band energies over time, and the momentum that follows from them."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
 from brainplug.files import find_files
-from brainplug.optim.fam import RECORD_NAME
 from brainplug.results.plots.canvas import needing_plot
 
-Series = dict[int, list[dict]]  # step -> records of its parameters
+RECORD_NAME = "fam.jsonl"  # as `brainplug.optim.FAM` writes it with ``debug``
+Series = Mapping[int, list[dict[str, Any]]]  # step -> records of its parameters
 
 
 def read_records(path: str | Path) -> dict[str, Series]:
-    r"""Reads the records of a run.
+    """Reads the records of a run: group -> step -> records, in order.
 
-    Arguments
-    ---------
-    path : str | Path
-        What `brainplug.optim.FAM` appended with ``debug``.
-
-    Returns
-    -------
-    dict[str, Series]
-        Group -> step -> records, in order. Of a step that was done twice the later record stands; lines that a kill
-        tore are left out.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> record = {"step": 1, "group": "conv", "name": "down.weight", "bands": [1.0, 0.0], "momentum": 0.9}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "fam.jsonl").write_text(json.dumps(record) + '\n{"step": 2, "gr')
-    ...     read_records(f"{folder}/fam.jsonl")["conv"][1] == [record]
-    True
+    The later record of a repeated step counts; lines that a kill cut short are left out.
     """
-    latest = {}
+    latest: dict[tuple[str, int, str], dict[str, Any]] = {}
     for line in Path(path).read_text().splitlines():
-        record = _parse(line)
-        if record:
+        if record := _parse(line):
             latest[record["group"], record["step"], record["name"]] = record
-    groups: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for (group, step, _), record in sorted(latest.items()):
         groups[group][step].append(record)
-    return groups
+    return dict(groups)
 
 
 def draw_records(folder: str) -> list[Path]:
-    """Draws the records of every run below a folder, each beside its file.
-
-    Arguments
-    ---------
-    folder : str
-        Any folder above ``fam.jsonl``.
-
-    Returns
-    -------
-    list[Path]
-        The pictures, ``fam.png``.
+    """Draws the records of every run below a folder; returns the pictures, ``fam.png`` beside the records.
 
     Raises
     ------
     UsageError
         There are records, but matplotlib is not installed.
-
-    Example
-    -------
-    >>> draw_records("nowhere")
-    []
     """
-    drawn = []
+    pictures = []
     for path in find_files(folder, RECORD_NAME):
         if groups := read_records(path):
-            _draw(groups, path.with_suffix(".png"))
-            drawn.append(path.with_suffix(".png"))
-    return drawn
+            pictures.append(path.with_suffix(".png"))
+            _draw(groups, pictures[-1])
+    return pictures
 
 
-def _parse(line: str) -> dict | None:
+def _parse(line: str) -> dict[str, Any] | None:
     try:
         return json.loads(line)
     except json.JSONDecodeError:
         return None
 
 
-def _draw(groups: dict[str, Series], path: Path) -> None:
-    """One column a group: above the bands' mean energies, low bands dark, below the mean momentum and its range."""
-    with needing_plot(f"The records beside {path} were to be drawn."):
+def _draw(groups: Mapping[str, Series], path: Path) -> None:
+    """One column a group: above the mean energies of the bands, below the mean momentum and its range."""
+    with needing_plot(f"The picture {path} was asked for."):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
     figure = Figure(figsize=(4 * len(groups), 6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Reads what Markdown the tables need: tables, lists and lines of text."""
+"""Reads the Markdown of tables of runs: tables, and lines of text."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,17 +8,7 @@ CELLS = re.compile(r"(?<!\\)\|")
 
 @dataclass(frozen=True)
 class Block:
-    """A table, or a line of text.
-
-    Arguments
-    ---------
-    text : str
-        A line; empty of a table.
-    columns : list[str]
-        Of a table, their names.
-    rows : list[list[str]]
-        Of a table, its cells.
-    """
+    """A line of text, or a table of column names and rows of cells."""
 
     text: str = ""
     columns: list[str] = field(default_factory=list)
@@ -26,17 +16,7 @@ class Block:
 
 
 def read_markdown(text: str) -> list[Block]:
-    r"""Reads Markdown as `brainplug.results.report.markdown_table` and the tables of runs write it.
-
-    Arguments
-    ---------
-    text : str
-        Markdown.
-
-    Returns
-    -------
-    list[Block]
-        In order.
+    r"""The blocks of a document as `brainplug.results.tables` writes it.
 
     Example
     -------
@@ -44,7 +24,8 @@ def read_markdown(text: str) -> list[Block]:
     >>> table.columns, table.rows, note.text
     (['method', '%'], [['lora', '90']], 'A note.')
     """
-    blocks, table = [], []
+    blocks: list[Block] = []
+    table: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
             table.append([cell.strip() for cell in CELLS.split(line)[1:-1]])
