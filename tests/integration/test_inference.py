@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from brainplug.inference import Classifier
-from brainplug.training.diagnostics import read_predictions
+from brainplug.results.run_files import read_predictions
 from tests.integration.running import REPOSITORY, SETTINGS, run_train
 from tests.made_corpora import write_noise
 

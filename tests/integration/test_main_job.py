@@ -19,8 +19,8 @@ from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
 from brainplug.models.adapted import AudioClassifier
+from brainplug.results.run_files import read_observations, read_predictions
 from brainplug.training.classification import ClassificationBrain
-from brainplug.training.diagnostics import read_observations, read_predictions
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
