@@ -1,7 +1,8 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the recipes that come with the package."""
 
 import contextlib
 import json
+import logging
 import os
 import re
 import uuid
@@ -9,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+<<<<<<< HEAD
 # Files in a run's folder that one room writes and another one reads.
 RESULTS = "results.json"
 PREDICTIONS = "predictions.csv"
 OBSERVATIONS = "observations.safetensors"
 TRAIN_LOG = "train_log.txt"
+=======
+logger = logging.getLogger(__name__)
+>>>>>>> 35438a7 (The command brainplug has a module for each command, and imports the chosen one alone; the package imports nothing until it is used)
 
 
 @contextlib.contextmanager
@@ -105,6 +110,7 @@ def write_json(value: object, path: Path) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+<<<<<<< HEAD
 def folder_name(text: str) -> str:
     """Turns any text into the name of a folder: only letters, digits, ``_``, ``-`` and ``.`` remain.
 
@@ -114,3 +120,41 @@ def folder_name(text: str) -> str:
     'conformer_adapter_Houlsby'
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("_.")
+=======
+def hparams_folder() -> Path:
+    """The folder of ``train.yaml``, ``methods.yaml`` and the others: of the installed package, else of the clone."""
+    return _packaged("hparams")
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes: of the installed package, else of the clone."""
+    return _packaged("recipes")
+
+
+def _packaged(name: str) -> Path:
+    package = Path(__file__).parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def find_recipe(name: str) -> str:
+    """Finds a file below ``hparams/`` or ``recipes/`` in the package where the current folder does not have it.
+
+    Arguments
+    ---------
+    name : str
+        A path. One that is neither here nor in the package is returned as it is.
+
+    Example
+    -------
+    >>> find_recipe("nowhere.yaml")
+    'nowhere.yaml'
+    """
+    path = Path(name)
+    if path.exists() or path.parts[:1] not in (("hparams",), ("recipes",)):
+        return name
+    packaged = _packaged(path.parts[0]).joinpath(*path.parts[1:])
+    if not packaged.is_file():
+        return name
+    logger.warning("There is no %s here; %s is used.", name, packaged)
+    return str(packaged)
+>>>>>>> 35438a7 (The command brainplug has a module for each command, and imports the chosen one alone; the package imports nothing until it is used)

@@ -1,1 +1,55 @@
-"""The command line, one file a command."""
+"""The command brainplug, one module a command: it trains models, uses them, and lists what a recipe can name."""
+
+import argparse
+from importlib import import_module
+
+import brainplug
+from brainplug.errors import run_command
+
+# Name -> what it does. The module of that name has `add_arguments` and `run`; it is imported if its command is chosen.
+COMMANDS = {
+    "train": "adapts a backbone to a task, as a recipe describes",
+    "predict": "classifies or transcribes files with what a run trained",
+    "embed": "turns files into the vectors that a run's classifier reads",
+    "table": "runs all cells of a table, or continues it, and writes the table",
+    "report": "shows the results of all runs in a folder: a table, and a page with pictures",
+    "doctor": "examines the machine, and a recipe with its data, before a run",
+    "methods": "lists the methods and what they train on a backbone",
+    "backbones": "lists the backbones that have a short name",
+    "optimizers": "lists which parameters an optimiser treats alike, and how",
+    "sound": "makes sound to pre-train on: spoken words, events, free recordings",
+    "import-petl-ast": "converts the checkpoints and command lines of the published code",
+}
+
+
+def command() -> int:
+    """Runs the process's command line; returns the exit code."""
+    return run_command(main)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command that the first argument names; returns its exit code."""
+    name = _main_parser().parse_args(arguments[:1]).command
+    module = import_module(f"brainplug.cli.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(f"brainplug {name}", description=COMMANDS[name], allow_abbrev=False)
+    module.add_arguments(parser)
+    options, overrides = parser.parse_known_args(arguments[1:])
+    if "overrides" in options:  # the command passes what it does not know to a recipe
+        options.overrides = overrides
+    elif overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    return module.run(options)
+
+
+def _main_parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:17}{purpose}" for name, purpose in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        "brainplug",
+        usage="brainplug COMMAND ...",
+        description=f"Adapts pretrained audio transformers with few parameters.\n\ncommands:\n{commands}",
+        epilog="brainplug COMMAND --help explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=brainplug.__version__)
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS, metavar="COMMAND")
+    return parser

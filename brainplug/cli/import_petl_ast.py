@@ -282,3 +282,9 @@ def read_labels(path: str | None, n_classes: int) -> dict[str, int]:
             "Write one name a line, in the order of the head",
         )
     return labels
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Imports the checkpoint, or translates the command line, and prints the outcome."""
+    print(import_petl_ast(chosen))
+    return 0

@@ -21,6 +21,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.config.schema import S, Settings, Tagged, faults_of
 from brainplug.errors import ConfigError, UsageError, nearest
+from brainplug.files import find_recipe
 
 # HyperPyYAML tries whether a text with a reference is arithmetic, and Python warns of a folder named 2in1.
 warnings.filterwarnings("ignore", r"invalid \w+ literal", SyntaxWarning, "<unknown>")
@@ -151,7 +152,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str
     Returns
     -------
     tuple[str, RunOptions, dict[str, object]]
-        The recipe's file, SpeechBrain's run options, and the overrides.
+        The recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides.
 
     Example
     -------
@@ -159,6 +160,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str
     {'optimizer': 'adamw', 'seed': 2}
     """
     file, run_opts, text = _Options.from_command_line_args(list(arguments))
+    file = find_recipe(file)
     try:
         overrides = ruamel.yaml.YAML().load("\n".join(map(_with_quotes, text.splitlines())))
     except YAMLError as error:
