@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import numpy as np
 import psutil
 import soundfile

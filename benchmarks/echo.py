@@ -12,9 +12,8 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 
-import brainplug  # noqa: F401  before transformers: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import torch
 
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, show

@@ -27,7 +27,7 @@ from transformers import PreTrainedConfig
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, measuring_parser, show
 from brainplug.adapters.file import save_delta
 from brainplug.backbones import Backbone, known_config, random_backbone
-from brainplug.cli.listing import count_on_meta, read_methods
+from brainplug.cli.methods import count_on_meta, read_methods
 from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier

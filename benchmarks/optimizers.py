@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from benchmarks.measure import Measured, describe_device, measure, measuring_parser, show
 from benchmarks.methods import HPARAMS, N_CLASSES
 from brainplug.backbones import known_config, random_backbone
-from brainplug.cli.listing import read_methods
+from brainplug.cli.methods import read_methods
 from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
 from brainplug.models.adapted import AudioClassifier

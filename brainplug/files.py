@@ -8,48 +8,29 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-<<<<<<< HEAD
 # Files in a run's folder that one room writes and another one reads.
 RESULTS = "results.json"
 PREDICTIONS = "predictions.csv"
 OBSERVATIONS = "observations.safetensors"
 TRAIN_LOG = "train_log.txt"
-=======
+
 logger = logging.getLogger(__name__)
->>>>>>> 35438a7 (The command brainplug has a module for each command, and imports the chosen one alone; the package imports nothing until it is used)
 
 
 @contextlib.contextmanager
-def atomic_file(path: str, mode: str = "w", **options: object) -> Iterator[IO]:
+def atomic_file(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Opens a file under a temporary name and renames it to its own when all is written.
 
-    Readers see the old file or the new one, never a part, whenever the process dies.
+    Readers see the old file or the new one, never a part, whenever the process dies. A missing folder is made.
 
     Arguments
     ---------
-    path : str
-        The file's own name. Its folder is made where it is missing.
-    mode : str
+    path : str | Path
+        The file's own name.
+    mode, **options : str, Any
         As for ``open``.
-    **options : object
-        As for ``open``.
-
-    Yields
-    ------
-    IO
-        The open file.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> with atomic_file(f"{folder.name}/a.txt") as file:
-    ...     _ = file.write("all of it")
-    ...     before = os.path.exists(f"{folder.name}/a.txt")
-    >>> before, os.listdir(folder.name)
-    (False, ['a.txt'])
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -64,53 +45,23 @@ def atomic_file(path: str, mode: str = "w", **options: object) -> Iterator[IO]:
 
 
 def find_files(folder: str | Path, name: str) -> list[Path]:
-    r"""Finds all files of a name below a folder, even while others write and remove folders there.
-
-    Arguments
-    ---------
-    folder : str | Path
-        Where to look; one that does not exist holds none.
-    name : str
-        The files' name.
-
-    Returns
-    -------
-    list[Path]
-        Sorted.
+    """All files of a name below a folder, sorted, even while others write and remove folders there.
 
     Example
     -------
-    >>> folder = getfixture("tmp_path")
-    >>> write_json(1, folder / "run" / "one.json")
-    >>> [path.parent.name for path in find_files(folder, "one.json")]
-    ['run']
+    >>> find_files("hparams", "train.yaml"), find_files("nowhere", "train.yaml")
+    ([PosixPath('hparams/train.yaml')], [])
     """
     # Path.rglob fails where a folder vanishes between being listed and being read; os.walk passes over it.
     return sorted(Path(parent, name) for parent, _, names in os.walk(folder) if name in names)
 
 
 def write_json(value: object, path: Path) -> None:
-    r"""Writes JSON to a temporary name and renames it.
-
-    Arguments
-    ---------
-    value : object
-        What JSON can hold.
-    path : Path
-        The file.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "one.json"
-    >>> write_json({"one": 1}, path)
-    >>> path.read_text()
-    '{\n  "one": 1\n}\n'
-    """
+    """Writes JSON as an `atomic_file`."""
     with atomic_file(path, encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-<<<<<<< HEAD
 def folder_name(text: str) -> str:
     """Turns any text into the name of a folder: only letters, digits, ``_``, ``-`` and ``.`` remain.
 
@@ -120,7 +71,8 @@ def folder_name(text: str) -> str:
     'conformer_adapter_Houlsby'
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("_.")
-=======
+
+
 def hparams_folder() -> Path:
     """The folder of ``train.yaml``, ``methods.yaml`` and the others: of the installed package, else of the clone."""
     return _packaged("hparams")
@@ -157,4 +109,3 @@ def find_recipe(name: str) -> str:
         return name
     logger.warning("There is no %s here; %s is used.", name, packaged)
     return str(packaged)
->>>>>>> 35438a7 (The command brainplug has a module for each command, and imports the chosen one alone; the package imports nothing until it is used)

@@ -1,7 +1,7 @@
 """Fixtures for all tests."""
 
 # isort: skip_file
-import brainplug  # noqa: F401  first of all: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  first of all: it lets torchaudio load beside any torch
 
 import sys
 

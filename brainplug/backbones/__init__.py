@@ -4,6 +4,8 @@ import copy
 import json
 import re
 
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
+
 import torch
 from transformers import PreTrainedConfig
 

@@ -30,7 +30,7 @@ def command() -> int:
 def main(arguments: list[str]) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     name = _main_parser().parse_args(arguments[:1]).command
-    module = import_module(f"brainplug.cli.{name.replace('-', '_')}")
+    module = import_module(module_of(name))
     parser = argparse.ArgumentParser(f"brainplug {name}", description=COMMANDS[name], allow_abbrev=False)
     module.add_arguments(parser)
     options, overrides = parser.parse_known_args(arguments[1:])
@@ -39,6 +39,11 @@ def main(arguments: list[str]) -> int:
     elif overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     return module.run(options)
+
+
+def module_of(name: str) -> str:
+    """The name of a command's module."""
+    return f"brainplug.cli.{name.replace('-', '_')}"
 
 
 def _main_parser() -> argparse.ArgumentParser:

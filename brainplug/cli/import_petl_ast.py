@@ -6,6 +6,8 @@ import pickle
 import sys
 from pathlib import Path
 
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
+
 import safetensors.torch
 import torch
 from safetensors import SafetensorError

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
+
 from hyperpyyaml import load_hyperpyyaml
 from transformers import PreTrainedConfig
 

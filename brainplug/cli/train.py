@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-import brainplug.compat.torchaudio  # noqa: F401
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 
 from brainplug.config.recipe import parse_arguments

@@ -1,10 +1,13 @@
-"""Makes ``import torchaudio`` work beside any torch.
+"""Makes ``import torchaudio`` work beside any torch: importing this module imports torchaudio.
 
-torchaudio's wheel carries a compiled extension that wants the very CUDA libraries it was built against: beside a CPU
+The packages of brainplug whose modules import torchaudio, or SpeechBrain and transformers, which import it, import this
+module first. A script that imports those itself does the same.
+
+torchaudio's wheel carries a compiled extension that needs the very CUDA libraries it was built against: beside a CPU
 build of torch it does not load (``libc10_cuda.so`` is missing), and beside a torch of another CUDA version it refuses
 to. All that brainplug, SpeechBrain and transformers use of torchaudio (Kaldi filter banks, resampling) is written in
-Python. torchaudio itself foresees a package without the extension; this module takes that road when, and only when,
-the extension fails.
+Python. torchaudio supports a package without the extension; this module makes it take that path if, and only if, the
+extension fails.
 """
 
 import importlib
@@ -13,31 +16,23 @@ from types import ModuleType
 
 
 def import_torchaudio() -> ModuleType:
-    """Imports torchaudio, without its compiled extension where that cannot be loaded.
-
-    Returns
-    -------
-    ModuleType
-        The torchaudio module.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        torchaudio is not installed.
+    """Imports torchaudio, without its compiled extension if that cannot be loaded.
 
     Example
     -------
-    >>> torchaudio = import_torchaudio()
-    >>> callable(torchaudio.functional.resample)
+    >>> callable(import_torchaudio().functional.resample)
     True
     """
     try:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError):
-        # A failed import leaves behind the submodules that did load. The next attempt finds this one and is told
-        # what torchaudio expects where no compiled library lies in the package.
+        # A failed import leaves behind the submodules that did load. The next attempt finds this one, changed to say
+        # that the package has no compiled library.
         loader = sys.modules.get("torchaudio._extension.utils")
         if loader is None:
             raise
         loader._load_lib = lambda name: False
         return importlib.import_module("torchaudio")
+
+
+import_torchaudio()

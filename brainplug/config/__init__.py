@@ -1,1 +1,3 @@
 """Recipes: files, overrides, schemas, output folders."""
+
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio

@@ -9,6 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
+
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from speechbrain.utils.distributed import infer_device
 

@@ -6,9 +6,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
-
-# isort: split
 import numpy as np
 import speechbrain as sb
 import torch

@@ -4,9 +4,6 @@ Hsu et al., "HuBERT", 2021, section IV-B, https://arxiv.org/abs/2106.07447; size
 ``examples/hubert/simple_kmeans`` of https://github.com/facebookresearch/fairseq.
 """
 
-import brainplug  # noqa: F401  before torchaudio: it lets it load beside any torch
-
-# isort: split
 import numpy as np
 import torch
 import torchaudio

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
-
-# isort: split
 import numpy as np
 import speechbrain as sb
 import torch

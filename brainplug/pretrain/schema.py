@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
-
-# isort: split
 import torch
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 from speechbrain.utils.checkpoints import Checkpointer

@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
+
 import yaml
 from speechbrain.utils.run_opts import RunOptions
 

@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-import brainplug.compat.torchaudio  # noqa: F401  before SpeechBrain
-
-# isort: split
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset

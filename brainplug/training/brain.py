@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-import brainplug.compat.torchaudio  # noqa: F401  before SpeechBrain
-
-# isort: split
 import numpy as np
 import speechbrain as sb
 import torch

@@ -11,9 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import brainplug  # noqa: F401  before torchaudio: it lets it load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import numpy as np
 import torch
 from tqdm import tqdm

@@ -12,9 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import numpy as np
 import speechbrain as sb
 import torch

@@ -6,9 +6,8 @@ python recipes/pretrain_data2vec/train.py recipes/pretrain_data2vec/hparams/nano
 
 import sys
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import ddp_init_group

@@ -10,9 +10,8 @@ layer of the model before.
 import sys
 from pathlib import Path
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import ddp_init_group, run_on_main

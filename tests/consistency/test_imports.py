@@ -39,7 +39,8 @@ ROOMS = {
 }
 ABOVE = ("cli", "__main__", "__init__")  # import what they like
 FORBIDDEN_FOR_ALL = ("train", "recipes", "tests", "benchmarks")
-TORCHAUDIO = "compat.torchaudio"  # an import that must come before torchaudio's; it knows no room
+TORCHAUDIO = "compat.torchaudio"  # imports no room, and comes before what imports torchaudio
+IMPORT_TORCHAUDIO = {"peft", "speechbrain", "torchaudio", "transformers"}
 
 
 def is_below(module: str, parents: list[str]) -> bool:
@@ -140,10 +141,20 @@ def test_modules_make_no_circle():
         module: {name for name in (*imported, *(f"{name}.__init__" for name in imported)) if name in IMPORTS} - {module}
         for module, imported in IMPORTS.items()
     }
+    del graph["brainplug.__init__"]  # which imports a name when it is used
     while free := [module for module, imported in graph.items() if not imported & graph.keys()]:
         for module in free:
             del graph[module]
     assert sorted(graph) == []
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+def test_torchaudio_is_made_to_load_before_it_is_imported(module):
+    """The room's __init__ does it, which runs before all its modules, or the module itself (ruff puts it first)."""
+    packages = {name.partition(".")[0] for name in IMPORTS[module]}
+    if room_of(module) != "compat" and packages & IMPORT_TORCHAUDIO:
+        before = IMPORTS[module] | IMPORTS[f"brainplug.{room_of(module)}.__init__"]
+        assert f"brainplug.{TORCHAUDIO}" in before
 
 
 def test_optimisers_import_torch_alone():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
+from brainplug.cli import COMMANDS, module_of
 from tests.processes import LONGEST
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def start_server() -> None:
     It also knows what pip has installed, which SpeechBrain otherwise asks in each run.
     """
     models = [f"transformers.models.{name}.modeling_{name}" for name in FAMILIES]  # transformers imports them late
-    commands = ["train", "brainplug.__main__", "brainplug.pretrain.run"]
+    commands = ["train", *map(module_of, COMMANDS), "brainplug.pretrain.run"]
     multiprocessing.set_forkserver_preload([*commands, *models, __name__, "tests.integration.server"])
     multiprocessing.get_context("forkserver").Process(target=int).start()
 
@@ -103,7 +104,7 @@ def start_table(arguments: list[str], folder: Path, output: Path) -> multiproces
     """Starts ``python -m brainplug table ARGUMENTS`` in a folder; what it prints goes to a file."""
     output.touch()
     process = multiprocessing.get_context("forkserver").Process(
-        target=_run, args=(["table", *arguments], str(folder), str(output), None, "brainplug.__main__:main")
+        target=_run, args=(["table", *arguments], str(folder), str(output), None, "brainplug.cli:main")
     )
     process.start()
     return process

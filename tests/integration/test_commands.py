@@ -21,7 +21,7 @@ METHODS = load_hyperpyyaml((ROOT / "hparams" / "methods.yaml").read_text())
 
 
 def brainplug(*arguments: str) -> Run:
-    return run_train(list(arguments), ROOT, main="brainplug.__main__:main")
+    return run_train(list(arguments), ROOT, main="brainplug.cli:main")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.integration.running import ESC50_RECIPE, Run, run_train
 @pytest.fixture
 def doctor(tmp_path: Path) -> Callable[..., Run]:
     """Runs the command in the test's own folder."""
-    return lambda *arguments: run_train(["doctor", *arguments], tmp_path, main="brainplug.__main__:main")
+    return lambda *arguments: run_train(["doctor", *arguments], tmp_path, main="brainplug.cli:main")
 
 
 SMALL = ["--frames=64", "--method=linear", "--batch_size=4", "--device=cpu"]

@@ -102,7 +102,7 @@ def test_the_command_goes_on_past_bad_files_and_says_what_cannot_be_done(predict
     moved, _ = predictions
     run, rows = str(moved / "ast-lora"), read_predictions(str(moved / "ast-lora"))
     (tmp_path / "bad.wav").write_text("no audio")
-    main = "brainplug.__main__:main"
+    main = "brainplug.cli:main"
     paths = [row["path"] for row in rows]
     finished = run_train(["predict", run, "bad.wav", *paths, "--format=csv", "--output=out.csv"], tmp_path, main=main)
     assert (finished.code, "1 of 6 clips cannot be used" in finished.output) == (1, True), finished.output

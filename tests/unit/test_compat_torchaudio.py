@@ -72,7 +72,7 @@ def assert_silent_success(process: subprocess.CompletedProcess) -> None:
 
 def test_installed_torchaudio_works_and_is_silent():
     code = """
-import brainplug
+import brainplug.compat.torchaudio
 import torch
 import torchaudio.compliance.kaldi
 import torchaudio.functional
@@ -86,7 +86,7 @@ assert torchaudio.compliance.kaldi.fbank(clip, num_mel_bins=128).shape == (98, 1
 
 def test_loader_is_left_alone_where_the_extension_loads(tmp_path):
     code = """
-import brainplug
+import brainplug.compat.torchaudio
 import torchaudio
 from torchaudio._extension import AVAILABLE, utils
 
@@ -101,7 +101,7 @@ assert utils._load_lib.__code__.co_filename == utils.__file__
 @pytest.mark.parametrize("changes", [MISSING_LIBRARY, OTHER_CUDA], ids=["missing library", "other CUDA"])
 def test_python_part_loads_where_the_extension_does_not(tmp_path, changes):
     code = """
-import brainplug
+import brainplug.compat.torchaudio
 import torchaudio
 from torchaudio._extension import AVAILABLE
 
@@ -122,12 +122,12 @@ assert not AVAILABLE
     ids=["before the extension", "after the extension"],
 )
 def test_failure_that_is_not_of_the_extension_is_not_hidden(tmp_path, changes, message):
-    process = run_python("import brainplug", write_torchaudio(tmp_path, changes))
+    process = run_python("import brainplug.compat.torchaudio", write_torchaudio(tmp_path, changes))
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1] == message
 
 
 def test_missing_torchaudio_is_reported_as_missing():
-    process = run_python("import sys; sys.modules['torchaudio'] = None; import brainplug")
+    process = run_python("import sys; sys.modules['torchaudio'] = None; import brainplug.compat.torchaudio")
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1].startswith("ModuleNotFoundError:")

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainplug.backbones import known_config
-from brainplug.cli.listing import list_optimizer_groups, read_methods
+from brainplug.cli.methods import read_methods
+from brainplug.cli.optimizers import list_optimizer_groups
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method
 from brainplug.models.adapted import classifier_without_weights

@@ -8,7 +8,8 @@ from transformers import ASTConfig
 from brainplug.backbones import known_config, load_backbone
 from brainplug.backbones.about import ABOUT
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
-from brainplug.cli.listing import count_on_meta, describe_settings, list_backbones, list_methods, read_methods
+from brainplug.cli.backbones import list_backbones
+from brainplug.cli.methods import count_on_meta, describe_settings, list_methods, read_methods
 from brainplug.methods import choose_method
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.models.adapted import AudioClassifier

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from brainplug.cli import COMMANDS, module_of
 from brainplug.errors import UsageError
 from brainplug.training import loggers
 
@@ -87,6 +88,7 @@ class TestChoice:
 
 
 def test_nothing_is_imported_that_was_not_asked_for():
-    code = "import sys, train, brainplug.__main__; print(*{'ray', 'tensorboard', 'wandb'} & set(sys.modules), 'else')"
+    modules = ", ".join(["sys", "train", *map(module_of, COMMANDS)])
+    code = f"import {modules}; print(*{{'ray', 'tensorboard', 'wandb'}} & set(sys.modules), 'else')"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["else"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from brainplug.__main__ import main
+from brainplug.cli import main
 from brainplug.config.recipe import RecipeLoader
 from brainplug.sweep.plan import Plan, make_plan
 from brainplug.sweep.table import read_table
@@ -95,10 +95,9 @@ def test_tables_have_their_cells(name, cells, plan_of):
 
 def test_dry_run_ends_with_the_number_of_cells(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["table", str(TABLES / "table1.yaml"), "--dry_run"])
+    code = main(["table", str(TABLES / "table1.yaml"), "--dry_run"])
     lines = capsys.readouterr().out.splitlines()
-    assert (ended.value.code, lines[-1]) == (0, "187 cells")
+    assert (code, lines[-1]) == (0, "187 cells")
     assert len(lines) == 187 + 2
     assert list(tmp_path.iterdir()) == []
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
+import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-# isort: split
 import pytest
 import speechbrain as sb
 import torch
