@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
-from scipy import stats
-
 
 def mean_and_std(values: Iterable[float]) -> tuple[float | None, float | None]:
     """The mean and the sample standard deviation; None of no values, and a single one has no deviation."""
@@ -21,6 +19,8 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (-0.484, 4.484)
     """
+    from scipy import stats  # here, since most users of this package need only means, and scipy takes long to import
+
     half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return mean(values) - half, mean(values) + half
 
@@ -37,4 +37,6 @@ def p_value(differences: Sequence[float]) -> float | None:
         return None
     if max(differences) - min(differences) < 1e-9:  # the test divides by their deviation, which is rounding alone
         return 1.0 if abs(differences[0]) < 1e-9 else 0.0
+    from scipy import stats
+
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
