@@ -30,7 +30,7 @@ from brainplug.backbones import Backbone, known_config, random_backbone
 from brainplug.cli.methods import count_on_meta, read_methods
 from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.results.documents import table_marks
 from brainplug.results.tables import markdown_table
 

@@ -22,7 +22,7 @@ from brainplug.backbones import known_config, random_backbone
 from brainplug.cli.methods import read_methods
 from brainplug.errors import run_command
 from brainplug.methods import Method, choose_method
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.optim import FAM, FAdam
 from brainplug.results.documents import table_marks
 from brainplug.results.tables import markdown_table

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from brainplug.adapters.description import ClassifierDescription, RecognizerDescription
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.models.ctc import CTCModel
 from brainplug.tasks.results import describe_method
 

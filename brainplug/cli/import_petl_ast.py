@@ -18,11 +18,12 @@ from brainplug.adapters.file import save_adapter
 from brainplug.backbones import known_config
 from brainplug.backbones.audio_spectrogram import SPECIAL_TOKENS
 from brainplug.compat.petl_ast.command_line import entry_of, new_command, read_command
-from brainplug.compat.petl_ast.published import Flags, load_reference, without_prefix
+from brainplug.compat.petl_ast.flags import Flags
+from brainplug.compat.petl_ast.weights import load_reference, without_prefix
 from brainplug.errors import UsageError
 from brainplug.methods import method_settings
 from brainplug.methods.full import FullFineTuning
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 
 HEAD, POSITIONS = "classification_head.weight", "embeddings.position_embeddings"
 

@@ -16,7 +16,7 @@ from brainplug.errors import ConfigError, UsageError
 from brainplug.files import hparams_folder
 from brainplug.methods import Method, choose_method
 from brainplug.methods.peft_method import PeftMethod
-from brainplug.models.adapted import classifier_without_weights
+from brainplug.models.classifier import classifier_without_weights
 from brainplug.results.documents import METHODS_MARKS, write_between_marks
 from brainplug.results.tables import markdown_table
 
@@ -130,7 +130,7 @@ def describe_settings(method: Method, given: Mapping[str, object]) -> str:
     'rank: 6, alpha: 8, scaling: rank, targets: [query]'
     """
     settings = given if isinstance(method, PeftMethod) else asdict(method)
-    shown = {name: value for name, value in settings.items() if value is not None and name not in ("paper_code", "lr")}
+    shown = {name: value for name, value in settings.items() if value is not None and name != "lr"}
     return ", ".join(f"{name}: {value}" for name, value in shown.items()).replace("'", "")
 
 

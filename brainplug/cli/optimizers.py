@@ -9,7 +9,7 @@ from brainplug.backbones import known_config
 from brainplug.cli.methods import add_model_arguments, read_blocks, read_methods
 from brainplug.config.recipe import choose
 from brainplug.methods import choose_method
-from brainplug.models.adapted import classifier_without_weights
+from brainplug.models.classifier import classifier_without_weights
 from brainplug.optim.entry import as_entry
 from brainplug.results.tables import markdown_table
 

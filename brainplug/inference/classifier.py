@@ -9,7 +9,7 @@ import torch
 from brainplug.adapters.description import ClassifierDescription
 from brainplug.data.manifest import Clip
 from brainplug.inference.base import ClipResult, OnError, TrainedModel
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""BitFit: the biases alone are trained.
+"""BitFit: trains the biases alone.
 
 Ben Zaken et al., "BitFit", 2022, https://arxiv.org/abs/2106.10199
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,15 +14,7 @@ from brainplug.methods.base import Method
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Unfreezes every bias of linear maps and layer norms, that of the final layer norm too; convolutions stay frozen.
-
-    Example
-    -------
-    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Conv1d(3, 3, 1)).requires_grad_(False)
-    >>> BitFit().attach(model, None)
-    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    ['0.bias']
-    """
+    """Trains every bias of linear maps and layer norms, the final layer norm's too; convolutions stay frozen."""
 
     trains_final_norm: ClassVar[bool] = False
 
@@ -33,9 +24,5 @@ class BitFit(Method):
             if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm) and module.bias is not None:
                 module.bias.requires_grad_(True)
 
-    def training_modules(self, model: torch.nn.Module, spec: BackboneSpec) -> Iterable[torch.nn.Module]:
-        """None; all of the backbone where the published code is asked for, which never sets it to evaluation mode."""
-        return model.modules() if self.paper_code else []
-
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Nothing to do: the biases are the backbone's own."""
+        """Does nothing: the biases are the backbone's own."""

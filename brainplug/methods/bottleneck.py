@@ -7,35 +7,31 @@ Pfeiffer et al., "AdapterFusion", 2021, https://arxiv.org/abs/2005.00247
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
-from brainplug.backbones.spec import BackboneSpec
 from brainplug.methods.adapter import Adapter, AdapterBlock, bottleneck_width
 
 
 class BottleneckBlock(AdapterBlock):
-    """GELU in the bottleneck; see `AdapterBlock`.
+    """An `AdapterBlock` with GELU in the bottleneck.
 
     Example
     -------
-    >>> BottleneckBlock(dim=32, bottleneck=4).down.out_features
-    4
+    >>> block = BottleneckBlock(dim=32, width=4)
+    >>> tokens = torch.randn(2, 10, 32)
+    >>> block(tokens).shape == tokens.shape, bool(block(tokens).any())
+    (True, False)
     """
 
-    def middle(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """GELU, for each token alone."""
+    def bottleneck(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """GELU; each token alone."""
         return torch.nn.functional.gelu(channels)
 
 
 @dataclass(frozen=True)
 class BottleneckAdapter(Adapter):
-    """Settings of the bottleneck adapter; see `Adapter`.
+    """Settings of the bottleneck adapter; see `Adapter`."""
 
-    Example
-    -------
-    >>> BottleneckAdapter(reduction_rate=96, location="houlsby").location
-    'houlsby'
-    """
-
-    def block(self, dim: int, spec: BackboneSpec) -> BottleneckBlock:
-        """A bottleneck of ``dim / reduction_rate``."""
-        return BottleneckBlock(dim, bottleneck_width(dim, self.reduction_rate))
+    def block(self, config: PreTrainedConfig) -> AdapterBlock:
+        """A bottleneck."""
+        return BottleneckBlock(config.hidden_size, bottleneck_width(config.hidden_size, self.reduction_rate))

@@ -6,9 +6,10 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from brainplug.backbones.spec import BackboneSpec, find_module
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
 from brainplug.methods.adapter import bottleneck_width
 from brainplug.methods.base import Method
 
@@ -17,16 +18,7 @@ SCALINGS = ("rank", "reduction_rate")
 
 
 class LoRALinear(torch.nn.Module):
-    """``W x + b + scaling * B A x`` with a frozen linear map W, b. B begins with zeros.
-
-    Arguments
-    ---------
-    linear : torch.nn.Linear
-        The frozen map.
-    rank : int
-        Rows of A, columns of B.
-    scaling : float
-        Of the change.
+    """``W x + b + scaling * B A x`` with a frozen linear map W, b. B starts with zeros.
 
     Example
     -------
@@ -46,18 +38,12 @@ class LoRALinear(torch.nn.Module):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Maps ``[..., in_features]`` to ``[..., out_features]``."""
         frozen, low_rank = self.linear(vectors), self.down(vectors)
-        # One product that adds as it goes: no second tensor of the output's size.
+        # addmm adds in one product, without a second tensor of the output's size.
         changed = torch.addmm(frozen.flatten(0, -2), low_rank.flatten(0, -2), self.up.weight.t(), alpha=self.scaling)
         return changed.view_as(frozen)
 
     def merged(self) -> torch.nn.Linear:
-        """The frozen map with the change added to its weight.
-
-        Returns
-        -------
-        torch.nn.Linear
-            Computes the same.
-        """
+        """The frozen map with the change added to its weight."""
         with torch.no_grad():
             self.linear.weight += self.scaling * self.up.weight @ self.down.weight
         return self.linear
@@ -76,7 +62,7 @@ class LoRA(Method):
     alpha : float
         The change is scaled by ``alpha / rank`` or ``alpha / reduction_rate``.
     scaling : str
-        ``rank`` (Hu et al.), or ``reduction_rate`` (the published PETL code, always with `paper_code`).
+        ``rank`` (Hu et al.) or ``reduction_rate`` (the published PETL code).
     targets : tuple[str, ...]
         Any of ``query``, ``key``, ``value``, ``output``.
 
@@ -96,66 +82,50 @@ class LoRA(Method):
 
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.reduction_rate is None):
-            raise UsageError(
+            raise ConfigError(
                 f"LoRA with rank: {self.rank} and reduction_rate: {self.reduction_rate} was asked for.",
-                "Exactly one of the two says how narrow it is.",
-                "Write rank: 6, for one, and leave reduction_rate out (null)",
+                "Exactly one of the two sets the rank.",
+                "Write rank: 6, for example, and leave reduction_rate out (null)",
             )
         if self.scaling not in SCALINGS:
-            raise UsageError(
+            raise ConfigError(
                 f"The setting scaling: {self.scaling!r} was asked for.",
                 "alpha is divided by the rank or by the reduction rate.",
                 f"Write one of: {nearest(self.scaling, SCALINGS)}",
             )
         unknown = [target for target in self.targets if target not in PROJECTIONS]
         if unknown or not self.targets:
-            raise UsageError(
+            raise ConfigError(
                 f"LoRA with targets: {list(self.targets)} was asked for.",
                 f"No projection is called {unknown[0]!r}." if unknown else "They match nothing.",
                 f"Write some of: {', '.join(PROJECTIONS)}",
             )
 
     def scale_and_rank(self, dim: int) -> tuple[float, int]:
-        """What the settings come to.
-
-        Arguments
-        ---------
-        dim : int
-            Width of a token.
-
-        Returns
-        -------
-        tuple[float, int]
-            The scaling and the rank.
-
-        Raises
-        ------
-        UsageError
-            The rank is none.
-        """
-        rank = bottleneck_width(dim, self.reduction_rate) if self.rank is None else self.rank
+        """The scaling and the rank for tokens of this width; a `ConfigError` if the rank is not from 1 to `dim`."""
+        rank = bottleneck_width(dim, self.reduction_rate) if self.reduction_rate is not None else self.rank
         if not 1 <= rank <= dim:
-            raise UsageError(
+            raise ConfigError(
                 f"The rank {rank} was asked for.", f"The backbone's tokens are {dim} wide.", f"Write 1 to {dim}"
             )
-        if self.scaling == "rank" and not self.paper_code:
+        if self.scaling == "rank":
             return self.alpha / rank, rank
         return self.alpha / (self.reduction_rate or dim / rank), rank
 
+    def adapt(self, linear: torch.nn.Linear, config: PreTrainedConfig) -> LoRALinear:
+        """Adds a low-rank change to one projection, for a backbone with this configuration."""
+        scaling, rank = self.scale_and_rank(config.hidden_size)
+        return LoRALinear(linear, rank, scaling)
+
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Wraps the projections of every layer."""
-        scaling, rank = self.scale_and_rank(model.config.hidden_size)
+        """Adapts the projections of every layer."""
         for layer in spec.layers_of(model):
             for target in self.targets:
                 path = getattr(spec, target)
-                wrapped = LoRALinear(find_module(layer, path), rank, scaling)
-                if self.paper_code:
-                    for map_ in (wrapped.down, wrapped.up):
-                        torch.nn.init.normal_(map_.weight, std=model.config.initializer_range)
-                layer.set_submodule(path, wrapped)
+                layer.set_submodule(path, self.adapt(find_module(layer, path), model.config))
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Adds every change to its projection's weight."""
+        """Adds each change to the weight of its projection."""
         for layer in spec.layers_of(model):
             for target in self.targets:
                 path = getattr(spec, target)

@@ -1,4 +1,4 @@
-"""Prefix tuning: trained keys and values that every token of a layer attends to beside those of the clip.
+"""Prefix tuning: trained keys and values in each layer, which every token attends to beside those of the clip.
 
 Li, Liang, "Prefix-Tuning", 2021, section 4, https://arxiv.org/abs/2101.00190; here after the projections, as in He et
 al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022, https://arxiv.org/abs/2110.04366
@@ -12,50 +12,35 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from brainplug.backbones.spec import BackboneSpec, find_module
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 from brainplug.methods.base import Method
 from brainplug.methods.prompt import prompt_range
 
-ATTENTION = "sdpa_with_prefix"  # the name by which transformers finds the function below
+ATTENTION = "sdpa_with_prefix"  # the name under which transformers finds `attend_with_prefix`
 
 
 class Prefix(torch.nn.Module):
-    """Keys and values of a layer that do not come from the clip.
+    """Trained keys and values of a layer, `count` of each, that start uniform in plus or minus `limit`."""
 
-    Arguments
-    ---------
-    count : int
-        How many of each.
-    dim : int
-        Width of a token.
-    largest : float
-        They begin uniform in plus or minus this.
-
-    Example
-    -------
-    >>> tuple(Prefix(count=3, dim=8, largest=0.1).keys.shape)
-    (3, 8)
-    """
-
-    def __init__(self, count: int, dim: int, largest: float):
+    def __init__(self, count: int, dim: int, limit: float):
         super().__init__()
-        self.keys = torch.nn.Parameter(torch.empty(count, dim).uniform_(-largest, largest))
-        self.values = torch.nn.Parameter(torch.empty(count, dim).uniform_(-largest, largest))
+        self.keys = torch.nn.Parameter(torch.empty(count, dim).uniform_(-limit, limit))
+        self.values = torch.nn.Parameter(torch.empty(count, dim).uniform_(-limit, limit))
 
-    def put_before(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
-        """Puts keys or values before those of the clip.
+    def prepend(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        """Puts `keys` or `values` before those of the clip; attention does not depend on their order.
 
         Arguments
         ---------
         states : torch.Tensor
             ``[batch, heads, tokens, head_dim]``.
         prefix : torch.Tensor
-            `keys` or `values`.
+            ``[count, dim]``.
 
         Returns
         -------
         torch.Tensor
-            ``[batch, heads, count + tokens, head_dim]``. Attention does not care for their order.
+            ``[batch, heads, count + tokens, head_dim]``.
         """
         heads = prefix.to(states.dtype).unflatten(1, (states.shape[1], -1)).transpose(0, 1)
         return torch.cat([heads.expand(len(states), -1, -1, -1), states], dim=2)
@@ -69,18 +54,18 @@ def attend_with_prefix(
     attention_mask: torch.Tensor | None,
     **named: object,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention over the prefix of a module, if it has one, and the clip's own keys and values.
+    """Scaled dot-product attention over a module's prefix, if it has one, and the clip's own keys and values.
 
     Arguments
     ---------
     module : torch.nn.Module
-        The attention; it may hold a `Prefix` as ``prefix``. A layer's other attentions have none.
+        The attention; its `Prefix`, if any, is called ``prefix``. Cross-attention has none.
     query, key, value : torch.Tensor
         ``[batch, heads, tokens, head_dim]``.
     attention_mask : torch.Tensor, optional
         ``[batch, 1 or heads, tokens, tokens]``, boolean or added to the scores.
     **named : object
-        As transformers passes them on.
+        Passed on by transformers.
 
     Returns
     -------
@@ -89,10 +74,10 @@ def attend_with_prefix(
     """
     prefix = getattr(module, "prefix", None)
     if prefix is not None:
-        key, value = prefix.put_before(key, prefix.keys), prefix.put_before(value, prefix.values)
+        key, value = prefix.prepend(key, prefix.keys), prefix.prepend(value, prefix.values)
         if attention_mask is not None:
-            seen = True if attention_mask.dtype == torch.bool else 0.0
-            attention_mask = torch.nn.functional.pad(attention_mask, (len(prefix.keys), 0), value=seen)
+            visible = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = torch.nn.functional.pad(attention_mask, (len(prefix.keys), 0), value=visible)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
 
 
@@ -107,27 +92,23 @@ class PrefixTuning(Method):
     Arguments
     ---------
     length : int
-        Vectors a layer: one half are keys, the other values.
-
-    Example
-    -------
-    >>> PrefixTuning(length=24).length
-    24
+        Vectors per layer: one half are keys, the other half values.
     """
 
     length: int = 24
 
     def __post_init__(self) -> None:
         if self.length < 2 or self.length % 2:
-            raise UsageError(
+            raise ConfigError(
                 f"A prefix of {self.length} vectors was asked for.",
                 "One half of them are keys and the other half values.",
                 f"Write length: {max(2, self.length + 1)}, an even number",
             )
 
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
-        """Gives every attention a prefix, and has transformers call the attention that reads it."""
+        """Adds a prefix to every attention, and selects the attention function that reads it."""
         for layer in spec.layers_of(model):
-            attention = find_module(layer, spec.attention)
-            attention.prefix = Prefix(self.length // 2, model.config.hidden_size, prompt_range(model.config))
-        model.config._attn_implementation = ATTENTION  # the setter refuses for models with an attention of their own
+            prefix = Prefix(self.length // 2, model.config.hidden_size, prompt_range(model.config))
+            find_module(layer, spec.attention).add_module("prefix", prefix)
+        # The public setter refuses models whose attention is not that of transformers.
+        model.config._attn_implementation = ATTENTION

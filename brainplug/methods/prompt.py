@@ -1,33 +1,24 @@
-"""Prompt tuning: trained tokens stand between the special tokens and those of the clip.
+"""Prompt tuning: trained tokens between the special tokens and those of the clip.
 
-Jia et al., "Visual Prompt Tuning", 2022, section 3.2, https://arxiv.org/abs/2203.12119; shallow: before the first layer
-alone; deep: every layer has its own, which replace those of the layer before.
+Jia et al., "Visual Prompt Tuning", 2022, section 3.2, https://arxiv.org/abs/2203.12119. Shallow: before the first layer
+alone. Deep: every layer has its own prompts, which replace those of the layer before.
 """
 
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from brainplug.backbones.spec import BackboneSpec
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 from brainplug.methods.base import Method
 
 
-def prompt_range(config: object) -> float:
-    """First prompts are uniform in plus or minus this; ``sqrt(6 / (3 * patch_height * patch_width + dim))``.
+def prompt_range(config: PreTrainedConfig) -> float:
+    """Prompts start uniform in plus or minus this: ``sqrt(6 / (3 * patch_height * patch_width + dim))``.
 
-    Jia et al. draw them like the first weights of a patch embedding, as for an image of three colours. Where there are
-    no patches, a token's width stands for the patch.
-
-    Arguments
-    ---------
-    config : PreTrainedConfig
-        Of the backbone: ``patch_size``, if it has patches, and ``hidden_size``.
-
-    Returns
-    -------
-    float
-        The range.
+    Jia et al. draw them as the first weights of a patch embedding of an image with three colours. For a backbone
+    without patches, the width of a token takes the place of the patch's size.
 
     Example
     -------
@@ -41,31 +32,22 @@ def prompt_range(config: object) -> float:
 
 
 class PromptedLayer(torch.nn.Module):
-    """A layer with tokens put in front of it, or one behind such a layer.
+    """A layer that inserts its own prompts before it computes, or that reads those of an earlier layer.
 
     Arguments
     ---------
     layer : torch.nn.Module
         Takes tokens ``[batch, tokens, dim]`` and an attention mask.
     prompts : torch.nn.Parameter, optional
-        ``[prompts, dim]``; None leaves the tokens as they are.
+        ``[prompts, dim]``; None if an earlier layer has inserted them.
     count : int
-        How many prompts there are.
+        Number of prompts.
     position : int
-        Tokens that stay before them.
+        Number of tokens before them.
     replaces : int
-        Tokens that they take the place of.
+        Number of tokens that they replace.
     dropout : float
         Share of the prompts' values that training sets to zero.
-
-    Example
-    -------
-    >>> from transformers import ASTConfig, ASTModel
-    >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
-    >>> prompts = torch.nn.Parameter(torch.zeros(3, 8))
-    >>> layer = PromptedLayer(model.layers[0], prompts, count=3, position=2, replaces=0, dropout=0.0)
-    >>> layer(torch.randn(1, 10, 8)).shape[1]
-    13
     """
 
     def __init__(
@@ -85,19 +67,19 @@ class PromptedLayer(torch.nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: object
     ) -> torch.Tensor | tuple:
-        """Puts the prompts in, then does what the layer does."""
+        """Inserts the prompts and calls the layer."""
         if self.prompts is not None:
             prompts = self.dropout(self.prompts).to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
             before, after = hidden_states[:, : self.position], hidden_states[:, self.position + self.replaces :]
             hidden_states = torch.cat([before, prompts, after], dim=1)
-        if attention_mask is not None:  # it was made for the clip's own tokens
+        if attention_mask is not None:  # made for the backbone's own tokens
             attention_mask = self._with_prompts(attention_mask)
         return self.layer(hidden_states, attention_mask=attention_mask, **named)
 
     def _with_prompts(self, mask: torch.Tensor) -> torch.Tensor:
-        """Adds the prompts to a mask ``[batch, keys]`` or ``[batch, heads, queries, keys]``: all tokens see them."""
-        seen = True if mask.dtype == torch.bool else (1 if mask.dim() == 2 else 0)
-        prompts = mask.new_full((*mask.shape[:-1], self.count), seen)
+        """Adds the prompts to a mask ``[batch, keys]`` or ``[batch, heads, queries, keys]``: all tokens read them."""
+        visible = True if mask.dtype == torch.bool else (1 if mask.dim() == 2 else 0)
+        prompts = mask.new_full((*mask.shape[:-1], self.count), visible)
         mask = torch.cat([mask[..., : self.position], prompts, mask[..., self.position :]], dim=-1)
         if mask.dim() == 2:
             return mask
@@ -113,16 +95,11 @@ class PromptTuning(Method):
     Arguments
     ---------
     prompts : int
-        How many tokens.
+        Number of prompts.
     deep : bool
-        Every layer has its own, else the first one alone.
+        Every layer has its own prompts, else the first one alone.
     dropout : float
         Share of the prompts' values that training sets to zero.
-
-    Example
-    -------
-    >>> PromptTuning(prompts=25, deep=True).prompts
-    25
     """
 
     prompts: int = 25
@@ -131,24 +108,20 @@ class PromptTuning(Method):
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
-            raise UsageError(f"{self.prompts} prompts were asked for.", "That is none.", "Write prompts: 1 or more")
+            raise ConfigError(f"{self.prompts} prompts were asked for.", "That is none.", "Write prompts: 1 or more")
         if not 0 <= self.dropout < 1:
-            raise UsageError(
+            raise ConfigError(
                 f"A dropout of {self.dropout} was asked for.", "It is a share of values.", "Write dropout: 0 up to 0.9"
             )
-
-    def special_tokens(self, spec: BackboneSpec) -> int:
-        """All; the published code keeps [CLS] and drops the distillation token."""
-        return min(1, spec.special_tokens) if self.paper_code else spec.special_tokens
 
     def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Wraps every layer."""
         layers, position = spec.layers_of(model), self.special_tokens(spec)
+        limit = prompt_range(model.config)
         for index, layer in enumerate(layers):
             prompts = None
             if self.deep or index == 0:
-                largest = prompt_range(model.config)
                 prompts = torch.nn.Parameter(torch.empty(self.prompts, model.config.hidden_size))
-                torch.nn.init.uniform_(prompts, -largest, largest)
+                torch.nn.init.uniform_(prompts, -limit, limit)
             replaces = self.prompts if index else spec.special_tokens - position
             layers[index] = PromptedLayer(layer, prompts, self.prompts, position, replaces, self.dropout)

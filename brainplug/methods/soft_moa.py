@@ -1,4 +1,4 @@
-"""Soft-MoA: every expert maps a few slots, which are weighted means of all tokens.
+"""Soft-MoA: each expert maps a few slots, which are weighted means of all tokens.
 
 Cappellazzo et al., "Efficient Fine-tuning of Audio Spectrogram Transformers via Soft Mixture of Adapters",
 Interspeech 2024, section 2.3, https://arxiv.org/abs/2402.00828, after Puigcerver et al., "From Sparse to Soft Mixtures
@@ -6,21 +6,23 @@ of Experts", 2024, sections 2.1 and 2.3, https://arxiv.org/abs/2308.00951
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from transformers import PreTrainedConfig
 
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 from brainplug.methods.adapter import AdapterBlock
 from brainplug.methods.mixture import Mixture, MixtureOfAdapters
 
-EPSILON = 1e-6  # is added to a norm before it divides
+EPSILON = 1e-6  # added to a norm before it divides
 
 
 class SoftMixture(Mixture):
-    """Dispatches tokens to slots, maps the slots, combines them to tokens.
+    """Dispatches tokens to slots, maps the slots, and combines them to tokens.
 
     With tokens X ``[tokens, dim]`` and ``Phi [dim, experts, slots]``: ``logits = X Phi``; the slots are
-    ``softmax_tokens(logits)^T X``; the tokens that come out are ``softmax_slots(logits)`` times the mapped slots.
+    ``softmax_tokens(logits)^T X``; the output is ``softmax_slots(logits)`` times the mapped slots.
 
     Arguments
     ---------
@@ -29,25 +31,24 @@ class SoftMixture(Mixture):
     experts : AdapterBlock
         All experts.
     slots : int
-        Slots of each.
+        Slots of each expert.
     normalize : bool
-        Brings tokens and Phi to unit length first, Phi times a learned scale. The slots are then means of the
+        Scales tokens and Phi to unit length first, and Phi by a learned factor. The slots are then means of the
         normalised tokens.
-    paper_code : bool
-        Divides Phi by its length over the experts, as the published code does, instead of over ``dim``.
 
     Example
     -------
     >>> from brainplug.methods.bottleneck import BottleneckBlock
-    >>> mixture = SoftMixture(32, BottleneckBlock(dim=32, bottleneck=4, experts=3), slots=2, normalize=True)
+    >>> mixture = SoftMixture(32, BottleneckBlock(dim=32, width=4, experts=3), slots=2, normalize=True)
     >>> tokens = torch.randn(2, 10, 32)
     >>> mixture(tokens).shape == tokens.shape, bool(mixture(tokens).any())
     (True, False)
     """
 
-    def __init__(self, dim: int, experts: AdapterBlock, slots: int, normalize: bool, paper_code: bool = False):
+    normalized_axis: ClassVar[int] = 0  # of Phi
+
+    def __init__(self, dim: int, experts: AdapterBlock, slots: int, normalize: bool):
         super().__init__(experts)
-        self.slots_length_over = 1 if paper_code else 0
         self.slots = torch.nn.Parameter(torch.empty(dim, experts.experts, slots))  # Phi
         torch.nn.init.xavier_normal_(self.slots)
         self.scale = torch.nn.Parameter(torch.ones([])) if normalize else None
@@ -55,15 +56,16 @@ class SoftMixture(Mixture):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``[batch, tokens, dim]`` to the same shape."""
         tokens, dispatch, combine = self._weights(tokens)
-        gathered = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
-        mapped = self.experts.forward_experts(gathered.unflatten(1, self._slots_and_experts))
+        slots = dispatch.transpose(1, 2) @ tokens  # [batch, slots * experts, dim]
+        mapped = self.experts.forward_experts(slots.unflatten(1, self._slots_and_experts))
         return combine.to(mapped.dtype) @ mapped.flatten(1, 2)
 
     def shares(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``combine``: an expert's weight in what comes out, in the mean over the tokens; all of a clip sum to one.
+        """``combine`` and ``dispatch``, each ``[batch, experts]``.
 
-        ``dispatch``: the share of the tokens that its slots gather, exp(entropy) / tokens, in the mean over its slots.
-        One means all tokens alike.
+        ``combine`` is an expert's mean weight in the output over the tokens; the shares of a clip sum to one.
+        ``dispatch`` is the share of the tokens that an expert's slots gather, exp(entropy) / tokens, as a mean over its
+        slots; it is one if all tokens have the same weight.
         """
         _, dispatch, combine = self._weights(tokens)
         combine = combine.unflatten(2, self._slots_and_experts).sum(2)  # [batch, tokens, experts]
@@ -75,19 +77,19 @@ class SoftMixture(Mixture):
 
     @property
     def _slots_and_experts(self) -> tuple[int, int]:
-        """Slots are counted slot first, so that those of one expert can be seen as tokens of its block."""
+        """Sizes of the axes of slots; the slot comes first, so that an expert's slots are the tokens of its block."""
         _, experts, per_expert = self.slots.shape
         return per_expert, experts
 
     def _weights(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The tokens that are dispatched, and both weights ``[batch, tokens, slots * experts]``."""
-        slots = self.slots
+        """The tokens to dispatch, and the weights to dispatch and combine ``[batch, tokens, slots * experts]``."""
+        slots: torch.Tensor = self.slots
         if self.scale is not None:
-            tokens, slots = _unit_length(tokens, dim=2), _unit_length(slots, self.slots_length_over) * self.scale
+            tokens, slots = _unit_length(tokens, 2), _unit_length(slots, self.normalized_axis) * self.scale
         logits = tokens @ slots.transpose(1, 2).flatten(1)
         combine, mask = logits.softmax(dim=2).to(tokens.dtype), self.experts.token_mask.tokens
         if mask is not None:
-            logits = logits.masked_fill(~mask[..., None], float("-inf"))  # no slot gets anything of the padding
+            logits = logits.masked_fill(~mask[..., None], float("-inf"))  # no slot reads padding
         return tokens, logits.softmax(dim=1).to(tokens.dtype), combine
 
 
@@ -104,12 +106,7 @@ class SoftMoA(MixtureOfAdapters):
     slots : int
         Slots of each expert.
     normalize : bool
-        Brings tokens and slot parameters to unit length first; matters for wide tokens.
-
-    Example
-    -------
-    >>> SoftMoA(experts=7, slots=2).normalize
-    False
+        Scales tokens and slot parameters to unit length first; it matters for wide tokens.
     """
 
     slots: int = 1
@@ -118,8 +115,8 @@ class SoftMoA(MixtureOfAdapters):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slots < 1:
-            raise UsageError(f"{self.slots} slots were asked for.", "An expert has at least 1.", "Write slots: 1")
+            raise ConfigError(f"{self.slots} slots were asked for.", "An expert has at least 1.", "Write slots: 1")
 
-    def mixture(self, dim: int, experts: AdapterBlock) -> SoftMixture:
-        """With slots."""
-        return SoftMixture(dim, experts, self.slots, self.normalize, self.paper_code)
+    def mixture(self, config: PreTrainedConfig) -> SoftMixture:
+        """Experts with slots."""
+        return SoftMixture(config.hidden_size, self.block(config), self.slots, self.normalize)

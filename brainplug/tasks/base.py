@@ -22,6 +22,7 @@ from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.errors import ConfigError
 from brainplug.files import write_json
 from brainplug.methods import Method, choose_method
+from brainplug.methods.registry import Variants
 from brainplug.models.adapted import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.results.schema import FORMAT
@@ -143,7 +144,12 @@ class Task(ABC, Generic[S, O]):
     def choose_method(self, settings: S) -> tuple[Method, float]:
         """The method, and its learning rate."""
         of_backbone = (settings.backbones or {}).get(base_name(settings.backbone))
-        return choose_method(settings.method, settings.methods, of_backbone, settings.method_settings)
+        changes = of_backbone, settings.method_settings
+        return choose_method(settings.method, settings.methods, *changes, variants=self.variants(settings))
+
+    def variants(self, settings: S) -> Variants:
+        """Classes of methods that others replace."""
+        return {}
 
     def reading(self, settings: S, backbone: Backbone) -> tuple[Extract, dict[str, Any]]:
         """How a clip's waveform becomes a signal, and what that depends on."""

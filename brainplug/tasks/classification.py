@@ -12,14 +12,17 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.adapters.description import ClassifierDescription
-from brainplug.backbones import Backbone, base_name
+from brainplug.backbones import Backbone
+from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.config.recipe import Recipe
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.manifest import Clip, label_map
 from brainplug.data.pipeline import make_datasets
 from brainplug.data.protocol.few_shot import keep_examples, write_examples
-from brainplug.methods import Method, choose_method
-from brainplug.models.adapted import AdaptedModel, AudioClassifier
+from brainplug.methods import Method
+from brainplug.methods.registry import Variants
+from brainplug.models.adapted import AdaptedModel
+from brainplug.models.classifier import AudioClassifier
 from brainplug.results.schema import code_name
 from brainplug.tasks.base import (
     Assembly,
@@ -83,12 +86,9 @@ class Classification(Task[ClassificationSettings, Labels]):
         """The entries that the recipe names; what does not suit the signal is left out with a warning."""
         return choose_augmentations(settings.augment, settings.augmentations, settings.augment_settings)
 
-    def choose_method(self, settings: ClassificationSettings) -> tuple[Method, float]:
-        """The method, its published variant where the recipe wants the published code, and its learning rate."""
-        of_backbone = (settings.backbones or {}).get(base_name(settings.backbone))
-        return choose_method(
-            settings.method, settings.methods, of_backbone, settings.method_settings, paper_code=settings.paper_code
-        )
+    def variants(self, settings: ClassificationSettings) -> Variants:
+        """The published variants of the methods, where the recipe has ``paper_code: True``."""
+        return PUBLISHED if settings.paper_code else {}
 
     def assemble(
         self, settings: ClassificationSettings, weights: Weights, like: Backbone | None = None

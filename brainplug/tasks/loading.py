@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.backbones import Backbone, backbone_without_weights, known_config, load_backbone, random_backbone
+from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.errors import CheckpointError, UsageError
 from brainplug.methods import Method, restore_method
 
@@ -68,7 +69,7 @@ def restore_backbone(description: AdapterDescription, location: str | None = Non
 
 def restored_method(description: AdapterDescription) -> Method:
     """The method that an adapter's description names."""
-    return restore_method(dict(description.method_settings))
+    return restore_method(description.method_settings, PUBLISHED)
 
 
 def load_again(

@@ -18,7 +18,7 @@ from brainplug.data import pipeline
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.methods import choose_method
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.results.run_files import read_observations, read_predictions
 from brainplug.training.classification import ClassificationBrain
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
@@ -182,7 +182,7 @@ def test_best_epoch_is_tested_with_the_last_beside_it(train_esc50, tmp_path):
 def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
     options = ["--number_of_epochs=6", "--method=linear", "--lr=0.5", "--seed=2", "--augment=[]", "--frames=48"]
     run = succeeded(train_esc50(*options, "--paper_code=True", "--output_folder=results"))
-    assert "code            published" in run.output
+    assert "code            as published" in run.output
     assert "(epoch 6, the last)" in run.output
     found, folder = results(tmp_path / "results"), tmp_path / "results"
     lines = (folder / "train_log.txt").read_text().splitlines()
@@ -192,7 +192,7 @@ def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
     assert accuracies[found["best_epoch"] - 1] == max(accuracies)
     assert found["valid_accuracy"] == accuracies[-1]
     assert found["test_accuracy"] == found["test_accuracy_last_epoch"]
-    assert (found["paper_code"], found["method_settings"]["paper_code"]) == (True, True)
+    assert (found["paper_code"], found["method_settings"]["class"]) == (True, "PublishedLinearProbe")
     last = max(folder.glob("save/CKPT*"), key=lambda path: path.stat().st_mtime_ns)
     assert (folder / "adapter.safetensors").read_bytes() == (last / "model.ckpt").read_bytes()
     assert json.loads((folder / "adapter.json").read_text())["positions"] == "published"

@@ -13,13 +13,14 @@ from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.backbones import load_backbone
 from brainplug.backbones.echo import EchoConfig
+from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
 from brainplug.data.transcripts import make_transcribed_datasets
 from brainplug.methods import Method, choose_method
 from brainplug.methods.full import FullFineTuning
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.models.echo_recognizer import EchoRecognizer, load_echo
 from brainplug.optim.schedules import cosine
 from brainplug.training.classification import ClassificationBrain
@@ -44,7 +45,7 @@ UNTOLD = "convpass, published code, untold"  # as a method would fare that does 
 def train(method_name: str, backbone: str, paper_code: bool, folders: dict[str, str]) -> dict[str, torch.Tensor]:
     """Trains four steps; returns what was trained."""
     torch.manual_seed(0)
-    method, _ = choose_method(method_name, METHODS, SETTINGS, paper_code=paper_code)
+    method, _ = choose_method(method_name, METHODS, SETTINGS, variants=PUBLISHED if paper_code else None)
     loaded = load_backbone(folders[backbone], **({"frames": 64} if backbone == "ast" else {}))
     model = AudioClassifier(loaded, method, len(LABELS))
     if backbone == "wav2vec2":

@@ -17,7 +17,7 @@ from brainplug.backbones import load_backbone
 from brainplug.errors import CheckpointError
 from brainplug.inference import Classifier
 from brainplug.methods.bottleneck import BottleneckAdapter
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from tests.made_adapters import describe_classifier
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "adapters" / "format_1"

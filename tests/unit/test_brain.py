@@ -19,7 +19,7 @@ from brainplug.data.manifest import Clip
 from brainplug.data.pipeline import make_datasets
 from brainplug.errors import UsageError
 from brainplug.methods.linear import LinearProbe
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.optim import FAM
 from brainplug.optim.entry import OptimizerEntry
 from brainplug.optim.schedules import cosine

@@ -20,7 +20,7 @@ from brainplug.cli.methods import read_methods
 from brainplug.cli.optimizers import list_optimizer_groups
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method
-from brainplug.models.adapted import classifier_without_weights
+from brainplug.models.classifier import classifier_without_weights
 from brainplug.optim import FAM, FAdam, FAMScheduler, SimpleFAM, fam_parameter_groups
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.optim.fam_groups import SETTINGS

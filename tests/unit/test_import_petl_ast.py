@@ -15,9 +15,11 @@ from transformers import ASTConfig, Wav2Vec2Config
 from brainplug.adapters.file import load_delta
 from brainplug.backbones import Backbone, random_backbone
 from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast, read_checkpoint, read_labels
-from brainplug.compat.petl_ast.published import _published_name, load_reference, without_prefix
+from brainplug.compat.petl_ast.methods import PUBLISHED
+from brainplug.compat.petl_ast.weights import _published_name, load_reference, without_prefix
 from brainplug.errors import UsageError
-from brainplug.models.adapted import AudioClassifier
+from brainplug.methods import restore_method
+from brainplug.models.classifier import AudioClassifier
 from tests.unit.test_petl_ast import CASES, tensor_of, tensors_of
 
 METHODS = load_hyperpyyaml((Path(__file__).parents[2] / "hparams" / "methods.yaml").read_text())
@@ -50,8 +52,7 @@ def words(case: str) -> list[str]:
 def fresh(adapter: Path, backbone: Backbone) -> AudioClassifier:
     """A model of ours with an adapter, made from what adapter.json says."""
     description = json.loads((adapter / "adapter.json").read_text())
-    settings = {name: value for name, value in description["method_settings"].items() if name != "class"}
-    method = METHODS[description["method"]]["settings"](**settings)
+    method = restore_method(description["method_settings"], PUBLISHED)
     model = AudioClassifier(backbone, method, len(description["labels"]), description["pooling"])
     load_delta(model, adapter / "adapter.safetensors")
     return model.eval()

@@ -24,7 +24,7 @@ from brainplug.inference import Classifier, SpeechRecognizer, load_run
 from brainplug.inference.inputs import list_inputs
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.prompt import PromptTuning
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.models.ctc import CTCModel
 from tests.conftest import TINY_BACKBONES
 from tests.made_adapters import describe_classifier, describe_recognizer

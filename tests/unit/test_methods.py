@@ -10,6 +10,12 @@ from peft import LoraConfig, PrefixTuningConfig
 from transformers import ASTConfig, AutoConfig, WavLMConfig
 
 from brainplug.backbones import load_backbone, random_backbone
+from brainplug.compat.petl_ast.methods import (
+    PublishedBottleneckAdapter,
+    PublishedDenseMoA,
+    PublishedFullFineTuning,
+    PublishedLoRA,
+)
 from brainplug.errors import UsageError
 from brainplug.methods.adapter import bottleneck_width
 from brainplug.methods.bitfit import BitFit
@@ -25,7 +31,8 @@ from brainplug.methods.prefix import PrefixTuning
 from brainplug.methods.prompt import PromptTuning
 from brainplug.methods.soft_moa import SoftMixture, SoftMoA
 from brainplug.methods.sublayer import AdaptedSublayer
-from brainplug.models.adapted import POOLINGS, AudioClassifier
+from brainplug.models.classifier import AudioClassifier
+from brainplug.models.pooling import POOLINGS
 from tests.conftest import TINY
 
 DIM, BOTTLENECK, EXPERTS = 12, 3, 4
@@ -167,12 +174,14 @@ class TestLoRA:
             ({"rank": 8, "alpha": 4}, (0.5, 8)),
             ({"reduction_rate": 96, "alpha": 16}, (2.0, 8)),
             ({"reduction_rate": 128, "alpha": 16, "scaling": "reduction_rate"}, (0.125, 6)),
-            ({"reduction_rate": 128, "alpha": 16, "paper_code": True}, (0.125, 6)),
-            ({"rank": 6, "alpha": 16, "paper_code": True}, (0.125, 6)),
         ],
     )
     def test_scaling(self, settings, expected):
         assert LoRA(**settings).scale_and_rank(768) == expected
+
+    @pytest.mark.parametrize("settings", [{"reduction_rate": 128}, {"rank": 6}])
+    def test_published_scaling_is_over_the_reduction_rate(self, settings):
+        assert PublishedLoRA(alpha=16, **settings).scale_and_rank(768) == (0.125, 6)
 
 
 class TestPrefix:
@@ -312,7 +321,7 @@ class TestLastLayers:
             (random_backbone(speech), [False, False, True, True, True]),
             (random_backbone(ASTConfig(**config)), [True] * 5),
         ):
-            model = AudioClassifier(backbone, FullFineTuning(paper_code=True), 3)
+            model = AudioClassifier(backbone, PublishedFullFineTuning(), 3)
             layers = backbone.spec.layers_of(model.backbone.model)
             assert [all(p.requires_grad for p in layer.parameters()) for layer in layers] == expected
 
@@ -347,7 +356,7 @@ BAD_ON_A_BACKBONE = [
     (FullFineTuning(layers=3), "last 3 layers .* has 2"),
     (FullFineTuning(layers=0), "last 0 layers"),
     (PeftMethod(LoraConfig(target_modules=["quary"])), "LoraConfig on .*quary.* Write target_modules"),
-    (PeftMethod(PrefixTuningConfig(num_virtual_tokens=4)), "puts no layers into a model .* prefix"),
+    (PeftMethod(PrefixTuningConfig(num_virtual_tokens=4)), "adds no layers to a model .* prefix"),
 ]
 
 
@@ -364,8 +373,8 @@ def test_settings_that_this_backbone_cannot_have(tiny_backbones, method, message
 
 
 def test_published_code_may_start_elsewhere():
-    assert BottleneckAdapter(residual=True, paper_code=True).residual
-    assert not BottleneckAdapter(placement="sequential", paper_code=True).residual
+    assert PublishedBottleneckAdapter(residual=True).residual
+    assert not PublishedBottleneckAdapter(placement="sequential").residual
 
 
 def test_bitfit_trains_the_final_norm_s_bias_alone(tiny_backbones):
@@ -377,7 +386,7 @@ def test_bitfit_trains_the_final_norm_s_bias_alone(tiny_backbones):
 
 def test_published_mixture_can_be_copied_after_a_step(tiny_backbones):
     """What it keeps for later in the layer is gone by then."""
-    model = AudioClassifier(load_backbone(tiny_backbones["ast"]), DenseMoA(reduction_rate=4, paper_code=True), 3)
+    model = AudioClassifier(load_backbone(tiny_backbones["ast"]), PublishedDenseMoA(reduction_rate=4), 3)
     signal = torch.randn(2, 64, 32), torch.ones(2)
     model(*signal).sum().backward()
     torch.testing.assert_close(copy.deepcopy(model)(*signal), model(*signal))

@@ -16,7 +16,7 @@ from brainplug.methods.bottleneck import BottleneckBlock
 from brainplug.methods.dense_moa import DenseMixture, DenseMoA
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.soft_moa import SoftMixture, SoftMoA
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from brainplug.optim.schedules import cosine
 from brainplug.results.run_files import read_observations, read_predictions
 from brainplug.training import diagnostics
@@ -27,7 +27,7 @@ LABELS = {"cat": 0, "dog": 1}
 
 
 def block() -> BottleneckBlock:
-    return BottleneckBlock(dim=DIM, bottleneck=2, experts=EXPERTS)
+    return BottleneckBlock(dim=DIM, width=2, experts=EXPERTS)
 
 
 def dense() -> DenseMixture:

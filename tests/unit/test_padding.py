@@ -10,7 +10,7 @@ from brainplug.backbones import Backbone, random_backbone
 from brainplug.backbones.padding import ClipNorm
 from brainplug.backbones.spec import TokenMask
 from brainplug.methods.linear import LinearProbe
-from brainplug.models.adapted import AudioClassifier
+from brainplug.models.classifier import AudioClassifier
 from tests.conftest import TINY, TINY_BACKBONES, TINY_CONVOLUTIONS
 
 SECONDS = (0.03, 0.1, 0.25, 0.5, 1.0)

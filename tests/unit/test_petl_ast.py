@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from brainplug.compat.petl_ast.published import METHODS, load_reference, translate, without_prefix
+from brainplug.compat.petl_ast.flags import METHODS, translate
+from brainplug.compat.petl_ast.weights import load_reference, without_prefix
 from brainplug.errors import UsageError
 from brainplug.methods.convpass import ConvpassBlock
 from brainplug.methods.sublayer import AdaptedSublayer

@@ -1,6 +1,6 @@
 """The published command line of the PETL papers on AST: how it is read there, and which command does the same here.
 
-See `brainplug.compat.petl_ast.published` for the words that say what a model is. What a recipe of ours
+See `brainplug.compat.petl_ast.flags` for the words that say what a model is. What a recipe of ours
 may have otherwise (rates, epochs, batches, augmentation) is set to what those runs had: Cappellazzo et al., 2024,
 https://arxiv.org/abs/2312.03694
 """
@@ -16,8 +16,8 @@ from typing import NoReturn
 import yaml
 
 from brainplug.backbones.loading import HUB_NAMES
-from brainplug.compat.petl_ast.published import FLAGS, METHODS, ON_WAVEFORM, Flags, translate
-from brainplug.errors import UsageError, nearest
+from brainplug.compat.petl_ast.flags import FLAGS, METHODS, ON_WAVEFORM, Flags, translate
+from brainplug.errors import ConfigError, nearest
 from brainplug.methods import Method
 from brainplug.methods.bitfit import BitFit
 from brainplug.methods.bottleneck import BottleneckAdapter
@@ -118,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises what a user can mend."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(
+        raise ConfigError(
             "A published command line was asked for.", f"It cannot be read: {message}.", "Write --flag VALUE, as there"
         )
 
@@ -198,7 +198,7 @@ def read_command(text: str) -> PublishedCommand:
         parser.error(str(error))
     known, unknown = parser.parse_known_args(list(itertools.dropwhile(lambda word: not word.startswith("-"), words)))
     if unknown:
-        raise UsageError(
+        raise ConfigError(
             f"The published flag {unknown[0]!r} was asked for.",
             "The published command line has no such flag.",
             f"Write one of: {nearest(unknown[0].lstrip('-'), defaults)}",
@@ -216,21 +216,11 @@ def read_command(text: str) -> PublishedCommand:
 
 
 def chosen_method(command: PublishedCommand) -> Method:
-    """The method that a published command line asks for.
-
-    Arguments
-    ---------
-    command : PublishedCommand
-        As `read_command` returns it.
-
-    Returns
-    -------
-    Method
-        With `paper_code`.
+    """The published method that a command line asks for.
 
     Raises
     ------
-    UsageError
+    ConfigError
         There is none, or the published code does not have it for this backbone.
 
     Example
@@ -240,7 +230,7 @@ def chosen_method(command: PublishedCommand) -> Method:
     """
     method, is_ast = command.value("method"), command.value("is_AST")
     if method in METHODS and method not in ON_WAVEFORM and not is_ast:
-        raise UsageError(
+        raise ConfigError(
             f"The published method {method!r} was asked for without --is_AST.",
             "That is wav2vec 2.0, for which the published code does not have it.",
             "Write --is_AST True too",
@@ -251,16 +241,6 @@ def chosen_method(command: PublishedCommand) -> Method:
 def entry_of(method: Method) -> str:
     """Names the entry of hparams/methods.yaml that a method belongs to.
 
-    Arguments
-    ---------
-    method : Method
-        One of those that the published code has.
-
-    Returns
-    -------
-    str
-        The entry.
-
     Example
     -------
     >>> entry_of(PromptTuning(deep=False))
@@ -268,11 +248,11 @@ def entry_of(method: Method) -> str:
     """
     if isinstance(method, PromptTuning):
         return "prompt_deep" if method.deep else "prompt_shallow"
-    return ENTRIES[type(method)]
+    return next(entry for kind, entry in ENTRIES.items() if isinstance(method, kind))
 
 
 def new_command(command: PublishedCommand, pooling: str = "ALL") -> str:
-    """Writes the command that computes here what a published one computed.
+    """Writes the command that computes here what a published one computed: lines for a shell, comments first.
 
     Arguments
     ---------
@@ -281,14 +261,9 @@ def new_command(command: PublishedCommand, pooling: str = "ALL") -> str:
     pooling : str
         The published YAML's ``final_output``, which is no flag there.
 
-    Returns
-    -------
-    str
-        Lines for a shell: comments, then the command.
-
     Raises
     ------
-    UsageError
+    ConfigError
         The data set or the method is unknown, or a flag has a value that it cannot have.
 
     Example
@@ -298,7 +273,7 @@ def new_command(command: PublishedCommand, pooling: str = "ALL") -> str:
     """
     name = command.value("dataset_name")
     if name not in PROTOCOLS:
-        raise UsageError(
+        raise ConfigError(
             f"The published data set {name!r} was asked for.",
             "The published code does not have it.",
             f"Write --dataset_name, and one of: {nearest(name, PROTOCOLS)}",
@@ -334,7 +309,6 @@ def _backbone(checkpoint: str) -> str:
 def _settings(method: Method) -> dict:
     """All settings, since a recipe may have others than the defaults; those of one method are put together."""
     settings = dataclasses.asdict(method)
-    del settings["paper_code"]  # of the whole run
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
