@@ -125,7 +125,6 @@ def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
             "placement": "parallel",
             "reads": None,
             "residual": False,
-            "paper_code": False,
         },
         "optimizer": "adamw",
         "lr": RATE,
