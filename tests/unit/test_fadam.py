@@ -567,7 +567,7 @@ class TestBadInput:
         assert not optimizer.state
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu():
     params = [torch.nn.Parameter(param.detach().cuda()) for param in some_parameters((4,), (3, 5))]
     optimizer = FAdam(params)

@@ -366,7 +366,7 @@ class TestProperties:
         with pytest.raises((RuntimeError, NotImplementedError)):
             optimizer.momentum_of(weights[1])
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    @pytest.mark.gpu
     def test_a_gpu_is_not_waited_for(self):
         weights = [torch.nn.Parameter(torch.zeros(shape, device="cuda")) for shape in SHAPES]
         optimizer = FAM(weights, weight_decay=0.1, **AT_ONCE)

@@ -64,7 +64,7 @@ def test_features_of_a_batch_keep_their_precision_under_autocast():
     assert torch.equal(features, log_mel.extract_batch(waveforms, torch.ones(2)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 def test_features_of_a_batch_are_made_on_its_device():
     log_mel, waveforms = LogMel(frames=100), noise(32000).view(2, 16000)
     features = log_mel.extract_batch(waveforms.cuda(), torch.ones(2).cuda())
