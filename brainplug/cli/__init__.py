@@ -1,7 +1,9 @@
 """The command brainplug, one module a command: it trains models, uses them, and lists what a recipe can name."""
 
 import argparse
+import gc
 from importlib import import_module
+from types import ModuleType
 
 import brainplug
 from brainplug.errors import run_command
@@ -30,7 +32,7 @@ def command() -> int:
 def main(arguments: list[str]) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     name = _main_parser().parse_args(arguments[:1]).command
-    module = import_module(module_of(name))
+    module = _import_quickly(module_of(name))
     parser = argparse.ArgumentParser(f"brainplug {name}", description=COMMANDS[name], allow_abbrev=False)
     module.add_arguments(parser)
     options, overrides = parser.parse_known_args(arguments[1:])
@@ -39,6 +41,16 @@ def main(arguments: list[str]) -> int:
     elif overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     return module.run(options)
+
+
+def _import_quickly(module: str) -> ModuleType:
+    """Imports a module without collecting garbage, since imports leave none and a sixth of their time went there."""
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def module_of(name: str) -> str:
