@@ -116,8 +116,10 @@ def missing_files(words: list[str]) -> list[str]:
         path = REPOSITORY / module.replace(".", "/")
         missing += [] if path.with_suffix(".py").is_file() or (path / "__main__.py").is_file() else [module]
     if "make" in words:
-        targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-        missing += [word for word in words[words.index("make") + 1 :] if "=" not in word and word not in targets]
+        [targets] = re.findall(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        missing += [
+            word for word in words[words.index("make") + 1 :] if "=" not in word and word not in targets.split()
+        ]
     return missing
 
 

@@ -35,7 +35,7 @@ def test_every_module_is_a_command_or_is_used_by_one():
     assert modules - {cli.module_of(name).rpartition(".")[2] for name in cli.COMMANDS} == {"__init__", "rows"}
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["--seed=1"]])
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["--seed=1"]])
 def test_without_a_command_they_are_listed(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
