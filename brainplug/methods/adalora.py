@@ -12,15 +12,13 @@ import safetensors.torch
 import torch
 from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraModel
-from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
-from brainplug.methods.base import MethodState
+from brainplug.methods.base import MethodState, Recoverable
 from brainplug.methods.peft_method import ADAPTER_NAME, PeftMethod
 
 
-@register_checkpoint_hooks
 class RankAllocation(MethodState):
     """peft's allocation of ranks, with a state for checkpoints."""
 
@@ -59,17 +57,15 @@ class RankAllocation(MethodState):
                 distances.append(torch.linalg.norm(products - torch.eye(len(products), device=factor.device)))
         return self.config.orth_reg_weight * torch.stack(distances).mean()
 
-    def recoverables(self) -> dict[str, object]:
+    def recoverables(self) -> dict[str, Recoverable]:
         """The allocation itself."""
         return {"rank_allocation": self}
 
-    @mark_as_saver
     def save(self, path: str) -> None:
         """Writes the running means of importance and its uncertainty, and which ranks remain."""
         with open(path, "wb") as file:
             file.write(safetensors.torch.save(dict(self._state())))
 
-    @mark_as_loader
     def load(self, path: str, end_of_epoch: bool) -> None:
         """Reads what `save` wrote."""
         allocator, pattern = self.tuner.rankallocator, {}

@@ -3,12 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
+
+
+class Recoverable(Protocol):
+    """A part of a checkpoint, which reads and writes its own file."""
+
+    def save(self, path: str) -> None:
+        """Writes the file."""
+
+    def load(self, path: str, end_of_epoch: bool) -> None:
+        """Reads the file."""
 
 
 class MethodState:
@@ -21,8 +31,8 @@ class MethodState:
     def after_step(self, step: int, total_steps: int) -> None:
         """Acts after the optimiser's step number `step`, while the gradients are still there."""
 
-    def recoverables(self) -> dict[str, object]:
-        """What a checkpoint keeps beside the weights: name -> object with SpeechBrain's checkpoint hooks."""
+    def recoverables(self) -> dict[str, Recoverable]:
+        """What a checkpoint keeps beside the weights, by name."""
         return {}
 
 

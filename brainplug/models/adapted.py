@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from brainplug.backbones import Backbone
 from brainplug.backbones.spec import find_module
 from brainplug.errors import CheckpointError
-from brainplug.methods.base import Method, MethodState
+from brainplug.methods.base import Method, MethodState, Recoverable
 from brainplug.models.gradient_checkpointing import checkpoint_layer, restore_layer
 
 
@@ -98,8 +98,8 @@ class AdaptedModel(torch.nn.Module):
         """Lets the method act after the optimiser's step number `step` of `total_steps`."""
         self._method_state.after_step(step, total_steps)
 
-    def recoverables(self) -> dict[str, object]:
-        """What a checkpoint keeps of the method beside its weights: name -> object with SpeechBrain's hooks."""
+    def recoverables(self) -> dict[str, Recoverable]:
+        """What a checkpoint keeps of the method beside its weights, by name."""
         return self._method_state.recoverables()
 
     def may_leave_unused(self) -> bool:

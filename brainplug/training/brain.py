@@ -97,7 +97,8 @@ class AdaptationBrain(sb.Brain, ABC):
             # With --debug each process has a temporary folder of its own now; all take the main one's.
             checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
             checkpointer.add_recoverables({"stopwatch": self.stopwatch, "epoch_counter": hparams["epoch_counter"]})
-            checkpointer.add_recoverables(model.recoverables())
+            for name, part in model.recoverables().items():
+                checkpointer.add_recoverable(name, part, type(part).load, type(part).save)
 
     def fit(
         self,
