@@ -274,6 +274,7 @@ def test_what_is_no_change_of_weights_cannot_be_merged(tiny_backbones, method):
         model.merge()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method"),
     # Every method on one family, and those that touch layers, attention and projections on the others.

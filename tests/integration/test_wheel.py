@@ -15,7 +15,6 @@ from brainplug.cli.methods import list_methods
 from tests.consistency.test_project import INCLUDE
 from tests.integration.running import REPOSITORY
 
-pytestmark = pytest.mark.slow
 SOURCES = ("LICENSE", "README.md", "brainplug", "hparams", "pyproject.toml", "recipes", "setup.cfg", "setup.py")
 
 

@@ -38,6 +38,7 @@ def test_the_second_epoch_decodes_where_nothing_is_kept(kept, tmp_path, monkeypa
     assert len(decoded) == (3 if kept else 6)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_written_between_its_marks(tmp_path, capsys):
     document = tmp_path / "README.md"
     document.write_text("\n".join(MARKS))

@@ -170,6 +170,7 @@ class TestEveryVariant:
             assert row == (expected[:stop] + 8 * [PAD])[: len(row)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "lengths"), [("all", (20, 30))])
 def test_compiles(variant, lengths):
     torch.compiler.reset()

@@ -38,6 +38,7 @@ def test_counts_without_memory_are_those_of_a_model_with_weights(tiny_backbones,
     assert count_on_meta(known_config(tiny_backbones[backbone]), method, n_classes=5) == built.count_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [*bundled_names(), *HUB_NAMES])
 def test_every_method_has_its_row_on_every_backbone(backbone):
     listed = rows(list_methods(HPARAMS, backbone, n_classes=50))

@@ -87,6 +87,7 @@ class TestChoice:
             loggers.check_logger("wandb", self.LOGGERS)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_that_was_not_asked_for():
     modules = ", ".join(["sys", "train", *map(module_of, COMMANDS)])
     code = f"import {modules}; print(*{{'ray', 'tensorboard', 'wandb'}} & set(sys.modules), 'else')"

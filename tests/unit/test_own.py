@@ -493,6 +493,7 @@ def files(draw_from):
     return f"a.{suffix}", bytes(content)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(file=files(), part=st.sampled_from(PARTS))
 def test_any_file_is_read_or_set_aside(file, part):

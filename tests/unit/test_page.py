@@ -25,6 +25,7 @@ from brainplug.results.statistics import interval_of_mean
 from brainplug.results.tables import results_table
 from tests.made_runs import EPOCH, LABELS, make_recognition, make_run
 
+pytestmark = pytest.mark.slow
 STRANGE = ('<script>alert("1")</script>', "rain & <b>wind</b>", 'Müller\'s $5 "dog" $')
 FOREIGN = ("src", "href", "srcset", "data", "action", "poster")  # attributes that load something, or lead somewhere
 

@@ -14,6 +14,7 @@ from brainplug.config.recipe import RecipeLoader
 from brainplug.sweep.plan import Plan, make_plan
 from brainplug.sweep.table import read_table
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 TABLES = REPOSITORY / "recipes" / "paper_tables"
 PAPER = REPOSITORY.parent / "shared" / "reference" / "paper_tables.md"

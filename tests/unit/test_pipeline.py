@@ -114,6 +114,7 @@ def test_a_label_that_training_lacks_is_named(split):
         make_datasets([Clip("x", "x.wav", "dgo", split)], LABELS, read_audio)
 
 
+@pytest.mark.slow
 def test_100000_clips_take_less_than_300_megabytes_more_than_none():
     empty = memory_of_an_epoch(FEW)
     assert empty > 50e6  # torch alone

@@ -15,6 +15,7 @@ from brainplug.synthetic.sound.clips import make_clip, plan_corpus  # noqa: E402
 from brainplug.synthetic.sound.render import WORDS, render  # noqa: E402
 from brainplug.synthetic.spoken import TEST_VOICES  # noqa: E402
 
+pytestmark = pytest.mark.slow
 RECORDINGS = 9
 
 

@@ -19,6 +19,7 @@ from brainplug.synthetic import spoken, spoken_phrases
 
 espeakng_loader = pytest.importorskip("espeakng_loader", reason="the corpus is spoken by espeak-ng")
 
+pytestmark = pytest.mark.slow
 SMALL = {"train": 2, "valid": 1, "test": 1}
 COUNTS = {"train": 1860, "valid": 310, "test": 620}
 RELATIVES = {"steph2", "steph3", "mike2", "iven2", "iven3", "iven4", "Gene2"}
