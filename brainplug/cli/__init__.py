@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         options.overrides = overrides
     elif overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    return module.run(options)
+    return int(module.run(options))
 
 
 def _import_quickly(module: str) -> ModuleType:

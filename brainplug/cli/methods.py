@@ -16,13 +16,12 @@ from brainplug.errors import ConfigError, UsageError
 from brainplug.files import hparams_folder
 from brainplug.methods import Method, choose_method
 from brainplug.methods.peft_method import PeftMethod
+from brainplug.methods.registry import MethodEntry, Settings
 from brainplug.models.classifier import classifier_without_weights
 from brainplug.results.documents import METHODS_MARKS, write_between_marks
 from brainplug.results.tables import markdown_table
 
 COLUMNS = ("method", "trainable", "without head", "share", "learning rate", "settings")
-
-Entries = dict[str, dict[str, Any]]  # name -> what hparams/methods.yaml sets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_methods(folder: str, backbone: str) -> tuple[Entries, Entries]:
+def read_methods(folder: str, backbone: str) -> tuple[dict[str, MethodEntry], dict[str, Settings]]:
     """Reads the entries of ``methods.yaml`` and what ``backbones.yaml`` changes in them for a backbone.
 
     Raises
@@ -65,7 +64,7 @@ def read_methods(folder: str, backbone: str) -> tuple[Entries, Entries]:
     return methods, backbones.get(base_name(backbone)) or {}
 
 
-def read_blocks(folder: str, names: Sequence[str]) -> list[Entries]:
+def read_blocks(folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """Loads YAML files of a folder."""
     try:
         return [load_hyperpyyaml(Path(folder, name).read_text()) for name in names]

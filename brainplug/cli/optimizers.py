@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def list_optimizer_groups(folder: str, optimizer: str, backbone: str, method: st
     return markdown_table(COLUMNS, [_row(group, names) for group in groups])
 
 
-def _row(group: dict[str, object], names: dict[torch.nn.Parameter, str]) -> tuple[str, ...]:
+def _row(group: dict[str, Any], names: dict[torch.nn.Parameter, str]) -> tuple[str, ...]:
     """A group's settings and the names of its parameters, in which * stands for a number."""
     parameters: list[torch.nn.Parameter] = group["params"]
     kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", names[parameter]) for parameter in parameters)

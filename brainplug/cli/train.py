@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-from speechbrain.utils.distributed import ddp_init_group, if_main_process
+from speechbrain.utils.distributed import ddp_init_group
 
 from brainplug.config.recipe import parse_arguments
 from brainplug.files import hparams_folder
@@ -37,8 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     for changes in separate_runs(load_recipe(file, overrides, run_opts, inspect=True), overrides):
         recipe = load_recipe(file, changes, run_opts)
         results.append(task_of(recipe).run(recipe))
-    if len(results) > 1 and if_main_process():
-        print(summary_of_runs(results))
+    finished = [result for result in results if result is not None]  # the first process has them
+    if len(finished) > 1:
+        print(summary_of_runs(finished))
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:

@@ -14,7 +14,8 @@ from transformers import ASTConfig, Wav2Vec2Config
 
 from brainplug.adapters.file import load_delta
 from brainplug.backbones import Backbone, random_backbone
-from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast, read_checkpoint, read_labels
+from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast, read_labels
+from brainplug.compat.petl_ast.checkpoint import read_checkpoint
 from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.compat.petl_ast.weights import _published_name, load_reference, without_prefix
 from brainplug.errors import UsageError
@@ -207,11 +208,20 @@ class TestWhatIsRefused:
         with pytest.raises(UsageError, match=r"2 of them different; the head has 3 classes"):
             read_labels(str(tmp_path / "labels.txt"), 3)
 
+    def test_labels_that_are_no_text(self, tmp_path):
+        (tmp_path / "labels.txt").write_bytes(b"\xff\xfe")
+        with pytest.raises(UsageError, match="They cannot be read.*UTF-8"):
+            read_labels(str(tmp_path / "labels.txt"), 1)
+
     def test_no_place_for_it(self):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         with pytest.raises(UsageError, match="Write --out=FOLDER"):
             import_petl_ast(parser.parse_args(["model.pt", "--method=linear"]))
+
+
+def test_without_a_file_the_labels_are_numbers():
+    assert read_labels(None, 2) == ["0", "1"]
 
 
 def test_a_command_line_without_a_checkpoint_is_translated(capsys):
