@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -83,6 +82,6 @@ def what_differs(configuration: Configuration, other: Configuration) -> str:
     return "; ".join([repr(line) for line in lines if line not in others][:4]) or "nothing of this"
 
 
-def _lines(configuration: Configuration | Mapping) -> list[str]:
+def _lines(configuration: Configuration) -> list[str]:
     options = [f"--{name}={value}" for name, value in configuration["options"].items()]
     return [*map(str.strip, configuration["recipe"]), *options]

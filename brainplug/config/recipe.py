@@ -180,12 +180,12 @@ def _with_quotes(line: str) -> str:
     return f"{key}: {json.dumps(value, ensure_ascii=False)}"
 
 
-class _Options(RunOptions):
+class _Options(RunOptions):  # type: ignore[misc]  # SpeechBrain has no types
     """SpeechBrain's run options under their whole names: --optimizer is not short for --optimizer_step_limit."""
 
     @staticmethod
     def _create_parser() -> argparse.ArgumentParser:
-        parser = RunOptions._create_parser()
+        parser: argparse.ArgumentParser = RunOptions._create_parser()
         parser.allow_abbrev = False
         return parser
 
@@ -254,7 +254,8 @@ def _plain_values(file: str, nodes: Mapping[str, yaml.Node], overrides: Mapping[
         left_out = {**_unused_blocks(file, nodes, overrides), **dict.fromkeys(_without_value(nodes, overrides))}
         text = resolve_references(stream, {**overrides, **left_out}).getvalue()
     tree = yaml.compose(text, Loader=RecipeLoader)
-    values = {key.value: _plain(node) for key, node in tree.value if not key.value.startswith("__")}
+    pairs = tree.value if tree else []
+    values = {key.value: _plain(node) for key, node in pairs if not key.value.startswith("__")}
     included = {key for key, node in nodes.items() if node.tag.startswith("!include:") and key not in overrides}
     return {key: Tagged("!include:") if key in included else value for key, value in values.items()}
 

@@ -86,10 +86,9 @@ def faults_of(schema: type[Settings], values: Mapping[str, object]) -> list[str]
     faults = [f"It has no key {key}; the nearest are: {nearest(key, known)}." for key in values if key not in known]
     plain = {key: value for key, value in values.items() if not is_built(value)}
     faults += _type_faults(schema, plain, skip=values.keys() - plain.keys())
-    for key, annotation in data_set_keys.items():
-        if key in plain:
-            faults += _type_faults(pydantic.create_model("DataSetKey", __base__=Settings, **{key: (annotation, ...)}),
-                                   {key: plain[key]})  # fmt: skip
+    fields: dict[str, Any] = {key: (kind, ...) for key, kind in data_set_keys.items() if key in plain}
+    chosen = pydantic.create_model("DataSetKeys", __base__=Settings, **fields)
+    faults += _type_faults(chosen, {key: plain[key] for key in fields})
     return faults
 
 

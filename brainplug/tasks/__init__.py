@@ -31,7 +31,8 @@ def find_task(name: str) -> Task[Any, Any]:
             f"The task {name!r} was asked for.", "It does not exist.", f"Write task: one of {nearest(name, TASKS)}"
         )
     module, _, kind = TASKS[name].rpartition(".")
-    return getattr(import_module(module), kind)()
+    task: Task[Any, Any] = getattr(import_module(module), kind)()
+    return task
 
 
 def load_recipe(

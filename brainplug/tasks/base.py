@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import speechbrain as sb
@@ -286,7 +287,7 @@ class Task(ABC, Generic[S, O]):
             }
             save_adapter(model, folder, description)
             self.after_adapter(model, settings)
-            write_json(results, f"{folder}/results.json")
+            write_json(results, Path(folder, "results.json"))
             print(self.summary(results, folder))  # noqa: T201  the run's last words
         ddp_barrier()  # until all have read the checkpoints, which --debug removes
         return results

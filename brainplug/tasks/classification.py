@@ -178,14 +178,14 @@ class Classification(Task[ClassificationSettings, Labels]):
             write_observations(before, after, data.outputs, settings.output_folder)
 
     def describe_adapter(
-        self, model: AudioClassifier, settings: ClassificationSettings, outputs: Labels
+        self, model: AdaptedModel, settings: ClassificationSettings, outputs: Labels
     ) -> ClassifierDescription:
         """Labels and pooling, beside what every adapter says."""
         return ClassifierDescription(
             **describe_method(model, settings),
             paper_code=settings.paper_code,
             positions=settings.positions,
-            pooling=model.pooling,
+            pooling=settings.pooling,
             labels=sorted(outputs, key=outputs.__getitem__),
         )
 
@@ -233,7 +233,7 @@ class Classification(Task[ClassificationSettings, Labels]):
 def draw_examples(clips: Sequence[Clip], settings: ClassificationSettings) -> list[Clip]:
     """The clips of a few-shot run, as its settings draw them."""
     return keep_examples(
-        clips, settings.few_shot, settings.seed, first=settings.paper_code, short=settings.few_shot_short
+        clips, settings.few_shot or 0, settings.seed, first=settings.paper_code, short=settings.few_shot_short
     )
 
 

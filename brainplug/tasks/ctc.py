@@ -45,7 +45,7 @@ class CTCSettings(RecognitionSettings):
 class CTC(Recognition[CTCSettings]):
     """Fine-tunes a backbone to recognise speech with CTC over characters."""
 
-    name = "ctc"
+    name = kind = "ctc"
     schema = CTCSettings
 
     def assemble(self, settings: CTCSettings, weights: Weights, like: Backbone | None = None) -> Assembly[Characters]:
@@ -65,7 +65,8 @@ class CTC(Recognition[CTCSettings]):
         self, settings: CTCSettings, components: RunComponents[Characters], clips: list[Clip], outputs: Characters
     ) -> tuple[list[Clip], list[tuple[Clip, str]]]:
         """Sets aside clips without a transcript, and training clips too short for theirs."""
-        return usable_clips(clips, outputs, components.backbone.count_tokens, components.backbone.sample_rate)
+        backbone: Any = components.backbone  # of a family that counts tokens
+        return usable_clips(clips, outputs, backbone.count_tokens, backbone.sample_rate)
 
     def make_brain(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import PositiveInt
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -37,6 +37,7 @@ R = TypeVar("R", bound=RecognitionSettings)
 class Recognition(Task[R, Characters]):
     """Transcribes speech, character by character; a subclass says how."""
 
+    kind: ClassVar[Literal["ctc", "seq2seq"]]  # of the adapter
     placeholder = Characters("ab")
 
     def list_clips(self, settings: R, components: RunComponents[Characters]) -> list[Clip]:
@@ -66,7 +67,7 @@ class Recognition(Task[R, Characters]):
         """Characters and decoding, beside what every adapter says."""
         return RecognizerDescription(
             **describe_method(model, settings),
-            task=self.name,
+            task=self.kind,
             paper_code=False,
             characters=outputs.symbols,
             decoding=settings.decoding,

@@ -37,7 +37,7 @@ def separate_runs(recipe: Recipe[TaskSettings], overrides: Mapping[str, object])
     draws = getattr(settings, "few_shot_draws", 1)
     if settings.fold != ALL and draws == 1:
         return [dict(overrides)]
-    folds = all_folds(settings) if settings.fold == ALL else [settings.fold]
+    folds: Sequence[int | None] = all_folds(settings) if settings.fold == "all" else [settings.fold]
     if draws > 1 and not getattr(settings, "few_shot", None):
         raise ConfigError(
             f"{draws} draws were asked for.",

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
 
+from brainplug.adapters.description import RecognizerDescription
 from brainplug.adapters.file import Adapter
-from brainplug.backbones import Backbone
-from brainplug.backbones.echo import Echo
+from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
 from brainplug.config.recipe import Recipe, choose
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.characters import Characters, choose_characters
@@ -59,7 +59,7 @@ class Seq2SeqSettings(RecognitionSettings):
 class Seq2Seq(Recognition[Seq2SeqSettings]):
     """Trains an Echo to recognise speech, from nothing or from a trained one that a method adapts."""
 
-    name = "seq2seq"
+    name = kind = "seq2seq"
     schema = Seq2SeqSettings
 
     def augmentations(self, settings: Seq2SeqSettings) -> list[Any]:
@@ -71,9 +71,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         """A new Echo is trained from nothing."""
         return settings.backbone == NEW
 
-    def assemble(
-        self, settings: Seq2SeqSettings, weights: Weights, like: Backbone | None = None
-    ) -> Assembly[Characters]:
+    def assemble(self, settings: Seq2SeqSettings, weights: Weights, like: Any = None) -> Assembly[Characters]:
         """The encoder of an Echo, whose decoder becomes the head of an `EchoRecognizer`."""
         characters = self.placeholder if settings.characters is None else Characters(settings.characters)
         if like is not None:
@@ -103,7 +101,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         outputs: Characters,
     ) -> tuple[list[Clip], list[tuple[Clip, str]]]:
         """Sets aside clips without a transcript, and clips that the encoder has no positions for."""
-        usable, skipped = set_aside(clips, partial(why_too_long, components.backbone))
+        usable, skipped = set_aside(clips, partial(why_too_long, cast(EchoBackbone, components.backbone)))
         check_texts_fit([clip.text for clip in usable], components.backbone.model.config.n_text_ctx)
         return usable, skipped
 
@@ -125,7 +123,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         self, brain: EchoBrain, settings: Seq2SeqSettings, data: RunData[Characters], tested: Tested
     ) -> dict[str, Any]:
         """Beside the error rates: the parts of the Echo, and its configuration."""
-        config = brain.model.echo.config
+        config = cast(EchoConfig, cast(EchoRecognizer, brain.model).echo.config)
         parts = {"backbone": name_of_parts(config), "echo": config.to_diff_dict()}
         return {**super().result_row(brain, settings, data, tested), **parts}
 
@@ -135,7 +133,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
 
     def restore(self, adapter: Adapter, folder: str, location: str | None = None) -> EchoRecognizer:
         """The whole Echo that a run saved, or else the one that it adapted, with the adapter."""
-        description = adapter.description
+        description = cast(RecognizerDescription, adapter.description)
         characters, whole = Characters(description.characters), Path(folder, ECHO_FOLDER)
         if Path(whole, "config.json").is_file():
             echo, backbone = load_echo(str(whole), None, None, characters)
@@ -157,6 +155,6 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
 
 
 def _recognizer(
-    backbone: Backbone, echo: Echo, gradient_checkpointing: bool, method: Method, characters: Characters
+    backbone: EchoBackbone, echo: Echo, gradient_checkpointing: bool, method: Method, characters: Characters
 ) -> EchoRecognizer:
     return EchoRecognizer(backbone, method, echo, characters, gradient_checkpointing)
