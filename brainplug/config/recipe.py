@@ -325,8 +325,8 @@ def _own_data_set(overrides: Mapping[str, object]) -> dict[str, object]:
     if manifest is None:
         return {}
     if dataset not in (None, "own"):
-        found = f"It lists clips of your own; --dataset={dataset} was given too."
-        raise ConfigError(f"The manifest {manifest!r} was asked for.", found, "Leave one of them out")
+        clash = f"It lists clips of your own; --dataset={dataset} was given too."
+        raise ConfigError(f"The manifest {manifest!r} was asked for.", clash, "Leave one of them out")
     return {"dataset": "own"}
 
 

@@ -86,37 +86,39 @@ def _split_faults(splits: Counter) -> Iterator[Finding]:
 def _id_faults(clips: Sequence[Clip]) -> Iterator[Finding]:
     twice = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if twice:
-        yield Finding("error", f"{counted(len(twice), 'id')} of several clips: {listed(twice)}; give each its own")
+        yield Finding(
+            "error", f"{counted(len(twice), 'id')} of several clips: {listed(twice)}; give each clip an id of its own"
+        )
 
 
 def _class_faults(counts: dict[str, Counter]) -> Iterator[Finding]:
     lacking = [label for label, of_split in counts.items() if not of_split["train"]]
     untested = [label for label, of_split in counts.items() if not of_split["valid"] + of_split["test"]]
     single = [label for label, of_split in counts.items() if of_split["train"] == 1]
-    for level, found, labels, advice in (
+    for level, fault, labels, advice in (
         ("error", "not in train", lacking, "put clips of them into train, or leave them out"),
         ("error", "in train alone", untested, "put clips of them into valid or test, or leave them out"),
         ("warning", "with one training clip", single, "record more, or leave them out"),
     ):
         if labels:
-            yield Finding(level, f"Classes {found}: {listed(sorted(labels))}; {advice}")
+            yield Finding(level, f"Classes {fault}: {listed(sorted(labels))}; {advice}")
 
 
 def _leaks(clips: Sequence[Clip]) -> Iterator[Finding]:
     groups = in_two_splits(clips, lambda clip: clip.group)
     if groups:
-        found = [f"{group} ({_splits_of(some)})" for group, some in groups.items()]
-        yield Finding("error", f"Groups in two splits: {listed(found)}; put all clips of a group into one")
+        shared_groups = [f"{group} ({_splits_of(clips_of_it)})" for group, clips_of_it in groups.items()]
+        yield Finding("error", f"Groups in two splits: {listed(shared_groups)}; put all clips of a group into one")
     files = in_two_splits(clips, lambda clip: os.path.realpath(clip.path))
-    leaking = {path: some for path, some in files.items() if overlap(some)}
-    divided = {path: some for path, some in files.items() if path not in leaking}
-    for level, found, of_path, advice in (
+    leaking = {path: clips_of_it for path, clips_of_it in files.items() if overlap(clips_of_it)}
+    divided = {path: clips_of_it for path, clips_of_it in files.items() if path not in leaking}
+    for level, fault, of_path, advice in (
         ("error", "Files in two splits", leaking, "put each into one"),
         ("warning", "Files with other parts in other splits", divided, "a room or a voice may tell them; group them"),
     ):
         if of_path:
-            names = [f"{path} ({_splits_of(some)})" for path, some in of_path.items()]
-            yield Finding(level, f"{found}: {listed(names)}; {advice}")
+            names = [f"{path} ({_splits_of(clips_of_it)})" for path, clips_of_it in of_path.items()]
+            yield Finding(level, f"{fault}: {listed(names)}; {advice}")
 
 
 def _splits_of(clips: Sequence[Clip]) -> str:
@@ -176,8 +178,8 @@ def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) 
 def examine_durations(clips: Sequence[Clip], backbone: Backbone) -> Iterator[Finding]:
     """Compares the clips' durations with the length that the backbone takes."""
     seconds = np.array([clip.duration for clip in clips])
-    low, middle, high, longest = np.percentile(seconds, [0, 50, 95, 100])
-    text = f"Seconds: least {low:.2f}, median {middle:.2f}, 95 % up to {high:.2f}, most {longest:.2f}"
+    low, half, high, longest = np.percentile(seconds, [0, 50, 95, 100])
+    text = f"Seconds: least {low:.2f}, median {half:.2f}, 95 % up to {high:.2f}, most {longest:.2f}"
     frames = backbone.signal_settings.get("frames")
     if frames is None:
         yield Finding("ok", f"{text}; the backbone takes clips of any length")

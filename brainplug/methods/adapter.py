@@ -116,7 +116,7 @@ class Adapter(Method):
     def block(self, config: PreTrainedConfig) -> AdapterBlock:
         """Makes the adapter of one sub-layer, for a backbone with this configuration."""
 
-    def place(self, sublayer: torch.nn.Module, block: AdapterBlock, config: PreTrainedConfig) -> AdaptedSublayer:
+    def wrap(self, sublayer: torch.nn.Module, block: AdapterBlock, config: PreTrainedConfig) -> AdaptedSublayer:
         """Combines a sub-layer with its adapter."""
         return AdaptedSublayer(sublayer, block, self.placement, self.reads, self.residual)
 
@@ -126,7 +126,7 @@ class Adapter(Method):
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:
             block = self.block(model.config)
             block.token_mask = spec.token_mask
-            return self.place(sublayer, block, model.config)
+            return self.wrap(sublayer, block, model.config)
 
         adapt_sublayers(model, spec, self.location, adapt)
 

@@ -79,12 +79,12 @@ def check_decoding(decoding: str) -> None:
 
 def _best_paths(characters: Characters, log_probs: torch.Tensor, counts: torch.Tensor) -> list[str]:
     numbers = ctc_greedy_decode(log_probs, counts / log_probs.shape[1], blank_id=BLANK)
-    return [_words(characters.decode(some)) for some in numbers]
+    return [_words(characters.decode(path_numbers)) for path_numbers in numbers]
 
 
 def _best_texts(searcher: CTCBeamSearcher, log_probs: torch.Tensor, counts: torch.Tensor) -> list[str]:
     # Clip by clip without padding: of lengths as shares the searcher would round some down.
-    clips = [some[None, :count] for some, count in zip(log_probs, counts.tolist(), strict=True)]
+    clips = [scores[None, :count] for scores, count in zip(log_probs, counts.tolist(), strict=True)]
     return [_words(searcher(clip)[0][0].text) for clip in clips]
 
 

@@ -199,8 +199,8 @@ def load_echo(
     source = find_source(name)
     family = json.loads(fetch_config(source, revision).read_text()).get("model_type")
     if family != EchoConfig.model_type:
-        found = f"It is of the family {family!r}, no Echo."
-        raise ConfigError(f"The Echo {name!r} was asked for.", found, "Write --backbone=new, or the folder of an Echo")
+        reason = f"It is of the family {family!r}, no Echo."
+        raise ConfigError(f"The Echo {name!r} was asked for.", reason, "Write --backbone=new, or the folder of an Echo")
     echo = load_pretrained(Echo, source, revision)
     extractor = load_pretrained(WhisperFeatureExtractor, source, revision)
     symbols = getattr(echo.config, "characters", None)

@@ -46,8 +46,8 @@ class SpanMasks:
                 raise UsageError(f"Masks of {share!r} were asked for.", "It is no share.", f"Write mask_{name}: 0.5")
         for name, length in {"time": self.time_length, "channel": self.channel_length}.items():
             if type(length) is not int or length < 1:
-                found, write = "That is no whole number from 1 on.", f"Write mask_{name}_length: 10"
-                raise UsageError(f"Masks of length {length!r} were asked for.", found, write)
+                reason, write = "That is no whole number from 1 on.", f"Write mask_{name}_length: 10"
+                raise UsageError(f"Masks of length {length!r} were asked for.", reason, write)
 
     def check_width(self, dim: int) -> None:
         """Makes sure that a span of channels fits a backbone.

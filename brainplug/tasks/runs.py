@@ -51,9 +51,9 @@ def separate_runs(recipe: Recipe[TaskSettings], overrides: Mapping[str, object])
             "Some would have one output folder.",
             "Leave it out, since each run has a folder of its own then; or write --experiment='!ref NAME-<fold>'",
         )
-    kept = {key: value for key, value in overrides.items() if key not in ("fold", "seed", "few_shot_draws")}
+    shared_overrides = {key: value for key, value in overrides.items() if key not in ("fold", "seed", "few_shot_draws")}
     seeds = range(settings.seed, settings.seed + draws)
-    return [{**kept, "fold": fold, "seed": seed} for seed in seeds for fold in folds]
+    return [{**shared_overrides, "fold": fold, "seed": seed} for seed in seeds for fold in folds]
 
 
 def _is_shared(key: str, value: object, folds: Sequence[int | None]) -> bool:

@@ -26,17 +26,19 @@ class ClassificationBrain(AdaptationBrain):
             self.targets = torch.nn.functional.one_hot(self.targets, self.model.head.out_features).float()
             augment = self.hparams.augment
         if self.hparams.features_on_device:
-            of_waveforms = [each for each in augment if getattr(each, "signal", "") == "waveform"]
+            of_waveforms = [
+                augmentation for augmentation in augment if getattr(augmentation, "signal", "") == "waveform"
+            ]
             signal = self._augment(of_waveforms, signal, lengths)
             signal, lengths = self.model.backbone.extract_batch(signal, lengths), torch.ones_like(lengths)
-            augment = [each for each in augment if each not in of_waveforms]
+            augment = [augmentation for augmentation in augment if augmentation not in of_waveforms]
         return self.modules.model(self._augment(augment, signal, lengths), lengths)
 
     def _augment(
         self, augment: Iterable[Callable[..., Any]], signal: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        for each in augment:
-            signal, self.targets = each(signal, lengths, self.targets)
+        for augmentation in augment:
+            signal, self.targets = augmentation(signal, lengths, self.targets)
         return signal
 
     def compute_objectives(self, logits: torch.Tensor, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:

@@ -39,8 +39,8 @@ def observe(brain: ClassificationBrain, dataset: DynamicItemDataset, loader_kwar
         adapters, what `Mixture.shares` names, ``[clips, mixtures, experts]``.
     """
     every = -(-len(dataset) // MOST_CLIPS)
-    some = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids[::every])
-    loader = brain.make_dataloader(some, Stage.TEST, **loader_kwargs)
+    subset = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids[::every])
+    loader = brain.make_dataloader(subset, Stage.TEST, **loader_kwargs)
     mixtures = [module for module in brain.model.modules() if isinstance(module, Mixture)]
     seen, shares = defaultdict(list), defaultdict(list)
 

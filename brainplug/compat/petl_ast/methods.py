@@ -176,7 +176,7 @@ class PublishedAdapter(PublishedMethod, Adapter):
     def check_start(self) -> None:
         """Accepts settings with which the adapted model does not start as the backbone."""
 
-    def place(self, sublayer: torch.nn.Module, block: AdapterBlock, config: PreTrainedConfig) -> AdaptedSublayer:
+    def wrap(self, sublayer: torch.nn.Module, block: AdapterBlock, config: PreTrainedConfig) -> AdaptedSublayer:
         """Combines a sub-layer with its adapter; on wav2vec 2.0 a parallel adapter has no residual."""
         residual = self.residual and not (config.model_type in WAV2VEC2 and self.placement == "parallel")
         return PublishedSublayer(sublayer, block, self.placement, self.reads, residual)

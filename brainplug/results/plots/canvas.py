@@ -176,5 +176,5 @@ def _covered(boxes: np.ndarray, others: Sequence[np.ndarray]) -> float:
 
 
 def _outside(box: np.ndarray, axes: Axes) -> float:
-    inside = np.array(axes.bbox.extents)
-    return float(1000 * np.concatenate([inside[:2] - box[:2], box[2:] - inside[2:]]).clip(min=0).sum())
+    axes_box = np.array(axes.bbox.extents)
+    return float(1000 * np.concatenate([axes_box[:2] - box[:2], box[2:] - axes_box[2:]]).clip(min=0).sum())

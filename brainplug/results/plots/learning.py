@@ -37,7 +37,7 @@ def draw_learning(
             colour, marker, line = style(styles[name])
             epochs, *drawn = over_runs(runs)
             every = max(1, len(epochs) // 8)
-            values = (np.maximum(each, floors).T for each in drawn)  # means, lowest and highest, by panel
+            values = (np.maximum(panel, floors).T for panel in drawn)  # means, lowest and highest, by panel
             for axes, mean, low, high in zip(all_axes, *values, strict=True):
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.12, lw=0)
                 axes.plot(
