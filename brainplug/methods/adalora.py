@@ -7,11 +7,13 @@ and keeps the state of the allocation in checkpoints.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import safetensors.torch
 import torch
 from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraModel
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
@@ -28,7 +30,7 @@ class RankAllocation(MethodState):
     @property
     def config(self) -> AdaLoraConfig:
         """The settings of this model."""
-        return self.tuner.peft_config[ADAPTER_NAME]
+        return cast(AdaLoraConfig, self.tuner.peft_config[ADAPTER_NAME])
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Updates the importance of each rank, and sets ranks beyond the budget of this step to zero.
@@ -94,6 +96,6 @@ class AdaLoRA(PeftMethod):
     The run's number of steps replaces ``total_step``; ``tinit`` and ``tfinal`` count optimiser steps.
     """
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> RankAllocation:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> RankAllocation:
         """Adds peft's layers, and returns their allocation."""
-        return RankAllocation(self.tune(model, spec))
+        return RankAllocation(cast(AdaLoraModel, self.tune(model, spec)))

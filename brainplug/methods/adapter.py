@@ -4,7 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec, TokenMask
 from brainplug.errors import ConfigError
@@ -120,7 +120,7 @@ class Adapter(Method):
         """Combines a sub-layer with its adapter."""
         return AdaptedSublayer(sublayer, block, self.placement, self.reads, self.residual)
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Places one adapter at each sub-layer of the location."""
 
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
@@ -52,7 +53,7 @@ class Method(ABC):
         return 0
 
     @abstractmethod
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> MethodState | None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> MethodState | None:
         """Adapts a frozen transformer in place.
 
         Returns

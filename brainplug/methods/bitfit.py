@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.methods.base import Method
@@ -18,7 +19,7 @@ class BitFit(Method):
 
     trains_final_norm: ClassVar[bool] = False
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Marks the biases as trainable."""
         for module in model.modules():
             if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm) and module.bias is not None:

@@ -38,7 +38,7 @@ class ConvpassBlock(AdapterBlock):
         self.dropout = torch.nn.Dropout(dropout)
         for kernels in self.convolution.weight.chunk(experts):
             torch.nn.init.xavier_uniform_(kernels)
-        torch.nn.init.zeros_(self.convolution.bias)
+        torch.nn.init.zeros_(self.convolution.get_parameter("bias"))
 
     def bottleneck(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Quick GELU, convolution over the tokens, quick GELU, dropout."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
@@ -22,7 +23,7 @@ class FullFineTuning(Method):
 
     layers: int | None = None
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Marks the weights as trainable."""
         for module in self.trained_modules(model, spec):
             module.requires_grad_(True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.methods.base import Method
@@ -12,7 +13,7 @@ from brainplug.methods.base import Method
 class LinearProbe(Method):
     """Leaves the backbone as it is."""
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Does nothing."""
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:

@@ -4,9 +4,10 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec, find_module
 from brainplug.errors import ConfigError, nearest
@@ -104,7 +105,7 @@ class LoRA(Method):
     def scale_and_rank(self, dim: int) -> tuple[float, int]:
         """The scaling and the rank for tokens of this width; a `ConfigError` if the rank is not from 1 to `dim`."""
         rank = bottleneck_width(dim, self.reduction_rate) if self.reduction_rate is not None else self.rank
-        if not 1 <= rank <= dim:
+        if rank is None or not 1 <= rank <= dim:
             raise ConfigError(
                 f"The rank {rank} was asked for.", f"The backbone's tokens are {dim} wide.", f"Write 1 to {dim}"
             )
@@ -117,16 +118,17 @@ class LoRA(Method):
         scaling, rank = self.scale_and_rank(config.hidden_size)
         return LoRALinear(linear, rank, scaling)
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Adapts the projections of every layer."""
         for layer in spec.layers_of(model):
             for target in self.targets:
                 path = getattr(spec, target)
-                layer.set_submodule(path, self.adapt(find_module(layer, path), model.config))
+                linear = cast(torch.nn.Linear, find_module(layer, path))
+                layer.set_submodule(path, self.adapt(linear, model.config))
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Adds each change to the weight of its projection."""
         for layer in spec.layers_of(model):
             for target in self.targets:
                 path = getattr(spec, target)
-                layer.set_submodule(path, find_module(layer, path).merged())
+                layer.set_submodule(path, cast(LoRALinear, find_module(layer, path)).merged())

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError, nearest
@@ -101,7 +101,7 @@ class MixtureOfAdapters(Method):
         settings = {} if self.expert_block == "bottleneck" else {"kernel_size": self.kernel_size}
         return block(config.hidden_size, width, self.experts, **settings)
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Places one mixture at each sub-layer of the location."""
 
         def adapt(sublayer: torch.nn.Module) -> AdaptedSublayer:

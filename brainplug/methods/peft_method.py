@@ -7,11 +7,13 @@ import copy
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
@@ -35,14 +37,14 @@ class PeftMethod(Method):
 
     config: PeftConfig
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> MethodState | None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> MethodState | None:
         """Adds peft's layers."""
         self.tune(model, spec)
         return None
 
-    def tune(self, model: torch.nn.Module, spec: BackboneSpec) -> BaseTuner:
+    def tune(self, model: PreTrainedModel, spec: BackboneSpec) -> BaseTuner:
         """Adds peft's layers where the configuration says, in place; returns peft's handle of the model."""
-        config = copy.deepcopy(self.config)
+        config: Any = copy.deepcopy(self.config)  # each class has fields of its own
         if isinstance(config, PromptLearningConfig):
             raise ConfigError(
                 f"The configuration {type(config).__name__} was asked for.",
@@ -56,7 +58,8 @@ class PeftMethod(Method):
         try:
             with warnings.catch_warnings():  # peft warns for each layer norm that it is not among its layer types
                 warnings.filterwarnings("ignore", "Unsupported layer type")
-                return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
+                tuner: type[BaseTuner] = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+                return tuner(model, config, ADAPTER_NAME)
         except ValueError as error:
             raise ConfigError(
                 f"{type(config).__name__} on {targets if isinstance(targets, str) else sorted(targets)} was asked for.",

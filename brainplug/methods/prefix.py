@@ -5,9 +5,10 @@ al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022, ht
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -52,7 +53,7 @@ def attend_with_prefix(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **named: object,
+    **named: Any,
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention over a module's prefix, if it has one, and the clip's own keys and values.
 
@@ -105,7 +106,7 @@ class PrefixTuning(Method):
                 f"Write length: {max(2, self.length + 1)}, an even number",
             )
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Adds a prefix to every attention, and selects the attention function that reads it."""
         for layer in spec.layers_of(model):
             prefix = Prefix(self.length // 2, model.config.hidden_size, prompt_range(model.config))

@@ -5,9 +5,10 @@ alone. Deep: every layer has its own prompts, which replace those of the layer b
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
 from brainplug.errors import ConfigError
@@ -28,7 +29,7 @@ def prompt_range(config: PreTrainedConfig) -> float:
     """
     patch_size = getattr(config, "patch_size", None)
     inputs = 3 * patch_size**2 if patch_size else config.hidden_size
-    return (6 / (inputs + config.hidden_size)) ** 0.5
+    return float((6 / (inputs + config.hidden_size)) ** 0.5)
 
 
 class PromptedLayer(torch.nn.Module):
@@ -66,7 +67,7 @@ class PromptedLayer(torch.nn.Module):
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: object
-    ) -> torch.Tensor | tuple:
+    ) -> torch.Tensor | tuple[Any, ...]:
         """Inserts the prompts and calls the layer."""
         if self.prompts is not None:
             prompts = self.dropout(self.prompts).to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
@@ -114,7 +115,7 @@ class PromptTuning(Method):
                 f"A dropout of {self.dropout} was asked for.", "It is a share of values.", "Write dropout: 0 up to 0.9"
             )
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Wraps every layer."""
         layers, position = spec.layers_of(model), self.special_tokens(spec)
         limit = prompt_range(model.config)

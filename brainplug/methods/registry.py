@@ -108,7 +108,7 @@ def method_settings(method: Method) -> dict[str, Any]:
     return json.loads(json.dumps({"class": type(method).__name__, **settings}, default=_as_json))
 
 
-def _as_json(value: object) -> list | str:
+def _as_json(value: object) -> list[Any] | str:
     return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 

@@ -1,6 +1,7 @@
 """The one wrapper that places an adapter around a sub-layer of a transformer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ class AdaptedSublayer(torch.nn.Module):
         self.parallel = self.adds = placement == "parallel"
         self.reads_before = (reads or DEFAULT_READS[placement]) == "before"
 
-    def forward(self, hidden_states: torch.Tensor, *inputs: object, **named: object) -> torch.Tensor | tuple:
+    def forward(self, hidden_states: torch.Tensor, *inputs: object, **named: object) -> torch.Tensor | tuple[Any, ...]:
         """Takes and returns the same as the sub-layer."""
         adapted = self._adapt(hidden_states) if self.reads_before else None
         outputs = self.sublayer(hidden_states if self.parallel or adapted is None else adapted, *inputs, **named)

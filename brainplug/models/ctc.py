@@ -1,6 +1,7 @@
 """An adapted backbone with a head that scores characters for each of its tokens."""
 
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -97,5 +98,5 @@ class CTCModel(AdaptedModel):
         embedding = frames.new_zeros(frames.shape[-1])
         if spec.mask_embedding:
             embedding = self.backbone.model.get_parameter(spec.mask_embedding)
-        counts = spec.token_mask.tokens.sum(1)
-        return (self.masks(frames, counts, embedding), *others)
+        present = cast(torch.Tensor, spec.token_mask.tokens)  # the backbone has set it for this batch
+        return (self.masks(frames, present.sum(1), embedding), *others)

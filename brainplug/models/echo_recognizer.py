@@ -71,6 +71,8 @@ class EchoRecognizer(AdaptedModel):
     (1, 3, 5)
     """
 
+    backbone: EchoBackbone
+
     def __init__(
         self,
         backbone: EchoBackbone,
@@ -253,7 +255,10 @@ def name_of_parts(config: EchoConfig) -> str:
 
 def why_too_long(backbone: EchoBackbone, clip: Clip) -> str | None:
     """Why an encoder cannot read a clip: it has too few positions for its tokens. None, where it can."""
-    tokens, most = backbone.count_tokens(round(clip.duration * backbone.sample_rate)), backbone.model.config.n_audio_ctx
+    tokens, most = (
+        backbone.count_tokens(round((clip.duration or 0.0) * backbone.sample_rate)),
+        backbone.model.config.n_audio_ctx,
+    )
     return f"has {tokens} tokens, the encoder reads {most}" if tokens > most else None
 
 

@@ -22,27 +22,28 @@ class RecomputedForward:
         self.forward = layer.forward
         self.batch_norms = [module for module in layer.modules() if isinstance(module, torch.nn.BatchNorm1d)]
 
-    def __call__(self, *inputs: object, **named: object) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Takes and returns the same as the layer's own ``forward``."""
         return torch.utils.checkpoint.checkpoint(
             self.forward, *inputs, use_reentrant=False, context_fn=self._contexts, **named
         )
 
-    def _contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return contextlib.nullcontext(), self._keep_statistics()
 
     @contextlib.contextmanager
     def _keep_statistics(self) -> Iterator[None]:
         """Keeps the running statistics of batch norms, which have counted this batch already."""
-        before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in self.batch_norms]
+        counts = [(norm, norm.num_batches_tracked) for norm in self.batch_norms]
+        before = [(norm, norm.momentum, count, count.clone()) for norm, count in counts if count is not None]
         for norm in self.batch_norms:
             norm.momentum = 0.0
         try:
             yield
         finally:  # torch leaves by an exception as soon as it has what it needs
-            for norm, momentum, count in before:
+            for norm, momentum, count, batches in before:
                 norm.momentum = momentum
-                norm.num_batches_tracked.copy_(count)
+                count.copy_(batches)
 
 
 def checkpoint_layer(layer: torch.nn.Module) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec, find_module
 from brainplug.errors import ConfigError
@@ -116,7 +116,7 @@ class PublishedBitFit(InTrainingMode, BitFit):
 class PublishedLinearProbe(InTrainingMode, LinearProbe):
     """Linear probing with the whole backbone in training mode, but without masked frames on wav2vec 2.0."""
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Turns the masking of frames off; transformers masks in training mode."""
         model.config.apply_spec_augment = False
 
@@ -191,7 +191,7 @@ class PublishedAdapter(PublishedMethod, Adapter):
         """Makes an adapter before its maps are drawn."""
         raise NotImplementedError
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Places the adapters; the unused embedding of masked frames stays trainable on wav2vec 2.0."""
         super().attach(model, spec)
         if spec.mask_embedding:
@@ -260,7 +260,7 @@ class PublishedMixture(PublishedMethod, MixtureOfAdapters):
         blocks = {"conformer": conformer_block(config), "convpass": ConvpassBlockWithoutConvolution}
         return self.stack_experts(blocks.get(self.expert_block, BottleneckBlock), config)
 
-    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+    def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> None:
         """Places the mixtures."""
         super().attach(model, spec)
         if self.location != "mhsa":

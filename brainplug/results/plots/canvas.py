@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,11 +58,12 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     with needing_plot(f"The picture {path} was asked for."):
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     # Names come from data: a dollar in them is a dollar, not mathematics.
-    settings = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 10}
+    settings: Any = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 10}
     with rc_context({**settings, "axes.axisbelow": True}):
-        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout)
         yield figure
         with atomic_file(str(path), "wb") as file:
             figure.savefig(file, format="png")
@@ -113,11 +114,12 @@ def place_labels(
     """
     from matplotlib.patheffects import Normal, Stroke
 
-    figure = axes.get_figure()
+    figure: Any = axes.get_figure()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     boxes = [] if taken is None else list(_in_pixels(axes, taken))
-    placed, annotations = [], []
+    placed: list[np.ndarray] = []
+    annotations = []
     for point, name in zip(axes.transData.transform(points), names, strict=True):
         width, height = _size_of(axes, name, size)
         centres = point + _offsets(width + 2 * GAP, height + 2 * GAP)
@@ -130,9 +132,10 @@ def place_labels(
         best = int(np.argmin(costs))  # the first of the best, which is the nearest
         boxes += [candidates[best], *lines[best]]
         placed.append(candidates[best])
+        x, y = axes.transData.inverted().transform(point)
         annotations.append(
             axes.annotate(
-                name, axes.transData.inverted().transform(point), (centres[best] - point) * 72 / figure.dpi,
+                name, (x, y), (centres[best] - point) * 72 / figure.dpi,
                 textcoords="offset points", ha="center", va="center", fontsize=size,
                 arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5"} if len(lines[best]) else None,
                 path_effects=[Stroke(linewidth=2, foreground="white"), Normal()],
