@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -33,6 +33,7 @@ class RunResults(BaseModel):
     """The results of a run, whatever its task; a task without a class below has these keys and its own ``test_...``."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    known_metrics: ClassVar[tuple[Metric, ...]] = ()  # of the test, the most important one first
 
     format: int = 1
     task: str = ""
@@ -53,7 +54,9 @@ class RunResults(BaseModel):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics of the test, the most important one first."""
+        """The metrics of the test: those of the class, or all ``test_...`` of a task that has no class here."""
+        if self.known_metrics:
+            return self.known_metrics
         numbers = [key for key, value in (self.model_extra or {}).items() if isinstance(value, int | float)]
         keys = [key.removeprefix("test_") for key in numbers if key.startswith("test_")]
         return tuple(Metric(key, key, key) for key in keys if not key.endswith(("_best_epoch", "_last_epoch")))
@@ -102,6 +105,8 @@ class RunResults(BaseModel):
 class ClassificationResults(RunResults):
     """The results of a classifier. The tested epoch is the best one in validation, with ``paper_code`` the last."""
 
+    known_metrics = (ACCURACY,)
+
     n_classes: int
     n_train: int
     best_epoch: int
@@ -109,11 +114,6 @@ class ClassificationResults(RunResults):
     test_accuracy: float
     test_accuracy_best_epoch: float | None = None
     test_accuracy_last_epoch: float
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy."""
-        return (ACCURACY,)
 
     @property
     def identity(self) -> dict[str, str | int]:
@@ -126,6 +126,8 @@ class ClassificationResults(RunResults):
 class RecognitionResults(RunResults):
     """The results of a speech recogniser. The tested epoch is the best one in validation."""
 
+    known_metrics = (WER, CER)
+
     decoding: str
     best_epoch: int
     valid_wer: float
@@ -133,11 +135,6 @@ class RecognitionResults(RunResults):
     test_cer: float
     test_wer_last_epoch: float
     test_cer_last_epoch: float
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Word and character error rates."""
-        return WER, CER
 
     @property
     def identity(self) -> dict[str, str | int]:

@@ -11,40 +11,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from brainplug.errors import UsageError
-from brainplug.files import write_json
+from brainplug.errors import ConfigError
+from brainplug.files import RESULTS, write_json
 
 CELL_NAME = "cell.json"
 FAILURE_NAME = "failure.json"
 OUTPUT_NAME = "output.txt"
 LOCK_NAME = "cell.lock"
-TOLD = 2000  # bytes at the end of what a broken cell printed, of which the reason is a part
+OUTPUT_TAIL = 2000  # bytes at the end of a broken cell's output, where its reason is looked for
 POLL = 0.2  # seconds
 PATIENCE = 30  # seconds, for a cell that was asked to end
-ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # by a person or a shutdown: the cell is not broken
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # of a person or a shutdown: the cell is not broken
+
+State = Literal["finished", "broken", "not run"]
 
 
 class Job(NamedTuple):
-    """A cell, as executors see it.
+    """A cell, as executors run it.
 
     Arguments
     ---------
     folder : Path
-        The run's.
-    command : tuple[str, ...]
-        Runs it.
-    started_in : Path
-        The folder that relative paths in the command start from.
+        Of the run.
+    command, started_in : tuple[str, ...], Path
+        What runs it, and the folder from which relative paths in the command start.
     description : dict
-        Which cell it is, and all that decides its numbers; ``cell.json`` keeps it.
+        The contents of ``cell.json``: which cell it is, and all that decides its numbers.
     """
 
     folder: Path
     command: tuple[str, ...]
     started_in: Path
-    description: dict
+    description: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,10 @@ class Share:
 
     Arguments
     ---------
-    cores : tuple[int, ...]
-        Those that it is pinned to; empty for all.
-    threads : int
-        Threads of torch.
+    cores, threads : tuple[int, ...], int
+        The cores that it is pinned to, or none for all; and the threads of torch.
     gpu : str | None
-        The only GPU that it sees; None leaves that as it is.
+        The only GPU that it sees; None changes nothing.
     """
 
     cores: tuple[int, ...] = ()
@@ -66,24 +64,13 @@ class Share:
     gpu: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The process's environment.
-
-        Returns
-        -------
-        dict[str, str]
-            That of this process, with the share in it.
-
-        Example
-        -------
-        >>> Share(threads=2).environment()["OMP_NUM_THREADS"]
-        '2'
-        """
+        """The environment of this process, with the share in it."""
         own = {"OMP_NUM_THREADS": str(self.threads)} | ({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {})
         return {**os.environ, **own}
 
 
 def command_of(recipe: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a recipe.
+    """The command that runs a recipe, with this process's Python.
 
     Arguments
     ---------
@@ -92,43 +79,36 @@ def command_of(recipe: str, arguments: Sequence[str]) -> list[str]:
     arguments : Sequence[str]
         The command line of train.py.
 
-    Returns
-    -------
-    list[str]
-        With this process's Python.
-
     Raises
     ------
-    UsageError
+    ConfigError
         There is no train.py.
     """
     for folder in Path(recipe).resolve().parents:
         if (folder / "train.py").is_file():
             return [sys.executable, str(folder / "train.py"), *arguments, "--noprogressbar"]
-    raise UsageError(
-        f"The recipe {recipe!r} was asked for.", "No train.py lies in its folder or one above.", "Name another recipe"
+    raise ConfigError(
+        f"The recipe {recipe!r} was asked for.", "No train.py is in its folder or one above.", "Name another recipe"
     )
 
 
 def run_cell(job: Job, share: Share, stopping: Callable[[], bool] = lambda: False) -> str | None:
     """Runs a cell, or goes on with it, unless it is finished.
 
-    What it prints goes to ``output.txt`` in its folder. A broken cell leaves ``failure.json`` there. While it runs it
-    holds a lock there, which outlives whoever started it: a second process that wants the same cell waits for it.
+    Its output goes to ``output.txt`` in its folder; a broken cell leaves ``failure.json`` there. The running process
+    holds a lock there, which outlives its parent: a second process that runs the same cell waits for it.
 
     Arguments
     ---------
-    job : Job
-        The cell.
-    share : Share
-        What it may use.
+    job, share : Job, Share
+        The cell, and what it may use.
     stopping : Callable[[], bool]
-        Asked again and again; once True, the process is ended, and goes on in a later call.
+        Asked repeatedly; once it returns True, the process is ended. A later call goes on with the cell.
 
     Returns
     -------
     str | None
-        Why it is not finished; None where it is, or was stopped.
+        Why it is not finished; None if it is, or was stopped.
     """
     try:
         with _lock(job.folder, stopping) as lock:
@@ -155,37 +135,21 @@ def _run(job: Job, share: Share, lock: int, stopping: Callable[[], bool]) -> str
         )
         if share.cores and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(ProcessLookupError):  # it may have ended
-                os.sched_setaffinity(process.pid, share.cores)  # its threads are yet to come, and take it over
+                os.sched_setaffinity(process.pid, share.cores)  # later threads of the process inherit it
         code = _wait(process, stopping)
     if stopping() or state_of(job.folder) == "finished":
         return None
-    if -code in ASKED_TO_END:
+    if -code in ENDING_SIGNALS:
         return f"it was ended by {signal.Signals(-code).name}; the same command goes on with it"
-    told = (job.folder / OUTPUT_NAME).read_bytes()[start:][-TOLD:].decode(errors="replace")
-    reason = _reason(code, told)
-    with contextlib.suppress(OSError):  # a full disk: the reason is told at least
+    tail = (job.folder / OUTPUT_NAME).read_bytes()[start:][-OUTPUT_TAIL:].decode(errors="replace")
+    reason = _reason(code, tail)
+    with contextlib.suppress(OSError):  # of a full disk; the reason is returned at least
         write_json({"exit_code": code, "reason": reason}, job.folder / FAILURE_NAME)
     return reason
 
 
 def failure_of(folder: Path) -> str | None:
-    """Why a cell broke.
-
-    Arguments
-    ---------
-    folder : Path
-        The run's.
-
-    Returns
-    -------
-    str | None
-        The reason; None where it did not break.
-
-    Example
-    -------
-    >>> failure_of(getfixture("tmp_path")) is None
-    True
-    """
+    """Why the cell in a folder broke; None if it did not."""
     path = folder / FAILURE_NAME
     return json.loads(path.read_text())["reason"] if path.exists() else None
 
@@ -202,8 +166,8 @@ def _lock(folder: Path, stopping: Callable[[], bool]) -> Iterator[int]:
         yield file.fileno()
 
 
-def _wait(process: subprocess.Popen, stopping: Callable[[], bool]) -> int:
-    """Waits for a process, or ends it, with those that it has started."""
+def _wait(process: subprocess.Popen[bytes], stopping: Callable[[], bool]) -> int:
+    """Waits for a process, or ends it and its children."""
     try:
         while process.poll() is None and not stopping():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -218,36 +182,20 @@ def _wait(process: subprocess.Popen, stopping: Callable[[], bool]) -> int:
     return process.wait()
 
 
-def _reason(code: int, told: str) -> str:
-    """The error that a process named, or its last line."""
+def _reason(code: int, output: str) -> str:
+    """The error that a process printed, or its last line."""
     if code < 0:
-        killed = signal.Signals(-code).name
-        return f"it was ended by {killed}" + (", as happens where memory is short" if killed == "SIGKILL" else "")
+        name = signal.Signals(-code).name
+        return f"it was ended by {name}" + (", as happens where memory is short" if name == "SIGKILL" else "")
     if code == 0:
-        return "it ended well, but left no results.json"
-    lines = [line for line in told.splitlines() if line.strip()]
+        return f"it ended well, but left no {RESULTS}"
+    lines = [line for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"exit code {code}"])[-1]
 
 
-def state_of(folder: Path) -> str:
-    """How far a cell is, as its folder shows it.
-
-    Arguments
-    ---------
-    folder : Path
-        The run's.
-
-    Returns
-    -------
-    str
-        ``finished``, ``broken`` or ``not run``.
-
-    Example
-    -------
-    >>> state_of(getfixture("tmp_path"))
-    'not run'
-    """
-    if (folder / "results.json").exists():
+def state_of(folder: Path) -> State:
+    """How far the cell in a folder is."""
+    if (folder / RESULTS).exists():
         return "finished"
     return "broken" if (folder / FAILURE_NAME).exists() else "not run"

@@ -2,11 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from queue import Queue
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -17,24 +17,17 @@ RETRIES = 3  # of a cell whose node was lost
 
 
 class Event(NamedTuple):
-    """What happened to a job.
+    """A job started or ended: its number, from 0, and why its cell is not finished, if it is not."""
 
-    Arguments
-    ---------
-    kind : str
-        ``started`` or ``ended``.
-    place : int
-        The job's place among all.
-    reason : str | None
-        Why the cell is not finished, if it is not.
-    """
-
-    kind: str
-    place: int
+    kind: Literal["started", "ended"]
+    job: int
     reason: str | None = None
 
 
-def run_here(jobs: Sequence[Job], at_once: int) -> Iterator[Event]:
+Events = Generator[Event, None, None]
+
+
+def run_here(jobs: Sequence[Job], at_once: int) -> Events:
     """Runs jobs in processes of this machine, each pinned to its share of the cores, or to one GPU.
 
     Arguments
@@ -47,28 +40,30 @@ def run_here(jobs: Sequence[Job], at_once: int) -> Iterator[Event]:
     Yields
     ------
     Event
-        As it happens. Whoever stops listening ends all jobs; what they had done is kept.
+        As it happens. Closing the generator ends all jobs; a later run goes on with them.
     """
-    events, free, stop = Queue(), Queue(), threading.Event()
+    events: Queue[Event | Exception] = Queue()
+    free: Queue[Share] = Queue()
+    stop = threading.Event()
     for share in shares(at_once, sorted(_cores()), visible_gpus()):
         free.put(share)
 
-    def run(place: int) -> None:
+    def run(number: int) -> None:
         share = free.get()
         try:
             if stop.is_set():
                 return
-            events.put(Event("started", place))
-            events.put(Event("ended", place, run_cell(jobs[place], share, stop.is_set)))
-        except Exception as error:  # noqa: BLE001  whoever listens raises it
+            events.put(Event("started", number))
+            events.put(Event("ended", number, run_cell(jobs[number], share, stop.is_set)))
+        except Exception as error:  # noqa: BLE001  raised below, in the thread that reads the events
             events.put(error)
         finally:
             free.put(share)
 
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for place in range(len(jobs)):
-                pool.submit(run, place)
+            for number in range(len(jobs)):
+                pool.submit(run, number)
             running = len(jobs)
             while running:
                 event = events.get()
@@ -81,21 +76,7 @@ def run_here(jobs: Sequence[Job], at_once: int) -> Iterator[Event]:
 
 
 def shares(at_once: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
-    """Divides a machine.
-
-    Arguments
-    ---------
-    at_once : int
-        Into how many shares.
-    cores : Sequence[int]
-        Its cores.
-    gpus : Sequence[str]
-        Its GPUs.
-
-    Returns
-    -------
-    list[Share]
-        Each with its own cores while there are enough, and one GPU.
+    """Divides a machine into equal shares, with cores of their own while there are enough, and one GPU each.
 
     Example
     -------
@@ -104,10 +85,10 @@ def shares(at_once: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Shar
     >>> [share.gpu for share in shares(3, cores=[0], gpus=["0", "1"])]
     ['0', '1', '0']
     """
-    each = max(1, len(cores) // at_once)
-    of_gpus = list(islice(cycle(gpus or [None]), at_once))
-    of_cores = [tuple(islice(cycle(cores), place * each, (place + 1) * each)) for place in range(at_once)]
-    return [Share(some, each, gpu) for some, gpu in zip(of_cores, of_gpus, strict=True)]
+    threads = max(1, len(cores) // at_once)
+    core = cycle(cores)
+    gpu: cycle[str | None] = cycle(gpus or [None])
+    return [Share(tuple(islice(core, threads)), threads, next(gpu)) for _ in range(at_once)]
 
 
 def _cores() -> set[int]:
@@ -115,24 +96,13 @@ def _cores() -> set[int]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use.
-
-    Returns
-    -------
-    list[str]
-        As ``CUDA_VISIBLE_DEVICES`` names them.
-
-    Example
-    -------
-    >>> len(visible_gpus()) == torch.cuda.device_count()
-    True
-    """
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    there = range(torch.cuda.device_count())
-    return named.split(",")[: len(there)] if named else list(map(str, there))
+    indices = range(torch.cuda.device_count())
+    return named.split(",")[: len(indices)] if named else list(map(str, indices))
 
 
-def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) -> Iterator[Event]:
+def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) -> Events:
     """Runs jobs as Ray's tasks. The jobs' folders must be the same files on all nodes, as on a network drive.
 
     Arguments
@@ -142,18 +112,38 @@ def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) 
     address : str
         Of the cluster; ``auto`` for the one that runs here.
     cpus, gpus : float
-        What each job asks for.
+        What each job requests.
 
     Yields
     ------
     Event
-        As a job ends; those of a lost node run again.
+        As a job ends; jobs of a lost node run again.
 
     Raises
     ------
     UsageError
         Ray is not installed, or there is no cluster.
     """
+    ray = _connect(address)
+    task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
+    share = Share(threads=max(1, int(cpus)))
+    numbers: dict[Any, int] = {}
+    try:
+        numbers |= {task.remote(job, share): number for number, job in enumerate(jobs)}
+        while numbers:
+            done, _ = ray.wait(list(numbers), num_returns=1)
+            for reference in done:
+                yield Event("ended", numbers.pop(reference), _reason(ray, reference))
+    finally:
+        for reference in numbers:
+            ray.cancel(reference)
+        if numbers:  # waits until they have ended their processes
+            ray.wait(list(numbers), num_returns=len(numbers), timeout=PATIENCE)
+        ray.shutdown()
+
+
+def _connect(address: str) -> Any:
+    """The module ray, connected to a cluster."""
     try:
         import ray
     except ImportError as error:
@@ -168,24 +158,11 @@ def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) 
             f"Ray cannot reach it: {error}",
             "Start one with: ray start --head; or write --executor=processes",
         ) from error
-    task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
-    share, places = Share(threads=max(1, int(cpus))), {}
-    try:
-        places |= {task.remote(job, share): place for place, job in enumerate(jobs)}
-        while places:
-            done, _ = ray.wait(list(places), num_returns=1)
-            for reference in done:
-                yield Event("ended", places.pop(reference), _reason(ray, reference))
-    finally:
-        for reference in places:
-            ray.cancel(reference)
-        if places:  # until they have ended their processes
-            ray.wait(list(places), num_returns=len(places), timeout=PATIENCE)
-        ray.shutdown()
+    return ray
 
 
-def _reason(ray: object, reference: object) -> str | None:
-    """What the task returned; of one that Ray gave up, why."""
+def _reason(ray: Any, reference: object) -> str | None:
+    """What the task returned, or why Ray gave it up."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -70,7 +70,7 @@ def running(jobs: list[Job]) -> dict[int, int]:
 
 def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
     jobs = make_jobs(tmp_path / "cluster")
-    # One that ends at once, so that there is something to hear.
+    # One that ends at once, so that there is an event.
     first = Job(jobs[0].folder, (sys.executable, "-c", "import sys; sys.exit('at once')"), *jobs[0][2:])
     events = run_on_cluster([first, *jobs[1:]], cluster.address, cpus=1, gpus=0)
     assert next(events).reason == "at once"
@@ -89,7 +89,7 @@ def lost_of(processes: dict[int, int], parents: dict[int, int]) -> list[int]:
 def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     alone, jobs = make_jobs(tmp_path / "alone"), make_jobs(tmp_path / "cluster")
     (tmp_path / "alone" / "go").touch()
-    expected = sorted((event.place, event.reason) for event in run_here(alone, 2) if event.kind == "ended")
+    expected = sorted((event.job, event.reason) for event in run_here(alone, 2) if event.kind == "ended")
 
     events = []
     listener = threading.Thread(target=lambda: events.extend(run_on_cluster(jobs, cluster.address, cpus=1, gpus=0)))
@@ -103,7 +103,7 @@ def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     kill(processes[lost])  # a machine that is lost takes all of its processes with it
     (tmp_path / "cluster" / "go").touch()
     listener.join(LONGEST)
-    assert sorted((event.place, event.reason) for event in events) == expected
+    assert sorted((event.job, event.reason) for event in events) == expected
     assert outcome(jobs) == outcome(alone) == ["0", "1", "4", ""]
     starts = [len((job.folder / "started").read_text().splitlines()) for job in jobs]
     assert starts == [2 if place == lost else 1 for place in range(CELLS)]

@@ -49,8 +49,11 @@ for step in range(len(steps.read_text()), 3):
     with open(steps, "a") as file:
         file.write("x")
 accuracy = 0.5 + int(options["fold"]) / 100 + int(options["seed"]) / 1e5
-names = ("test_accuracy", "test_accuracy_best_epoch", "test_accuracy_last_epoch")
-results = {**dict.fromkeys(names, accuracy), "seconds": 60.0, "peak_memory_bytes": 10**9}
+names = ("test_accuracy", "test_accuracy_best_epoch", "test_accuracy_last_epoch", "valid_accuracy")
+counts = ("seed", "epochs", "best_epoch", "n_train", "n_classes", "trainable", "trainable_without_head")
+texts = dict.fromkeys(("dataset", "backbone", "method"), "small")
+results = {**dict.fromkeys(names, accuracy), **dict.fromkeys(counts, 1), **texts}
+results |= {"seconds": 60.0, "peak_memory_bytes": 10**9}
 (folder / "results.tmp").write_text(json.dumps(results))
 os.replace(folder / "results.tmp", folder / "results.json")
 """
@@ -142,7 +145,7 @@ def test_all_cells_are_run_once(project):
     assert again.code == 0
     assert (len(project.started), project.finished) == (4, before)
     [linear, _] = project.table["entries"]
-    assert (linear["runs"], linear["accuracy"]) == (2, pytest.approx((52.234 + 53.234) / 2))
+    assert (linear["runs"], linear["mean"]) == (2, pytest.approx((52.234 + 53.234) / 2))
     with open(project.folder / "results/tables/small/table.csv", newline="") as file:
         assert [row["runs"] for row in csv.DictReader(file)] == ["2", "2"]
     more = project.run("--dry_run")

@@ -13,29 +13,45 @@ import pytest
 import rich.console
 from scipy import stats
 
-from brainplug.errors import UsageError
+from brainplug.errors import DataError, UsageError
+from brainplug.results.statistics import p_value
+from brainplug.results.tables import NOT_RUN
 from brainplug.sweep import command
 from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME
-from brainplug.sweep.entries import NOT_RUN, as_markdown, make_entries, p_value, write_entries
+from brainplug.sweep.document import as_markdown, write_documents
+from brainplug.sweep.entries import Entry, make_entries
 from brainplug.sweep.executors import Event
 from brainplug.sweep.plan import Plan, Protocol, make_plan
+from brainplug.sweep.schema import Column
+from brainplug.sweep.selection import describe, estimate, select
 from brainplug.sweep.table import Cell, Table, read_table
+from brainplug.sweep.view import filled, progress
+from tests.made_runs import RECOGNITION, write_results
 
 ROWS = {"linear": {"method": "linear"}, "lora, rank 6": {"method": "lora", "lr": 0.1}, "adapter": {"method": "adapter"}}
-COLUMNS = {"ESC-50": {"recipe": "train.yaml"}, "8 a class": {"recipe": "train.yaml", "settings": {"few_shot": 8}}}
+COLUMNS = {"ESC-50": Column(recipe="a.yaml"), "8 a class": Column(recipe="a.yaml", settings={"few_shot": 8})}
 FOLDS, SEEDS = (1, 2, 3), (1, 2)
 ESC50 = Path(__file__).parents[2] / "recipes" / "ESC50" / "hparams" / "train.yaml"
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Three rows, two columns, three folds and two seeds, of which nothing was run."""
-    table = Table("small", ROWS, COLUMNS, {}, SEEDS, {"linear": {"ESC-50": 70.5}}, "linear", note="A note.")
+    """Three rows, two columns, three folds and two seeds; no cell was run."""
+    table = Table(
+        name="small",
+        rows=ROWS,
+        columns=COLUMNS,
+        seeds=list(SEEDS),
+        published={"linear": {"ESC-50": 70.5}},
+        compare_with="linear",
+        note="A note.",
+    )
     cells, protocols = [], {}
-    for row, column in table.places():
+    for row, column in table.locations():
         settings = table.settings(row, column)
         protocols[row, column] = Protocol(
-            settings["method"], "nano-ast", "adamw", 0.1, 2, 4, 64, (), settings.get("few_shot"), 1234, "repaired", {}
+            *("classification", settings["method"], "nano-ast", "adamw", 0.1, 2, 4, 64, ()),
+            *(settings.get("few_shot"), 1234, "corrected", {}),
         )
         for fold in FOLDS:
             for seed in SEEDS:
@@ -45,15 +61,9 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def finish(cell: Cell, accuracy: float, seconds: float = 60.0, memory: int = 10**9, last: float | None = None) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    results = {
-        "test_accuracy": accuracy,
-        "test_accuracy_best_epoch": accuracy,
-        "test_accuracy_last_epoch": accuracy if last is None else last,
-        "seconds": seconds,
-        "peak_memory_bytes": memory,
-    }
-    (cell.folder / "results.json").write_text(json.dumps(results))
+    last = accuracy if last is None else last
+    costs = {"seconds": seconds, "peak_memory_bytes": memory}
+    write_results(cell.folder, test_accuracy=accuracy, test_accuracy_last_epoch=last, **costs)
 
 
 def break_(cell: Cell, reason: str) -> None:
@@ -65,7 +75,7 @@ def at(plan: Plan, row: str, column: str = "ESC-50") -> list[Cell]:
     return [cell for cell in plan.cells if (cell.row, cell.column) == (row, column)]
 
 
-def entry(plan: Plan, row: str, column: str = "ESC-50"):
+def entry(plan: Plan, row: str, column: str = "ESC-50") -> Entry:
     return next(entry for entry in make_entries(plan) if (entry.row, entry.column) == (row, column))
 
 
@@ -86,7 +96,7 @@ class TestSelection:
         ],
     )
     def test_conditions(self, only, count, plan):
-        cells = command.select(plan, only)
+        cells = select(plan, only)
         assert len(cells) == count
         assert cells == [cell for cell in plan.cells if cell in cells]
 
@@ -103,13 +113,13 @@ class TestSelection:
     )
     def test_what_picks_nothing(self, only, message, plan):
         with pytest.raises(UsageError, match=re.escape(message)):
-            command.select(plan, only)
+            select(plan, only)
 
 
 class TestEstimate:
     def estimate(self, plan: Plan, at_once: int = 1) -> str:
         left = [cell for cell in plan.cells if not (cell.folder / "results.json").exists()]
-        return command.estimate(plan, left, at_once)
+        return estimate(plan, left, at_once)
 
     def test_nothing_was_measured(self, plan):
         assert self.estimate(plan) == "no cell was measured yet, so the time is unknown"
@@ -119,7 +129,7 @@ class TestEstimate:
             finish(cell, 0.5)
         assert self.estimate(plan) == "nothing is left to do"
 
-    def test_a_cell_takes_what_others_of_its_place_took_or_else_of_its_column(self, plan):
+    def test_a_cell_takes_what_others_of_its_location_took_or_else_of_its_column(self, plan):
         first, *_ = at(plan, "linear")
         finish(first, 0.5, seconds=120)
         finish(at(plan, "adapter")[0], 0.5, seconds=240)
@@ -127,15 +137,15 @@ class TestEstimate:
         assert self.estimate(plan) == f"about {5 * 2 + 5 * 4 + 6 * 3 + 18 * 3} minutes"
         assert self.estimate(plan, at_once=3) == f"about {(5 * 2 + 5 * 4 + 6 * 3 + 18 * 3) // 3} minutes"
 
-    def test_long_ones_are_told_in_hours(self, plan):
+    def test_long_ones_are_in_hours(self, plan):
         finish(plan.cells[0], 0.5, seconds=3600)
         assert self.estimate(plan, at_once=2) == "about 17.5 hours"
 
     def test_the_listing_ends_with_the_count(self, plan):
         finish(plan.cells[0], 0.5)
         break_(plan.cells[1], "why")
-        lines = command.describe(plan, plan.cells, 1)
-        assert [lines[place].rpartition("; ")[2] for place in range(3)] == ["finished", "broken", "not run"]
+        lines = describe(plan, plan.cells, 1)
+        assert [lines[number].rpartition("; ")[2] for number in range(3)] == ["finished", "broken", "not run"]
         assert lines[-2] == "35 to run: about 35 minutes"
         assert lines[-1] == "36 cells"
 
@@ -144,7 +154,7 @@ class TestEntries:
     def test_of_nothing(self, plan):
         found = entry(plan, "linear")
         assert (found.runs, found.planned, found.broken, found.pairs) == (0, 6, 0, 0)
-        numbers = ("accuracy", "deviation", "best_epoch", "last_epoch", "gap", "difference", "p_value", "minutes")
+        numbers = ("mean", "std", "best_epoch", "last_epoch", "gap", "difference", "p_value", "minutes")
         assert all(getattr(found, name) is None for name in numbers)
         assert found.published == 70.5
 
@@ -153,11 +163,11 @@ class TestEntries:
         for cell, accuracy in zip(at(plan, "linear"), accuracies, strict=True):
             finish(cell, accuracy, seconds=600 * accuracy, memory=int(accuracy * 1e9), last=accuracy / 2)
         found = entry(plan, "linear")
-        assert found.accuracy == pytest.approx(100 * np.mean(accuracies))
-        assert found.deviation == pytest.approx(100 * np.std(accuracies, ddof=1))
-        assert (found.best_epoch, found.best_epoch_deviation) == (found.accuracy, found.deviation)
+        assert found.mean == pytest.approx(100 * np.mean(accuracies))
+        assert found.std == pytest.approx(100 * np.std(accuracies, ddof=1))
+        assert (found.best_epoch, found.best_epoch_std) == (found.mean, found.std)
         assert found.last_epoch == pytest.approx(50 * np.mean(accuracies))
-        assert found.last_epoch_deviation == pytest.approx(50 * np.std(accuracies, ddof=1))
+        assert found.last_epoch_std == pytest.approx(50 * np.std(accuracies, ddof=1))
         assert found.gap == pytest.approx(100 * np.mean(accuracies) - 70.5)
         assert found.minutes == pytest.approx(10 * np.mean(accuracies))
         assert found.peak_memory_gb == pytest.approx(0.9)
@@ -186,19 +196,37 @@ class TestEntries:
     def test_what_has_no_deviation(self, differences, expected):
         assert p_value(differences) == expected
 
-    def test_broken_cells_are_counted_and_told(self, plan):
+    def test_broken_cells_are_counted_and_named(self, plan):
         break_(at(plan, "linear")[2], "no room")
         finish(at(plan, "linear")[0], 0.5)
         found = entry(plan, "linear")
-        assert (found.runs, found.broken, found.deviation) == (1, 1, None)
+        assert (found.runs, found.broken, found.std) == (1, 1, None)
         text = as_markdown(plan, make_entries(plan))
         assert "50.0 (1 of 6) (1 broken) [70.5]" in text
         assert "- linear / ESC-50, fold 2, seed 1: no room" in text
 
-    def test_torn_results_are_told(self, plan):
+    def test_of_recognition_the_metric_is_the_error_rate(self, plan):
+        for cell in plan.cells:
+            if cell.column == "8 a class":
+                cell.folder.mkdir(parents=True)
+                (cell.folder / "results.json").write_text(json.dumps({**RECOGNITION, "test_wer": cell.fold / 10}))
+        finish(at(plan, "linear")[0], 0.5)
+        found = entry(plan, "linear", "8 a class")
+        assert (found.metric, found.mean, found.last_epoch) == ("WER", pytest.approx(20), pytest.approx(40))
+        text = re.sub(" +", " ", as_markdown(plan, make_entries(plan)))
+        assert text.startswith("Test accuracy or WER in per cent")
+        assert "| runs | metric | score (%) | best epoch |" in text
+        assert "| 8 a class | linear | corrected | 1,234 | 6 of 6 | WER | 20.0 ± 8.9 |" in text
+
+    def test_one_metric_is_in_the_header(self, plan):
+        text = as_markdown(plan, make_entries(plan))
+        assert text.startswith("Test accuracy in per cent")
+        assert "accuracy (%)" in text and "metric" not in text
+
+    def test_torn_results_are_refused(self, plan):
         finish(plan.cells[0], 0.5)
         (plan.cells[0].folder / "results.json").write_text('{"test_acc')
-        with pytest.raises(UsageError, match="fold1-seed1.*torn.*Remove this file"):
+        with pytest.raises(DataError, match="fold1-seed1.*cannot be read.*Remove this file"):
             make_entries(plan)
 
 
@@ -206,9 +234,9 @@ class TestFiles:
     def test_all_three_say_the_same(self, plan, tmp_path):
         for cell in (*at(plan, "linear"), *at(plan, "adapter")[:1]):
             finish(cell, 0.5 + cell.fold / 10)
-        write_entries(plan, tmp_path)
+        write_documents(plan, tmp_path)
         described = json.loads((tmp_path / "table.json").read_text())
-        assert [each["state"] for each in described["cells"]].count("finished") == 7
+        assert [cell["state"] for cell in described["cells"]].count("finished") == 7
         assert (described["name"], described["compare_with"]) == ("small", "linear")
         with open(tmp_path / "table.csv", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -222,23 +250,23 @@ class TestFiles:
 
     def test_only_what_is_still_to_come_is_not_run(self, plan, tmp_path):
         finish(at(plan, "linear")[0], 0.5)
-        write_entries(plan, tmp_path)
+        write_documents(plan, tmp_path)
         with open(tmp_path / "table.csv", newline="") as file:
             once, never = next(rows := csv.DictReader(file)), next(rows)
-        assert (once["accuracy"], once["deviation"], once["p_value"]) == ("50.0", "", "")
-        assert (never["accuracy"], never["deviation"], never["published"], never["gap"]) == (NOT_RUN, NOT_RUN, "", "")
+        assert (once["mean"], once["std"], once["p_value"]) == ("50.0", "", "")
+        assert (never["mean"], never["std"], never["published"], never["gap"]) == (NOT_RUN, NOT_RUN, "", "")
 
 
 class TestView:
     def shown(self, plan: Plan, *running: Cell) -> str:
         console = rich.console.Console(file=io.StringIO(), width=200)
-        console.print(command._filled(plan, running))
+        console.print(filled(plan, running))
         return console.file.getvalue()
 
     def test_names_and_numbers_stand_as_they_are(self, plan):
         rows = {"[bold]a[/bold]": {}, **ROWS}
         finish(at(plan, "linear")[0], 0.5)
-        text = self.shown(replace(plan, table=replace(plan.table, rows=rows)), *at(plan, "adapter")[:2])
+        text = self.shown(replace(plan, table=plan.table.model_copy(update={"rows": rows})), *at(plan, "adapter")[:2])
         for shown in ("[bold]a[/bold]", "lora, rank 6", "50.0 (1 of 6) [70.5]", "not run … 2 running", "8 a class"):
             assert shown in text
 
@@ -246,7 +274,7 @@ class TestView:
         first, second, third, *_ = plan.cells
         finish(first, 0.5, seconds=90)
         break_(second, "why")
-        with command._view(plan) as show:
+        with progress(plan) as show:
             show(first, Event("started", 0))
             show(first, Event("ended", 0))
             show(second, Event("ended", 1, "why"))
@@ -289,7 +317,7 @@ class TestExecutors:
         def noted(name: str):
             def run(jobs, *rest):
                 called.append((name, *rest))
-                yield from (Event("ended", place, f"reason {place}") for place in range(len(jobs)))
+                yield from (Event("ended", number, f"reason {number}") for number in range(len(jobs)))
 
             return run
 

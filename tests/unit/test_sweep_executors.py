@@ -93,9 +93,9 @@ class TestCell:
     )
     def test_a_broken_one_says_why(self, code, reason, make_job):
         job = make_job(code)
-        told = run_cell(job, Share())
-        assert told == reason or (reason is None and told)
-        assert failure_of(job.folder) == told
+        output = run_cell(job, Share())
+        assert output == reason or (reason is None and output)
+        assert failure_of(job.folder) == output
         assert state_of(job.folder) == "broken"
 
     def test_the_reason_is_that_of_the_last_run(self, make_job):
@@ -114,8 +114,8 @@ class TestCell:
 
     def test_a_folder_that_is_none(self, make_job, tmp_path):
         (tmp_path / "file").touch()
-        told = run_cell(make_job()._replace(folder=tmp_path / "file" / "cell"), Share())
-        assert told.startswith(f"its folder {tmp_path}/file/cell cannot be used: ")
+        reason = run_cell(make_job()._replace(folder=tmp_path / "file" / "cell"), Share())
+        assert reason.startswith(f"its folder {tmp_path}/file/cell cannot be used: ")
 
     def test_a_program_that_is_missing(self, make_job):
         assert "No such file" in run_cell(make_job()._replace(command=("/nowhere/python",)), Share())
@@ -168,7 +168,7 @@ class TestHere:
         for event in run_here(jobs, at_once=2):
             running += 1 if event.kind == "started" else -1
             most = max(most, running)
-            ended += [event.place] if event.kind == "ended" else []
+            ended += [event.job] if event.kind == "ended" else []
         assert sorted(ended) == [0, 1, 2, 3, 4]
         assert most == 2
 

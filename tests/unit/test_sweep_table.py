@@ -1,7 +1,8 @@
-"""A table's YAML: what it means, and that all its faults are told at once."""
+"""A table's YAML: what it means, and that all its faults are named at once."""
 
 import contextlib
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,18 @@ ROWS = {"linear": {"method": "linear"}, "lora": {"method": "lora"}}
 def write(tmp_path):
     """Writes a table of two rows and one column; what is given stands in it too."""
 
-    def written(text: str = "", **changes: object) -> str:
-        content = {"rows": ROWS, "columns": {"ESC-50": {"recipe": ESC50, "data_folder": "."}}, **changes}
+    def written(given: str | dict | None = None, **changes: object) -> str:
+        columns = {"ESC-50": {"recipe": ESC50, "data_folder": "."}}
+        content = {"rows": ROWS, "columns": columns, **changes, **(given if isinstance(given, dict) else {})}
         path = tmp_path / "table.yaml"
-        path.write_text(text or yaml.safe_dump(content, sort_keys=False))
+        path.write_text(given if isinstance(given, str) else yaml.safe_dump(content, sort_keys=False))
         return str(path)
 
     return written
 
 
 def refused(path: str, output_folder: Path, **overrides: object) -> str:
-    """What is said of a table that is refused; nothing is written."""
+    """The message that refuses a table; nothing is written."""
     with pytest.raises(UsageError) as error:
         make_plan(read_table(path, overrides), path, None, str(output_folder / "out"))
     assert not (output_folder / "out").exists()
@@ -44,14 +46,14 @@ def refused(path: str, output_folder: Path, **overrides: object) -> str:
 class TestReading:
     def test_rows_and_columns(self, write):
         table = read_table(write(seeds=[1, 2], compare_with="linear", note="One."), {})
-        assert (table.name, table.seeds, table.compare_with, table.note) == ("table", (1, 2), "linear", "One.")
-        assert list(table.places()) == [("linear", "ESC-50"), ("lora", "ESC-50")]
+        assert (table.name, table.seeds, table.compare_with, table.note) == ("table", [1, 2], "linear", "One.")
+        assert list(table.locations()) == [("linear", "ESC-50"), ("lora", "ESC-50")]
         assert table.faults == ()
 
     def test_a_recipe_is_looked_for_from_the_table_s_folder(self, write, tmp_path):
         (tmp_path / "own.yaml").write_text("seed: 1\n")
         table = read_table(write(columns={"own": {"recipe": "own.yaml"}}), {})
-        assert table.columns["own"]["recipe"] == str(tmp_path / "own.yaml")
+        assert table.columns["own"].recipe == str(tmp_path / "own.yaml")
 
     def test_numbers_are_read_as_in_recipes(self, write):
         table = read_table(write(f"rows: {{a: {{lr: 1e-3}}}}\ncolumns: {{b: {{recipe: {ESC50}}}}}"), {})
@@ -64,8 +66,8 @@ class TestReading:
             ("a: &a [*a]", "cannot be read"),
             ("when: 2024-13-13", "cannot be read"),
             ("rows: !!python/object/apply:os.getcwd []", "cannot be read"),
-            ("[1, 2]", "no block of keys and values"),
-            ("# nothing", "no block of keys and values"),
+            ("[1, 2]", "not a block of keys and values"),
+            ("# nothing", "not a block of keys and values"),
         ],
     )
     def test_what_is_no_table(self, text, message, write):
@@ -131,80 +133,117 @@ class TestSettings:
 
 
 FAULTS = {
-    "unknown key": ({"columnz": {}}, "unknown key 'columnz'; known are: columns"),
+    "unknown key": ({"columnz": {}}, "the table has the unknown key 'columnz'; the nearest are: columns"),
+    "key that is a number": ({8: {}}, "8.*is not a text"),
     "no rows": ({"rows": {}}, "rows is empty"),
     "rows of nothing": ({"rows": None}, "rows is empty"),
     "no columns": ({"columns": {}}, "columns is empty"),
-    "rows that are a list": ({"rows": ["lora"]}, "rows is empty"),
-    "row that is no block": ({"rows": {"lora": 3}}, "the row 'lora' has 3, which is no block of settings"),
-    "row without letters": ({"rows": {"+.": {}}}, r"'\+\.' has no letter or figure"),
-    "row that is a number": ({"rows": {8: {}}}, "the name 8 is no text; write '8'"),
+    "rows that are a list": ({"rows": ["lora"]}, r"rows is \['lora'\]: input should be a valid dictionary"),
+    "row that is no block": ({"rows": {"lora": 3}}, "rows.lora is 3: input should be a valid dictionary"),
+    "row without letters": ({"rows": {"+.": {}}}, r"rows\['\+\.'\]: the name has no letter or digit"),
+    "row that is a number": ({"rows": {8: {}}}, r"rows\[8\] is not a text; write it in quotes"),
+    "row that is a date": ({"rows": {date(2024, 1, 1): {}}}, "is not a text"),
+    "row that is true": ({"rows": {True: {}}}, "is not a text"),
     "one folder": ({"rows": {"a b": {}, "a,b": {}}}, "rows 'a b', 'a,b' would have the same folder, a_b"),
     "one folder of columns": (
         {"columns": {"a b": {"recipe": ESC50}, "a,b": {"recipe": ESC50}}},
         "columns 'a b', 'a,b' would have the same folder",
     ),
-    "shared that is no block": ({"shared": [1]}, r"shared has \[1\], which is no block"),
-    "row's fold": ({"rows": {"a": {"fold": 1}}}, "the row 'a' sets fold; that is said by folds"),
-    "shared seed": ({"shared": {"seed": 1}}, "shared sets seed; that is said by seeds"),
-    "debug": ({"shared": {"debug": True}}, "shared sets debug"),
+    "shared that is no block": ({"shared": [1]}, r"shared is \[1\]: input should be a valid dictionary"),
+    "row's fold": ({"rows": {"a": {"fold": 1}}}, "rows.a: it sets fold; write folds"),
+    "setting that is a number": ({"rows": {"a": {8: 1}}}, r"rows.a\[8\] is not a text"),
+    "shared seed": ({"shared": {"seed": 1}}, "shared: it sets seed; write seeds"),
+    "debug": ({"shared": {"debug": True}}, "shared: it sets debug"),
+    "two settings": ({"shared": {"debug": True, "seed": 1}}, "it sets debug; .*; it sets seed; "),
     "column's folder": (
         {"columns": {"a": {"recipe": ESC50, "settings": {"output_folder": "x"}}}},
-        "the column 'a' sets output_folder",
+        "columns.a.settings: it sets output_folder",
     ),
-    "seeds that are none": ({"seeds": []}, r"seeds is \[\], no list of whole numbers"),
-    "seeds that are one": ({"seeds": 3}, "seeds is 3, no list"),
-    "seeds below zero": ({"seeds": [-1]}, r"seeds is \[-1\]"),
-    "seeds that are true": ({"seeds": [True]}, r"seeds is \[True\]"),
-    "seed twice": ({"seeds": [1, 1]}, "has one twice"),
-    "column without recipe": ({"columns": {"a": {}}}, "the column 'a' has no recipe"),
-    "column of nothing": ({"columns": {"a": None}}, "the column 'a' has no recipe"),
-    "recipe that is missing": ({"columns": {"a": {"recipe": "b.yaml"}}}, "the recipe 'b.yaml'; there is no such file"),
+    "seeds that are none": ({"seeds": []}, r"seeds is \[\]: list should have at least 1 item"),
+    "seeds of nothing": ({"seeds": None}, "seeds is None"),
+    "seeds that are one": ({"seeds": 3}, "seeds is 3: input should be a valid list"),
+    "seeds below zero": ({"seeds": [-1]}, r"seeds\[0\] is -1: input should be greater than or equal to 0"),
+    "seeds above 32 bits": ({"seeds": [1, 2**32]}, r"seeds\[1\] is 4294967296: input should be less than 4294967296"),
+    "seeds that are true": ({"seeds": [True]}, r"seeds\[0\] is True: input should be a valid integer"),
+    "seed twice": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has a number twice"),
+    "column without recipe": ({"columns": {"a": {}}}, "columns.a has no recipe"),
+    "column of nothing": ({"columns": {"a": None}}, "columns.a is None: input should be a valid dictionary"),
+    "recipe that is missing": ({"columns": {"a": {"recipe": "b.yaml"}}}, "columns.a.recipe: there is no file 'b.yaml'"),
     "column's unknown key": (
         {"columns": {"a": {"recipe": ESC50, "settingz": {}}}},
-        "'a' has the unknown key 'settingz'; known are: settings",
+        "columns.a has the unknown key 'settingz'; the nearest are: settings",
     ),
-    "folds that are text": ({"columns": {"a": {"recipe": ESC50, "folds": "some"}}}, "has the folds 'some'"),
-    "folds that are none": ({"columns": {"a": {"recipe": ESC50, "folds": []}}}, r"has the folds \[\]"),
-    "a column's seeds": ({"columns": {"a": {"recipe": ESC50, "seeds": [1, 1]}}}, r"the column 'a': seeds \[1, 1\]"),
-    "fold twice": ({"columns": {"a": {"recipe": ESC50, "folds": [1, 1]}}}, "each once"),
-    "column without rows": ({"columns": {"a": {"recipe": ESC50, "rows": []}}}, r"has the rows \[\]"),
+    "folds that are text": (
+        {"columns": {"a": {"recipe": ESC50, "folds": "some"}}},
+        "columns.a.folds: 'some' is neither all nor a list of whole numbers",
+    ),
+    "folds of nothing": ({"columns": {"a": {"recipe": ESC50, "folds": None}}}, "columns.a.folds: None is neither all"),
+    "folds that are none": ({"columns": {"a": {"recipe": ESC50, "folds": []}}}, r"columns.a.folds is \[\]"),
+    "folds that are true": ({"columns": {"a": {"recipe": ESC50, "folds": [True]}}}, r"columns.a.folds\[0\] is True"),
+    "a column's seeds": ({"columns": {"a": {"recipe": ESC50, "seeds": [1, 1]}}}, "columns.a.seeds: .*twice"),
+    "fold twice": ({"columns": {"a": {"recipe": ESC50, "folds": [1, 1]}}}, "columns.a.folds: .*twice"),
+    "column without rows": ({"columns": {"a": {"recipe": ESC50, "rows": []}}}, r"columns.a.rows is \[\]"),
     "column's unknown row": (
         {"columns": {"a": {"recipe": ESC50, "rows": ["loar"]}}},
-        "names the row 'loar', which is not there; there are: lora",
+        r"columns.a.rows\[0\]: 'loar' is not one of the rows; the nearest are: lora",
     ),
-    "data folder": ({"columns": {"a": {"recipe": ESC50, "data_folder": 5}}}, "data_folder 5, which is no text"),
-    "published row": ({"published": {"loar": {"ESC-50": 1}}}, "published names 'loar'.*lora"),
-    "published column": ({"published": {"lora": {"ESC-5": 1}}}, "published names 'ESC-5'.*ESC-50"),
-    "published text": ({"published": {"lora": {"ESC-50": "many"}}}, "published has 'many'.*no number"),
-    "published number": ({"published": {"lora": 5}}, "published has 5 for 'lora'"),
+    "data folder": (
+        {"columns": {"a": {"recipe": ESC50, "data_folder": 5}}},
+        "columns.a.data_folder is 5: input should be a valid string",
+    ),
+    "published row": ({"published": {"loar": {"ESC-50": 1}}}, "published.loar: .*not one of the rows.*lora"),
+    "published column": (
+        {"published": {"lora": {"ESC-5": 1}}},
+        r"published.lora\['ESC-5'\]: .*not one of the columns.*ESC-50",
+    ),
+    "published text": (
+        {"published": {"lora": {"ESC-50": "many"}}},
+        r"published.lora\['ESC-50'\] is 'many': input should be a valid number",
+    ),
+    "published truth": ({"published": {"lora": {"ESC-50": True}}}, "is True: input should be a valid number"),
+    "published number": ({"published": {"lora": 5}}, "published.lora is 5"),
     "published list": ({"published": [1]}, r"published is \[1\]"),
-    "reference": ({"compare_with": "linearr"}, "compare_with names no row; there are: linear"),
-    "reference that is a list": ({"compare_with": ["linear"]}, "compare_with names no row"),
+    "reference": ({"compare_with": "linearr"}, "compare_with: 'linearr' is not one of the rows; .*: linear"),
+    "reference that is a list": ({"compare_with": ["linear"]}, r"compare_with is \['linear'\]"),
     "note": ({"note": 5}, "note is 5"),
 }
 
 
 class TestFaults:
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_each_is_told(self, fault, write):
+    def test_each_is_named(self, fault, write):
         changes, message = FAULTS[fault]
-        told = read_table(write(**changes), {}).faults
-        assert any(re.search(message, one) for one in told), told
+        faults = read_table(write(changes), {}).faults
+        assert any(re.search(message, sentence) for sentence in faults), faults
+        assert len(faults) == 1, faults
+
+    def test_what_may_be_null_or_left_out(self, write):
+        columns = {"a": {"recipe": ESC50, "data_folder": None, "settings": None}}
+        nothing = dict.fromkeys(("shared", "published", "compare_with", "note"))
+        table = read_table(write({**nothing, "rows": {"lora": None}, "columns": columns}), {})
+        assert table.faults == ()
+        assert table.settings("lora", "a") == {}
+        assert read_table(write({"published": {"lora": {"ESC-50": None}, "linear": None}}), {}).faults == ()
+
+    def test_sound_rows_and_columns_are_checked_further(self, write):
+        columns = {"a": {"recipe": ESC50}, "b": {"recipe": ESC50, "folds": 1}, "c": {}}
+        table = read_table(write({"rows": {"lora": {}, "full": 1, 8: {}}, "columns": columns}), {})
+        assert list(table.locations()) == [("lora", "a")]
+        assert len(table.faults) == 4
 
     def test_a_table_without_faults_has_none(self, write):
         assert read_table(write(), {}).faults == ()
 
     @pytest.mark.parametrize("key", ["seed", "fold", "output_folder", "debug"])
     def test_the_command_line_does_not_set_what_the_table_does(self, key, write):
-        [told] = read_table(write(), {key: 1}).faults
-        assert f"the command line sets {key}" in told
+        [fault] = read_table(write(), {key: 1}).faults
+        assert f"the command line: it sets {key}" in fault
 
     def test_two_rows_of_one_name(self, write):
         text = f"rows:\n  a: {{method: lora}}\n  a: {{method: full}}\ncolumns: {{c: {{recipe: {ESC50}}}}}\n"
-        assert read_table(write(text), {}).faults == ("'a' stands there twice",)
+        assert read_table(write(text), {}).faults == ("the key 'a' occurs twice",)
 
-    def test_all_are_told_at_once_and_nothing_is_written(self, write, tmp_path):
+    def test_all_are_named_at_once_and_nothing_is_written(self, write, tmp_path):
         text = f"""
 rows:
     lora: {{method: lora}}
@@ -222,12 +261,12 @@ columns:
 seeds: []
 compare: lora
 """
-        told = refused(write(text), tmp_path)
-        for message in (
-            "'lora' stands there twice",
+        message = refused(write(text), tmp_path)
+        for fault in (
+            "the key 'lora' occurs twice",
             "unknown key 'compare'",
             "seeds is []",
-            "the recipe 'nowhere.yaml'",
+            "there is no file 'nowhere.yaml'",
             "lora / ESC-50: The folds [6] were asked for.",
             "mistyped / ESC-50: The method 'loar' was asked for.",
             "It has no key learning_rate, and SpeechBrain no option --learning_rate",
@@ -237,14 +276,14 @@ compare: lora
             "lora / pretraining: ",
             "lora / given: The fold 1 was asked for. fsc has given splits",
         ):
-            assert message in told
-        assert "no cell was run" in told
+            assert fault in message
+        assert "no cell was run" in message
 
     def test_a_recipe_of_another_program(self, write, tmp_path):
         (tmp_path / "other.yaml").write_text("seed: 1\noutput_folder: out\n")
-        told = refused(write(columns={"other": {"recipe": "other.yaml"}}, rows={"a": {}}), tmp_path)
-        assert "a / other: The recipe" in told
-        assert "It lacks the keys of its task: " in told
+        message = refused(write(columns={"other": {"recipe": "other.yaml"}}, rows={"a": {}}), tmp_path)
+        assert "a / other: The recipe" in message
+        assert "It lacks the keys of its task: " in message
 
 
 class TestCells:
