@@ -185,10 +185,10 @@ def _sentence(detail: Any) -> str:  # pydantic_core.ErrorDetails
     if kind == "extra_forbidden":
         known = (Column if parents else TableContent).model_fields
         return f"{_path(parents)} has the unknown key {key!r}; the nearest are: {nearest(key, known)}"
-    if kind == "invalid_key" or key == "[key]":
-        return f"{_path(parents)} is not a text; write it in quotes"
     if kind == "value_error":
         return f"{_path(location)}: {detail['ctx']['error']}"
+    if kind == "invalid_key" or key == "[key]":
+        return f"{_path(location)} is not a text; write it in quotes"
     return f"{_path(location)} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
