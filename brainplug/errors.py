@@ -1,6 +1,8 @@
 """Errors for people: what was asked, what was found, what to write instead."""
 
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -40,19 +42,7 @@ class CheckpointError(UsageError):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Lists the candidates that come nearest to a name; all of them where none comes near.
-
-    Arguments
-    ---------
-    name : str
-        What was asked for.
-    candidates : Iterable[str]
-        What exists.
-
-    Returns
-    -------
-    str
-        The candidates, separated by commas.
+    """Lists the candidates that come nearest to a name, separated by commas; all of them where none comes near.
 
     Example
     -------
@@ -76,10 +66,15 @@ def run_command(main: Callable[[list[str]], int | None], arguments: Sequence[str
     Returns
     -------
     int
-        The exit code; 2 after a `UsageError`.
+        The exit code: 2 after a `UsageError`; that of a closed pipe (141) where the reader has gone, as ``head`` does.
     """
     try:
-        return main(list(sys.argv[1:] if arguments is None else arguments)) or 0
+        code = main(list(sys.argv[1:] if arguments is None else arguments)) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 128 + signal.SIGPIPE
     except UsageError as error:
         text = str(error)
     except RuntimeError as error:  # a data loader's worker passes on a UsageError as one, behind its traceback

@@ -1,5 +1,8 @@
 """Messages for what the user can mend."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +59,21 @@ def test_nearest_puts_an_existing_name_first(candidates, data):
 def test_nearest_ignores_the_order_of_the_candidates(name, candidates, random):
     shuffled = random.sample(candidates, len(candidates))
     assert nearest(name, candidates) == nearest(name, shuffled)
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # within the pipe's buffer, and beyond it
+def test_a_command_whose_reader_has_gone_ends_silently(lines):
+    script = f"""
+import sys
+from brainplug.errors import run_command
+sys.stdin.read()  # until the reader has gone
+sys.exit(run_command(lambda _: print("line\\n" * {lines})))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141
