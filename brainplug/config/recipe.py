@@ -29,6 +29,7 @@ PATHS = ("data_folder", "manifest", "output_folder")
 # Built when a run begins: they write files, count epochs, or seed the random numbers.
 RUN_OBJECTS = ("__set_seed", "epoch_counter", "train_logger", "checkpointer")
 NOT_IN_A_NAME = r"[^\w.-]+"  # characters that a folder's name leaves out, since they would mean something in YAML
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LONGEST_NAME = 120  # characters of a backbone in a folder's name: file systems allow 255 bytes in all
 LOADING_ERRORS = (OSError, ImportError, AttributeError, TypeError, ValueError, yaml.YAMLError, YAMLError)
 
@@ -102,7 +103,7 @@ class Recipe(Generic[S]):
             raise ConfigError(
                 f"The recipe {file!r} was asked for.", "There is no such file.", "Write: train.py hparams/train.yaml"
             )
-        check_device(run_opts)
+        check_device(run_opts.device or infer_device(), run_opts.precision, run_opts.eval_precision)
         if run_opts.debug and not run_opts.debug_persistently and not inspect:
             # The same folder for all processes of a run.
             overrides["output_folder"] = ddp_broadcast(tempfile.mkdtemp(prefix="brainplug-debug-"))
@@ -195,16 +196,21 @@ def flags_without_value() -> set[str]:
     return {action.dest for action in _Options._create_parser()._actions if action.nargs == 0}
 
 
-def check_device(run_opts: RunOptions) -> None:
-    """Refuses a device that torch cannot use, and half precision (fp16) on the CPU."""
-    device = run_opts.device or infer_device()
+def check_device(device: str, *precisions: str) -> None:
+    """Refuses a device that torch cannot use, an unknown precision, and half precision (fp16) on the CPU."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"The device {device!r} was asked for.", f"torch cannot use it: {error}.", "Write --device=cpu"
         ) from error
-    if device == "cpu" and "fp16" in (run_opts.precision, run_opts.eval_precision):
+    if unknown := [precision for precision in precisions if precision not in PRECISIONS]:
+        raise ConfigError(
+            f"The precision {unknown[0]!r} was asked for.",
+            "There is no such precision.",
+            f"Write one of {', '.join(PRECISIONS)}",
+        )
+    if torch.device(device).type == "cpu" and "fp16" in precisions:
         raise ConfigError(
             "The precision fp16 was asked for, on the CPU.", "It needs a GPU.", "Write --precision=bf16, or fp32"
         )

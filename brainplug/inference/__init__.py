@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from brainplug.adapters.file import read_adapter
+from brainplug.config.recipe import check_device
 from brainplug.errors import CheckpointError
-from brainplug.inference.base import check_device
 from brainplug.inference.classifier import Classifier
 from brainplug.inference.recognizer import SpeechRecognizer
 

@@ -11,14 +11,14 @@ from torch.nn.utils.rnn import pad_sequence
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, read_adapter
 from brainplug.backbones.echo import EchoBackbone
+from brainplug.config.recipe import PRECISIONS, check_device
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
-from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
+from brainplug.errors import CheckpointError, DataError, UsageError
 from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import why_too_long
 from brainplug.tasks import find_task
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A batch has fewer clips where padding would make it larger than a full one of half a minute: 30 s at 16 kHz.
 NUMBERS_PER_CLIP = 480_000
 OnError = Callable[[Clip, UsageError], None]
@@ -157,16 +157,3 @@ class TrainedModel(torch.nn.Module):
     def autocast(self) -> torch.autocast:
         """The context in which the model computes with its precision."""
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
-
-
-def check_device(device: str, precision: str) -> None:
-    """Raises a ConfigError unless the device exists and can compute with the precision."""
-    asked = f"The device {device!r} with the precision {precision!r} was asked for."
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(asked, f"torch cannot use this device: {error}.", "Write cpu, or cuda:0") from error
-    if precision not in PRECISIONS:
-        raise ConfigError(asked, "There is no such precision.", f"Write one of {', '.join(PRECISIONS)}")
-    if precision == "fp16" and torch.device(device).type == "cpu":
-        raise ConfigError(asked, "fp16 needs a GPU.", "Write bf16, or fp32")

@@ -83,7 +83,7 @@ class OptimizerEntry:
         return replace(self, create=partial(self.create, **rest), lr_scale=lr_scale, groups=groups)
 
 
-def as_entry(optimizer: Callable) -> OptimizerEntry:
+def as_entry(optimizer: OptimizerEntry | Callable[..., torch.optim.Optimizer]) -> OptimizerEntry:
     """Makes an entry of what stands in ``hparams/optimizers.yaml``.
 
     Arguments

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -19,7 +18,6 @@ from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.manifest import Clip, label_map
 from brainplug.data.pipeline import make_datasets
 from brainplug.data.protocol.few_shot import keep_examples, write_examples
-from brainplug.methods import Method
 from brainplug.methods.registry import Variants
 from brainplug.models.adapted import AdaptedModel
 from brainplug.models.classifier import AudioClassifier
@@ -102,7 +100,8 @@ class Classification(Task[ClassificationSettings, Labels]):
             frames=settings.frames,
             positions=settings.positions,
         )
-        return Assembly(backbone, partial(_classifier, backbone, settings.pooling, settings.gradient_checkpointing))
+        options = settings.pooling, settings.gradient_checkpointing
+        return Assembly(backbone, lambda method, labels: AudioClassifier(backbone, method, len(labels), *options))
 
     def reading(self, settings: ClassificationSettings, backbone: Backbone) -> tuple[Extract, dict[str, Any]]:
         """The backbone's signal; with ``features_on_device`` the waveform, whose features are made in the batch."""
@@ -192,7 +191,7 @@ class Classification(Task[ClassificationSettings, Labels]):
     def rebuild(self, description: ClassifierDescription, location: str | None) -> AudioClassifier:
         """Builds the classifier that a description names, before its trained weights are loaded."""
         restored, method = restore_backbone(description, location)
-        return _classifier(restored, description.pooling, False, method, dict.fromkeys(description.labels, 0))
+        return AudioClassifier(restored, method, len(description.labels), description.pooling)
 
     def result_row(
         self, brain: ClassificationBrain, settings: ClassificationSettings, data: RunData[Labels], tested: Tested
@@ -235,9 +234,3 @@ def draw_examples(clips: Sequence[Clip], settings: ClassificationSettings) -> li
     return keep_examples(
         clips, settings.few_shot or 0, settings.seed, first=settings.paper_code, short=settings.few_shot_short
     )
-
-
-def _classifier(
-    backbone: Backbone, pooling: str, gradient_checkpointing: bool, method: Method, labels: Labels
-) -> AudioClassifier:
-    return AudioClassifier(backbone, method, len(labels), pooling, gradient_checkpointing)

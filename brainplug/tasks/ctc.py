@@ -3,23 +3,18 @@
 Graves et al., 2006; fine-tuning as Baevski et al., 2020, https://arxiv.org/abs/2006.11477
 """
 
-from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
 from brainplug.adapters.description import RecognizerDescription
 from brainplug.backbones import Backbone
-from brainplug.config.recipe import Recipe
 from brainplug.data.characters import Characters
 from brainplug.data.manifest import Clip
 from brainplug.data.transcripts import usable_clips
 from brainplug.errors import ConfigError
-from brainplug.methods import Method
-from brainplug.models.adapted import AdaptedModel
 from brainplug.models.ctc import CTCModel
-from brainplug.models.span_masks import SpanMasks
-from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, brain_hparams
+from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights
 from brainplug.tasks.loading import load_weights, restore_backbone
 from brainplug.tasks.recognition import Recognition, RecognitionSettings
 from brainplug.training.brain import Tested
@@ -47,6 +42,7 @@ class CTC(Recognition[CTCSettings]):
 
     name = kind = "ctc"
     schema = CTCSettings
+    brain = CTCBrain
 
     def assemble(self, settings: CTCSettings, weights: Weights, like: Backbone | None = None) -> Assembly[Characters]:
         """A backbone with convolutions over samples, under a `CTCModel`."""
@@ -58,8 +54,8 @@ class CTC(Recognition[CTCSettings]):
                 "Write --backbone=hubert, or another one of the wav2vec 2.0 family",
             )
         settings.masks.check_width(backbone.dim)
-        model = partial(_ctc_model, backbone, settings.masks, settings.layerdrop, settings.gradient_checkpointing)
-        return Assembly(backbone, model)
+        options = settings.masks, settings.layerdrop, settings.gradient_checkpointing
+        return Assembly(backbone, lambda method, characters: CTCModel(backbone, method, len(characters), *options))
 
     def set_aside(
         self, settings: CTCSettings, components: RunComponents[Characters], clips: list[Clip], outputs: Characters
@@ -67,20 +63,6 @@ class CTC(Recognition[CTCSettings]):
         """Sets aside clips without a transcript, and training clips too short for theirs."""
         backbone: Any = components.backbone  # of a family that counts tokens
         return usable_clips(clips, outputs, backbone.count_tokens, backbone.sample_rate)
-
-    def make_brain(
-        self,
-        model: AdaptedModel,
-        components: RunComponents[Characters],
-        recipe: Recipe[CTCSettings],
-        outputs: Characters,
-    ) -> CTCBrain:
-        """CTC's loss, measured by word and character error rates."""
-        hparams = brain_hparams(recipe.settings, components)
-        return CTCBrain(
-            outputs,
-            *(model, components.optimizer, components.lr, hparams, recipe.run_opts, recipe.settings.checkpointer),
-        )
 
     def result_row(
         self, brain: CTCBrain, settings: CTCSettings, data: RunData[Characters], tested: Tested
@@ -92,14 +74,3 @@ class CTC(Recognition[CTCSettings]):
         """Builds the model that a description names, before its trained weights are loaded."""
         restored, method = restore_backbone(description, location)
         return CTCModel(restored, method, len(Characters(description.characters)))
-
-
-def _ctc_model(
-    backbone: Backbone,
-    masks: SpanMasks,
-    layerdrop: float,
-    gradient_checkpointing: bool,
-    method: Method,
-    characters: Characters,
-) -> CTCModel:
-    return CTCModel(backbone, method, len(characters), masks, layerdrop, gradient_checkpointing)

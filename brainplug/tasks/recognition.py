@@ -9,11 +9,12 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 
 from brainplug.adapters.description import RecognizerDescription
+from brainplug.config.recipe import Recipe
 from brainplug.data.characters import Characters, choose_characters
 from brainplug.data.manifest import Clip, write_table
 from brainplug.data.transcripts import list_transcribed, make_transcribed_datasets, write_skipped
 from brainplug.models.adapted import AdaptedModel
-from brainplug.tasks.base import RunComponents, RunData, Task, clip_reader, list_run_clips
+from brainplug.tasks.base import RunComponents, RunData, Task, brain_hparams, clip_reader, list_run_clips
 from brainplug.tasks.results import describe_method, summary_text
 from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import Tested
@@ -38,6 +39,7 @@ class Recognition(Task[R, Characters]):
     """Transcribes speech, character by character; a subclass says how."""
 
     kind: ClassVar[Literal["ctc", "seq2seq"]]  # of the adapter
+    brain: ClassVar[type[RecognitionBrain]]
     placeholder = Characters("ab")
 
     def list_clips(self, settings: R, components: RunComponents[Characters]) -> list[Clip]:
@@ -53,6 +55,14 @@ class Recognition(Task[R, Characters]):
     ) -> dict[str, DynamicItemDataset]:
         """Signals with their texts and the numbers of their characters."""
         return make_transcribed_datasets(clips, outputs, clip_reader(settings, components))
+
+    def make_brain(
+        self, model: AdaptedModel, components: RunComponents[Characters], recipe: Recipe[R], outputs: Characters
+    ) -> RecognitionBrain:
+        """The task's training loop, measured by word and character error rates."""
+        hparams = brain_hparams(recipe.settings, components)
+        checkpointer = recipe.settings.checkpointer
+        return self.brain(outputs, model, components.optimizer, components.lr, hparams, recipe.run_opts, checkpointer)
 
     def write_files(self, brain: RecognitionBrain, settings: R, data: RunData[Characters], before: None) -> None:
         """Writes transcripts.csv, what the last test transcribed, and skipped.csv, the clips that were set aside."""

@@ -10,16 +10,14 @@ from pydantic import Field
 
 from brainplug.adapters.description import RecognizerDescription
 from brainplug.adapters.file import Adapter
-from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
+from brainplug.backbones.echo import EchoBackbone, EchoConfig
 from brainplug.config.recipe import Recipe, choose
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.characters import Characters, choose_characters
 from brainplug.data.manifest import Clip
 from brainplug.data.transcripts import set_aside
 from brainplug.errors import CheckpointError
-from brainplug.methods import Method
 from brainplug.methods.linear import LinearProbe
-from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import (
     ECHO_FOLDER,
     NEW,
@@ -31,7 +29,7 @@ from brainplug.models.echo_recognizer import (
     save_echo,
     why_too_long,
 )
-from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run, brain_hparams, list_run_clips
+from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run, list_run_clips
 from brainplug.tasks.loading import check_same, load_again, restored_method
 from brainplug.tasks.recognition import Recognition, RecognitionSettings, transcribed
 from brainplug.training.brain import Tested
@@ -61,6 +59,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
 
     name = kind = "seq2seq"
     schema = Seq2SeqSettings
+    brain = EchoBrain
 
     def augmentations(self, settings: Seq2SeqSettings) -> list[Any]:
         """The entries that the recipe names."""
@@ -79,7 +78,8 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         else:
             with torch.device("meta" if weights == "meta" else torch.get_default_device()):
                 echo, backbone = load_echo(settings.backbone, settings.backbone_revision, settings.model, characters)
-        return Assembly(backbone, partial(_recognizer, backbone, echo, settings.gradient_checkpointing))
+        checkpointing = settings.gradient_checkpointing
+        return Assembly(backbone, lambda method, chars: EchoRecognizer(backbone, method, echo, chars, checkpointing))
 
     def run(self, recipe: Recipe[Seq2SeqSettings]) -> dict[str, Any] | None:
         """Does one run; where the recipe names no characters, those of the training transcripts come first."""
@@ -104,20 +104,6 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         usable, skipped = set_aside(clips, partial(why_too_long, cast(EchoBackbone, components.backbone)))
         check_texts_fit([clip.text for clip in usable], components.backbone.model.config.n_text_ctx)
         return usable, skipped
-
-    def make_brain(
-        self,
-        model: AdaptedModel,
-        components: RunComponents[Characters],
-        recipe: Recipe[Seq2SeqSettings],
-        outputs: Characters,
-    ) -> EchoBrain:
-        """Cross-entropy over characters, measured by word and character error rates."""
-        hparams = brain_hparams(recipe.settings, components)
-        return EchoBrain(
-            outputs,
-            *(model, components.optimizer, components.lr, hparams, recipe.run_opts, recipe.settings.checkpointer),
-        )
 
     def result_row(
         self, brain: EchoBrain, settings: Seq2SeqSettings, data: RunData[Characters], tested: Tested
@@ -152,9 +138,3 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         model = EchoRecognizer(backbone, restored_method(description), echo, characters)
         model.load_delta(adapter.weights)
         return model
-
-
-def _recognizer(
-    backbone: EchoBackbone, echo: Echo, gradient_checkpointing: bool, method: Method, characters: Characters
-) -> EchoRecognizer:
-    return EchoRecognizer(backbone, method, echo, characters, gradient_checkpointing)

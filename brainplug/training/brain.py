@@ -75,6 +75,11 @@ class AdaptationBrain(sb.Brain, ABC):
     """
 
     best_key: ClassVar[str]  # of a checkpoint's meta data: the best epoch has the largest
+    model: Any  # an `AdaptedModel` of the kind that the subclass trains
+    # SpeechBrain's, which has no types
+    max_grad_norm: float
+    find_unused_parameters: bool
+    train_sampler: Any
 
     def __init__(
         self,

@@ -17,26 +17,7 @@ UNFINISHED_PREFIX = "unfinished-"
 
 
 class SafeCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, which writes under another name and renames, and which skips torn checkpoints.
-
-    Arguments
-    ---------
-    checkpoints_dir : str
-        Where checkpoints go.
-    recoverables : dict, optional
-        Name -> object, as in SpeechBrain.
-
-    Example
-    -------
-    >>> import torch
-    >>> folder = getfixture("tmp_path")
-    >>> layer = torch.nn.Linear(2, 2)
-    >>> checkpointer = SafeCheckpointer(folder, {"layer": layer})
-    >>> kept, torn = checkpointer.save_checkpoint(), checkpointer.save_checkpoint()
-    >>> _ = (torn.path / "layer.ckpt").write_bytes(b"torn")
-    >>> checkpointer.recover_if_possible().path == kept.path
-    True
-    """
+    """SpeechBrain's checkpointer, which writes under another name and renames, and which skips torn checkpoints."""
 
     def save_checkpoint(self, *arguments: object, verbosity: int = logging.INFO, **named: object) -> Checkpoint | None:
         """Saves as SpeechBrain does; the checkpoint appears under its name when it is whole."""

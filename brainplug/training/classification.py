@@ -14,6 +14,8 @@ class ClassificationBrain(AdaptationBrain):
     """Trains and tests an `AudioClassifier`; ``hparams`` needs ``augment`` and ``features_on_device`` too."""
 
     best_key = "accuracy"
+    correct: torch.Tensor  # a count
+    seen: int
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Classifies a batch; returns logits ``[batch, classes]``."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger
@@ -22,7 +22,7 @@ class EpochsInTensorboard(TensorboardLogger):
 
     def __init__(self, folder: str):
         # Not super's, which opens a file before it is known from which epoch a run goes on.
-        self.save_dir, self.writer = folder, None
+        self.save_dir, self.writer = folder, cast(Any, None)  # a SummaryWriter
 
     @main_process_only
     def log_stats(

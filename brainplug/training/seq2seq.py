@@ -61,14 +61,7 @@ class EchoBrain(RecognitionBrain):
 def decoder_labels(characters: torch.Tensor, counts: torch.Tensor, end: int) -> torch.Tensor:
     """The labels of the decoder, ``[batch, characters + 1]``: the characters, an end, and `IGNORED` behind it.
 
-    Arguments
-    ---------
-    characters : torch.Tensor
-        Numbers ``[batch, characters]``, padded.
-    counts : torch.Tensor
-        How many of them are no padding, ``[batch]``.
-    end : int
-        Number of the end token.
+    Of the padded numbers ``[batch, characters]`` the first ``counts`` ``[batch]`` are no padding.
 
     Example
     -------

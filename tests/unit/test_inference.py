@@ -207,8 +207,8 @@ def test_the_run_of_another_task_is_refused(run, ctc_run):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"device": "gpu"}, "torch cannot use this device"),
-        ({"device": "cuda:77"}, "torch cannot use this device"),
+        ({"device": "gpu"}, "torch cannot use it"),
+        ({"device": "cuda:77"}, "torch cannot use it"),
         ({"precision": "fp8"}, "no such precision.*fp32, bf16, fp16"),
         ({"precision": "fp16"}, "needs a GPU"),
     ],
@@ -472,7 +472,7 @@ def test_vectors_of_other_things_are_not_overwritten(npy, rows, words, run, clip
         (predict, ["--top_k=0"], "The run has 3 classes"),
         (predict, ["--top_k=4"], "The run has 3 classes"),
         (predict, ["--format=table", "--output={folder}/predictions.csv"], "A table in a file"),
-        (predict, ["--device=gpu"], "torch cannot use this device"),
+        (predict, ["--device=gpu"], "torch cannot use it"),
         (embed, ["--output={folder}/vectors.txt"], r"\.npy"),
     ],
 )
