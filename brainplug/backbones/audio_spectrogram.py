@@ -3,46 +3,37 @@
 Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 2021, https://arxiv.org/abs/2104.01778
 """
 
+from __future__ import annotations
+
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+import transformers
 
-from brainplug.backbones.base import Backbone, weights_revision
-from brainplug.backbones.loading import load_pretrained
+from brainplug.backbones.base import Backbone
+from brainplug.backbones.hub import load_model
 from brainplug.backbones.positions import check_positions, resize_in_time
-from brainplug.backbones.spec import BackboneSpec
+from brainplug.backbones.spec import BackboneSpec, Checkpoint
 from brainplug.data.features import LogMel
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 
-SPECIAL_TOKENS = 2  # [CLS] and the distillation token stand before the patches
+SPECIAL_TOKENS = 2  # [CLS] and the distillation token, before the patches
 
 
 class AudioSpectrogram(Backbone):
-    """AST with positions for clips of a given length.
-
-    Arguments
-    ---------
-    model : ASTModel
-        The transformer; its position table fits `log_mel.frames`.
-    name, revision : str
-        As in `Backbone`.
-    log_mel : LogMel
-        Makes the input.
+    """AST with positions for clips of a given length; the arguments are those of `Backbone`.
 
     Example
     -------
-    >>> from transformers import ASTConfig
-    >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
-    >>> resize_positions(model, frames=100, mode="crop")
-    >>> backbone = AudioSpectrogram(model, "toy", "none", LogMel(mel_bands=128, frames=100))
+    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> backbone = AudioSpectrogram.from_config(transformers.ASTConfig(**sizes), frames=100)
     >>> tokens, mask = backbone(backbone.extract(torch.randn(16000))[None], torch.ones(1))
     >>> tuple(tokens.shape)  # 2 special tokens, 12 bands of 9 patches
     (1, 110, 8)
     """
 
-    spec: ClassVar = BackboneSpec(
+    spec = BackboneSpec(
         model_types=("audio-spectrogram-transformer",),
         signal="log_mel",
         layers="layers",
@@ -60,57 +51,66 @@ class AudioSpectrogram(Backbone):
         final_norm="layernorm",
         special_tokens=SPECIAL_TOKENS,
     )
+    checkpoints: ClassVar = {
+        "nano-ast": Checkpoint(
+            "Apache-2.0",
+            "tags of spoken words, synthetic events and free recordings, from nothing; recipes/pretrain_ast",
+        ),
+        "ast": Checkpoint(
+            "BSD-3-Clause",
+            "tags of AudioSet, starting from a vision transformer of ImageNet",
+            "MIT/ast-finetuned-audioset-10-10-0.4593",
+            lambda: transformers.ASTConfig(),
+        ),
+    }
 
-    extractor_class: ClassVar = ASTFeatureExtractor
-
-    def __init__(self, model: ASTModel, name: str, revision: str, log_mel: LogMel):
-        super().__init__(model, name, revision)
-        self.log_mel = log_mel
-
-    @classmethod
-    def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "AudioSpectrogram":
-        """Loads an AST for clips of `frames` frames of 10 ms; see `resize_positions` for `positions`."""
-        model = load_pretrained(ASTModel, source, revision)
-        extractor = load_pretrained(cls.extractor_class, source, revision)
-        commit = getattr(model.config, "_commit_hash", None)
-        return cls._fit(model, extractor, name, weights_revision(source, commit), **settings)
-
-    @classmethod
-    def from_config(
-        cls, config: ASTConfig, name: str = "random", extractor: ASTFeatureExtractor | None = None, **settings: object
-    ) -> "AudioSpectrogram":
-        """Builds an AST; its input is normalised with AudioSet's mean and deviation, unless an extractor has others."""
-        model = ASTModel(copy.deepcopy(config)).eval()
-        extractor = extractor or ASTFeatureExtractor(num_mel_bins=config.num_mel_bins)
-        return cls._fit(model, extractor, name, "random", **settings)
-
-    @classmethod
-    def _fit(
-        cls,
-        model: ASTModel,
-        extractor: ASTFeatureExtractor,
+    def __init__(
+        self,
+        model: transformers.ASTModel,
         name: str,
         revision: str,
+        extractor: transformers.ASTFeatureExtractor,
         frames: int | None = None,
         positions: str = "crop",
-    ) -> "AudioSpectrogram":
-        """Fits a model to clips of `frames` frames; as many as its table is for, without."""
-        frames = frames or model.config.max_length
-        resize_positions(model, frames, positions)
-        mean, deviation = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)  # (x - 0) / 2 / 0.5
-        return cls(model, name, revision, LogMel(extractor.num_mel_bins, frames, mean, deviation))
+    ):
+        super().__init__(model, name, revision, copy.copy(extractor))
+        self.frames = model.config.max_length if frames is None else frames
+        resize_positions(model, self.frames, positions)
+        self.extractor.max_length = self.frames
+        # Without normalisation: (x - 0) / (2 * 0.5).
+        self.mean, self.std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
+        self.log_mel = LogMel(extractor.num_mel_bins, self.frames, self.mean, self.std)
+
+    @classmethod
+    def load_model(cls, source: str, revision: str | None) -> transformers.ASTModel:
+        """Loads the transformer of a folder or a hub id."""
+        return load_model(transformers.ASTModel, source, revision)
+
+    @classmethod
+    def new_model(cls, config: transformers.ASTConfig) -> transformers.ASTModel:
+        """A transformer with random weights."""
+        return transformers.ASTModel(config)
+
+    @classmethod
+    def extractor_class(cls) -> type[transformers.ASTFeatureExtractor]:
+        """AST's."""
+        return transformers.ASTFeatureExtractor
+
+    @classmethod
+    def new_extractor(cls, config: transformers.ASTConfig) -> transformers.ASTFeatureExtractor:
+        """Normalises with AudioSet's mean and standard deviation."""
+        return transformers.ASTFeatureExtractor(num_mel_bins=config.num_mel_bins)
 
     @property
-    def signal_settings(self) -> dict:
+    def signal_settings(self) -> dict[str, Any]:
         """Size and normalisation of the spectrogram."""
-        settings = self.log_mel
         return {
-            "signal": "log_mel", "mel_bands": settings.mel_bands, "frames": settings.frames,
-            "mean": settings.mean, "deviation": settings.deviation,
+            "signal": "log_mel", "mel_bands": self.extractor.num_mel_bins, "frames": self.frames,
+            "mean": self.mean, "std": self.std,
         }  # fmt: skip
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Log-mels ``[frames, mel_bands]``, padded or cut and normalised as AST wants them."""
+        """Log-mels ``[frames, mel_bands]``, padded or cut, and normalised."""
         return self.log_mel.extract(waveform)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -118,35 +118,29 @@ class AudioSpectrogram(Backbone):
         return self.log_mel.extract_batch(waveforms, lengths)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Tokens ``[batch, 2 + patches, dim]``. Every clip has the same length, so nothing is masked."""
+        """Tokens ``[batch, 2 + patches, dim]``. All clips have the same length, so nothing is masked."""
         return self.model(signal).last_hidden_state, None
 
 
-def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
-    """Fits the position embeddings to clips of another length, in place.
+def resize_positions(model: transformers.ASTModel, frames: int, mode: str) -> None:
+    """Fits the position embeddings to clips of another length, in place; the configuration follows.
 
-    The table is ``[1, 2 + bands * times, dim]``, its patches counted along time within each band.
+    The table is ``[1, 2 + bands * times, dim]``: within each band, patches are in order of time.
 
     Arguments
     ---------
-    model : ASTModel
-        Changed in place, its configuration too.
-    frames : int
-        Length of the clips.
     mode : str
-        ``crop`` keeps the first positions of each band (longer clips are interpolated), ``interpolate`` stretches or
-        shrinks the time axis, ``zero`` sets all positions to zero, those of the special tokens too, and ``published``
-        does so where the number of patches changes, as the published PETL code did.
+        As in `resize_in_time`; ``zero`` and ``published`` set the positions of the special tokens to zero too.
 
     Raises
     ------
-    UsageError
-        Unknown mode, or fewer frames than a patch is long.
+    ConfigError
+        The mode is unknown, or a clip is shorter than a patch.
 
     Example
     -------
-    >>> from transformers import ASTConfig
-    >>> model = ASTModel(ASTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
+    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> model = transformers.ASTModel(transformers.ASTConfig(**sizes))
     >>> resize_positions(model, frames=500, mode="interpolate")
     >>> model.embeddings.position_embeddings.shape[1]  # 2 special tokens, 12 bands of 49 patches
     590
@@ -154,7 +148,7 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
     config = model.config
     check_positions(mode)
     if frames < config.patch_size:
-        raise UsageError(
+        raise ConfigError(
             f"Clips of {frames} frames were asked for.",
             f"One patch of {config._name_or_path or 'this AST'} is {config.patch_size} frames long.",
             f"Write --frames={config.patch_size} or more",
@@ -162,8 +156,8 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
     table = model.embeddings.position_embeddings.detach()
     bands, times = model.embeddings.get_shape(config)
     new_times = (frames - config.patch_size) // config.time_stride + 1
+    config.max_length = frames
     if new_times == times and mode != "zero":
-        config.max_length = frames
         return
     special, patches = table[:, :SPECIAL_TOKENS], table[0, SPECIAL_TOKENS:]
     patches = resize_in_time(patches.view(bands, times, -1), new_times, mode)
@@ -171,4 +165,3 @@ def resize_positions(model: ASTModel, frames: int, mode: str) -> None:
         special = torch.zeros_like(special)
     resized = torch.cat([special, patches.reshape(1, bands * new_times, -1)], dim=1)
     model.embeddings.position_embeddings = torch.nn.Parameter(resized)
-    config.max_length = frames

@@ -1,37 +1,59 @@
-"""What every backbone can do: read a clip's waveform as its signal, and turn a batch of signals into tokens."""
+"""What every backbone does: it reads a clip's waveform as its signal, and turns a batch of signals into tokens."""
 
-import hashlib
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+import transformers
 
-from brainplug.backbones.spec import BackboneSpec
-from brainplug.errors import UsageError
+from brainplug.backbones.hub import load_extractor, weights_revision
+from brainplug.backbones.spec import BackboneSpec, Checkpoint
+from brainplug.errors import ConfigError
 
 
 class Backbone(torch.nn.Module, ABC):
     """A pretrained transformer with its description.
 
+    A subclass may replace modules of the transformer, so that methods reach them or padding is left out. The weights
+    keep the names that transformers has, and what is computed of clips without padding stays the same.
+
     Arguments
     ---------
     model : PreTrainedModel
-        The transformer.
+        The transformer, changed in place.
     name : str
-        How the user called it.
+        As the user wrote it.
     revision : str
-        Which weights these are: the hub's commit, a hash of the file, ``seed-1``, or ``random``.
+        The exact weights: the hub's commit, a hash of the files, ``seed-1``, or ``random``.
+    extractor : FeatureExtractionMixin
+        How clips are read.
+    frames : int, optional
+        The length that clips are cut or padded to, in frames of 10 ms, for families that need one: by default the
+        length that the model was made for. Other families take clips of any length.
+    positions : str
+        How these families fit their position embeddings, see `resize_in_time`.
     """
 
-    spec: ClassVar[BackboneSpec]
-    extractor_class: ClassVar[type[FeatureExtractionMixin]]
-    sample_rate = 16000  # Hz, of every family here
+    spec: BackboneSpec
+    checkpoints: ClassVar[dict[str, Checkpoint]] = {}
+    sample_rate: ClassVar[int] = 16000  # Hz
+    frames: int | None = None
+    max_tokens: int | None = None  # of a clip, in families that neither cut clips nor take any length
 
-    def __init__(self, model: PreTrainedModel, name: str, revision: str):
+    def __init__(
+        self,
+        model: transformers.PreTrainedModel,
+        name: str,
+        revision: str,
+        extractor: Any,
+        frames: int | None = None,
+        positions: str = "crop",
+    ):
         super().__init__()
-        self.model, self.name, self.revision = model, name, revision
+        self.model, self.name, self.revision, self.extractor = model, name, revision, extractor
 
     @property
     def dim(self) -> int:
@@ -39,74 +61,85 @@ class Backbone(torch.nn.Module, ABC):
         return self.model.config.hidden_size
 
     @classmethod
-    @abstractmethod
-    def load(cls, source: str, name: str, revision: str | None, **settings: object) -> "Backbone":
-        """Loads a pretrained one.
+    def load(cls, source: str, name: str, revision: str | None, **settings: Any) -> Self:
+        """Loads pretrained weights from a folder or a hub id; the settings are `frames` and `positions`."""
+        model = cls.load_model(source, revision)
+        extractor = load_extractor(cls.extractor_class(), source, revision)
+        commit = getattr(model.config, "_commit_hash", None)
+        return cls(model, name, weights_revision(source, commit), extractor, **settings)
 
-        Arguments
-        ---------
-        source : str
-            A folder or a hub id.
-        name : str
-            How the user called it.
-        revision : str, optional
-            The hub's revision.
-        **settings : object
-            What the recipe says of the input: `frames`, `positions`.
-
-        Returns
-        -------
-        Backbone
-            With weights.
-        """
+    @classmethod
+    def from_config(
+        cls,
+        config: transformers.PreTrainedConfig,
+        name: str = "random",
+        extractor: transformers.FeatureExtractionMixin | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Draws random weights, in evaluation mode; under ``torch.device("meta")`` it has shapes without values."""
+        model = cls.new_model(copy_config(config)).eval()
+        return cls(model, name, "random", extractor or cls.new_extractor(config), **settings)
 
     @classmethod
     @abstractmethod
-    def from_config(
-        cls,
-        config: PreTrainedConfig,
-        name: str = "random",
-        extractor: FeatureExtractionMixin | None = None,
-        **settings: object,
-    ) -> "Backbone":
-        """Builds one with random weights, without any file; under ``torch.device("meta")`` without memory too.
+    def load_model(cls, source: str, revision: str | None) -> transformers.PreTrainedModel:
+        """Loads the transformer of `load`."""
 
-        Arguments
-        ---------
-        config : PreTrainedConfig
-            Of this family; left as it is.
-        name : str
-            How the user called it.
-        extractor : FeatureExtractionMixin, optional
-            How clips are read; None: as the family's do unless told otherwise.
-        **settings : object
-            As in `load`.
+    @classmethod
+    @abstractmethod
+    def new_model(cls, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+        """Makes the transformer of `from_config`."""
 
-        Returns
-        -------
-        Backbone
-            In evaluation mode, as loaded ones are.
+    @classmethod
+    @abstractmethod
+    def extractor_class(cls) -> type[transformers.FeatureExtractionMixin]:
+        """The class of transformers that reads clips."""
+
+    @classmethod
+    def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.FeatureExtractionMixin:
+        """The extractor of a model that does not come with one."""
+        return cls.extractor_class()()
+
+    @classmethod
+    def read_config(cls, folder: Path) -> transformers.PreTrainedConfig:
+        """Reads a config.json of this family."""
+        return transformers.AutoConfig.from_pretrained(folder)
+
+    def plain_model(self) -> transformers.PreTrainedModel:
+        """A copy of the transformer as transformers itself makes it, which can be saved and used without brainplug.
+
+        It computes the same tokens, except in padded batches, where padding may leak into clips.
+
+        Raises
+        ------
+        ConfigError
+            The transformer has modules of a method.
         """
+        with torch.random.fork_rng(devices=[]):
+            plain = self.new_model(copy_config(self.model.config))
+        try:
+            plain.load_state_dict(self.model.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"The plain model of the backbone {self.name!r} was asked for.",
+                "A method has added modules to it.",
+                "Merge the method first, with model.merge()",
+            ) from error
+        return plain.to(device=self.model.device, dtype=self.model.dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Saves `plain_model` and the feature extractor as transformers does; `load_backbone` takes the folder too."""
+        self.plain_model().save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
 
     @property
     @abstractmethod
-    def signal_settings(self) -> dict:
+    def signal_settings(self) -> dict[str, Any]:
         """All that `extract` depends on, as JSON values: the key of a feature cache."""
 
     @abstractmethod
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Turns a clip into the signal that the model takes.
-
-        Arguments
-        ---------
-        waveform : torch.Tensor
-            ``[samples]`` at 16 kHz.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[frames, mel_bands]`` or ``[samples]``.
-        """
+        """Turns a clip ``[samples]`` at 16 kHz into its signal, ``[frames, mel_bands]`` or ``[samples]``."""
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Turns a padded batch of clips into signals of one length, on their device.
@@ -116,7 +149,7 @@ class Backbone(torch.nn.Module, ABC):
         waveforms : torch.Tensor
             ``[batch, samples]`` at 16 kHz.
         lengths : torch.Tensor
-            Share of each clip that is not padding, ``[batch]``.
+            Fraction of each clip that is not padding, ``[batch]``.
 
         Returns
         -------
@@ -125,14 +158,18 @@ class Backbone(torch.nn.Module, ABC):
 
         Raises
         ------
-        UsageError
-            This family's signals are made clip by clip.
+        ConfigError
+            The family reads clips one by one.
         """
-        raise UsageError(
+        raise ConfigError(
             "--features_on_device=True was asked for.",
-            f"The signals of {self.name} are made clip by clip, before the batch.",
+            f"The backbone {self.name} reads clips one by one, before they are put into a batch.",
             "Leave it out, or write --backbone=ast",
         )
+
+    def count_tokens(self, samples: int) -> int:
+        """How many tokens a clip of this length has, where each stands for the same time of the clip."""
+        raise NotImplementedError
 
     @abstractmethod
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -143,35 +180,16 @@ class Backbone(torch.nn.Module, ABC):
         signal : torch.Tensor
             A padded batch of what `extract` returns.
         lengths : torch.Tensor
-            Share of each signal that is not padding, ``[batch]``.
+            Fraction of each signal that is not padding, ``[batch]``.
 
         Returns
         -------
         tuple[torch.Tensor, torch.Tensor | None]
-            Tokens ``[batch, tokens, dim]`` and a mask ``[batch, tokens]`` that is True where a token is not padding;
-            None where all count.
+            Tokens ``[batch, tokens, dim]``, and a mask ``[batch, tokens]`` that is True where a token is not padding;
+            None if no token is.
         """
 
 
-def weights_revision(source: str, commit: str | None) -> str:
-    """Names the weights exactly.
-
-    Arguments
-    ---------
-    source : str
-        A folder or a hub id.
-    commit : str, optional
-        The hub's commit, if it came from there.
-
-    Returns
-    -------
-    str
-        The commit, else a hash of the folder's weights.
-    """
-    if commit or not Path(source).is_dir():
-        return commit or "unknown"
-    digest = hashlib.sha256()
-    for path in sorted([*Path(source).glob("*.safetensors"), *Path(source).glob("pytorch_model*.bin")]):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256-{digest.hexdigest()[:16]}"
+def copy_config(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+    """A copy with the default attention, since a model in use may have one that its family refuses when it is made."""
+    return type(config).from_dict(config.to_dict())

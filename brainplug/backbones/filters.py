@@ -1,13 +1,14 @@
-"""Filters from which a small model's first convolution begins, so that it need not learn first what a spectrum is."""
+"""Filters with which a small model's first convolution starts, so that training need not find a spectrum first."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
-from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+import transformers
 
-PHASES = 4  # of each band: rectified and added, they are its amplitude, whatever the phase of the sound
+PHASES = 4  # of each band: rectified and added, they give its amplitude, whatever the phase of the sound
 LOWEST, HIGHEST = 60.0, 7600.0  # Hz, the centres of the first and the last band
 SAMPLE_RATE = 16000
 PREEMPHASIS = 0.97  # as before MFCC: high bands of speech are quieter
@@ -17,25 +18,20 @@ SHARPNESS = 4.0  # factor behind the first norm; a GELU rectifies what is not mu
 def mel_filters(bands: int, length: int) -> torch.Tensor:
     """Short waves under a Hann window, their frequencies equally spaced in mel.
 
+    Higher bands are louder, as a pre-emphasis of 0.97 makes the sound.
+
     Arguments
     ---------
-    bands : int
-        How many frequencies.
     length : int
         Of a filter, in samples at 16 kHz.
 
     Returns
     -------
     torch.Tensor
-        ``[4 * bands, length]``: all bands at the phase 0, then all a quarter of a wave later, and so on; louder for
-        higher bands, as a pre-emphasis of 0.97 would make the sound.
-
-    Example
-    -------
-    >>> filters = mel_filters(bands=20, length=240)
-    >>> filters.shape, bool(filters[19].norm() > filters[0].norm())
-    (torch.Size([80, 240]), True)
+        ``[4 * bands, length]``: all bands at phase 0, then all a quarter of a wave later, and so on.
     """
+    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
     mels = np.linspace(hertz_to_mel(LOWEST), hertz_to_mel(HIGHEST), bands)
     frequencies = torch.from_numpy(mel_to_hertz(mels)).float()  # Hz, [bands]
     seconds = (torch.arange(length) - (length - 1) / 2) / SAMPLE_RATE
@@ -47,20 +43,16 @@ def mel_filters(bands: int, length: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def begin_with_mel_filters(model: PreTrainedModel) -> None:
-    """Puts `mel_filters` into the first convolution of a model whose configuration says ``mel_filters: True``.
+def begin_with_mel_filters(model: transformers.PreTrainedModel) -> None:
+    """Puts `mel_filters` into the first convolution of a model whose configuration has ``mel_filters: True``.
 
-    Arguments
-    ---------
-    model : PreTrainedModel
-        Of the wav2vec 2.0 family, with random weights and a layer norm behind each convolution; any other is left as it
-        is. As many bands are made as its first convolution has channels for.
+    The model is of the wav2vec 2.0 family, with a layer norm behind each convolution.
     """
     if not getattr(model.config, "mel_filters", False):
         return
     first = model.feature_extractor.conv_layers[0]
     weight = first.conv.weight  # [channels, 1, length]
-    with torch.device("cpu"):  # whatever device new tensors would have: also where the model has shapes alone
+    with torch.device("cpu"):  # also where the model has shapes without values
         filters = mel_filters(weight.shape[0] // PHASES, weight.shape[2])
     weight.copy_(filters[:, None])
     first.layer_norm.weight.fill_(SHARPNESS)

@@ -1,126 +1,55 @@
-"""Finds pretrained weights: bundled, in a folder, in the hub's cache, or on the hub."""
+"""Backbones by name: pretrained, with random weights, or with shapes alone."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+import json
+import re
 from pathlib import Path
-from typing import TypeVar
 
-import huggingface_hub
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-from safetensors import SafetensorError
-from transformers import (
-    ASTConfig,
-    AutoConfig,
-    Data2VecAudioConfig,
-    FeatureExtractionMixin,
-    HubertConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2Config,
-    WavLMConfig,
-    WhisperConfig,
-)
-from transformers.utils import logging as transformers_logging
+import transformers
 
-from brainplug.errors import UsageError, nearest
+from brainplug.backbones.audio_spectrogram import AudioSpectrogram
+from brainplug.backbones.base import Backbone
+from brainplug.backbones.echo_encoder import EchoBackbone
+from brainplug.backbones.hub import as_checkpoint_error, fetch_config, find_config, hub_cache, load_extractor
+from brainplug.backbones.spec import Checkpoint
+from brainplug.backbones.wav2vec2 import Wav2Vec2
+from brainplug.backbones.wavlm import WavLM
+from brainplug.backbones.whisper import Whisper
+from brainplug.errors import CheckpointError, ConfigError, nearest
 
+# A new family adds its row.
+FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper, EchoBackbone)
+
+CHECKPOINTS: dict[str, Checkpoint] = {name: made for family in FAMILIES for name, made in family.checkpoints.items()}
+HUB_NAMES = {name: checkpoint.hub_id for name, checkpoint in CHECKPOINTS.items() if checkpoint.hub_id}
 BUNDLED_FOLDER = Path(__file__).parent / "nano"
-HUB_NAMES = {
-    "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
-    "wav2vec2": "facebook/wav2vec2-base-960h",
-    "hubert": "facebook/hubert-base-ls960",
-    "data2vec": "facebook/data2vec-audio-base-960h",
-    "wavlm": "microsoft/wavlm-base",
-    "whisper": "openai/whisper-base",
-}
-# What these are made of: all sizes, though not every rate of dropout. Most are what transformers' configurations say
-# without arguments.
-ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "ast": ASTConfig,
-    "wav2vec2": Wav2Vec2Config,
-    "hubert": HubertConfig,
-    "data2vec": Data2VecAudioConfig,
-    "wavlm": WavLMConfig,
-    "whisper": lambda: WhisperConfig(
-        d_model=512,
-        encoder_layers=6,
-        encoder_attention_heads=8,
-        encoder_ffn_dim=2048,
-        decoder_layers=6,
-        decoder_attention_heads=8,
-        decoder_ffn_dim=2048,
-    ),
-}
-RANDOM = "random:"  # before a name: that backbone, but with random weights
-NETWORK_PATIENCE = 5.0  # seconds until the hub counts as out of reach
-# Never used by a classifier, so a checkpoint may lack it: the embedding of masked frames.
-MAY_BE_MISSING = {"masked_spec_embed"}
-
-Loaded = TypeVar("Loaded", bound=PreTrainedModel | FeatureExtractionMixin)
+RANDOM = "random:"  # before a name: that backbone with random weights
 
 
 def bundled_names() -> list[str]:
-    """The backbones that come with the package.
-
-    Returns
-    -------
-    list[str]
-        Their names.
-
-    Example
-    -------
-    >>> "nano-ast" in bundled_names()
-    True
-    """
-    return sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/config.json"))
+    """The backbones that are bundled with the package."""
+    return sorted(name for name, checkpoint in CHECKPOINTS.items() if not checkpoint.hub_id)
 
 
 def base_name(name: str) -> str:
-    """What a backbone with random weights is made after.
-
-    Arguments
-    ---------
-    name : str
-        As in `find_source`.
-
-    Returns
-    -------
-    str
-        The name behind ``random:``; any other name as it is.
-
-    Example
-    -------
-    >>> base_name("random:nano-ast"), base_name("ast")
-    ('nano-ast', 'ast')
-    """
+    """A backbone's name without ``random:``."""
     return name.removeprefix(RANDOM)
 
 
 def find_source(name: str) -> str:
-    """Turns a backbone's name into what transformers can load.
+    """The folder or the hub id of a backbone.
 
     Arguments
     ---------
     name : str
-        ``nano-ast``, a short name (``ast``, ``wav2vec2``, ``hubert``, ``data2vec``, ``wavlm``, ``whisper``), a folder,
-        or a hub id such as ``facebook/hubert-large-ll60k``; ``random:`` may stand before each of them.
-
-    Returns
-    -------
-    str
-        A folder or a hub id.
+        A bundled one (``nano-ast``), a short name (``ast``), a folder, or a hub id such as
+        ``facebook/hubert-large-ll60k``; ``random:`` may come before it.
 
     Raises
     ------
-    UsageError
+    ConfigError
         The name is none of these.
 
     Example
@@ -137,161 +66,144 @@ def find_source(name: str) -> str:
         return base
     if base.count("/") == 1 and not base.startswith((".", "/")) and not Path(base).exists():
         return base
-    before = RANDOM if name.startswith(RANDOM) else ""
-    candidates = [before + known for known in (*bundled_names(), *HUB_NAMES)]
-    raise UsageError(
+    prefix = RANDOM if name.startswith(RANDOM) else ""
+    candidates = [prefix + candidate for candidate in (*bundled_names(), *HUB_NAMES)]
+    raise ConfigError(
         f"The backbone {name!r} was asked for.",
         f"No bundled backbone has this name, and no folder {base!r} holds a config.json.",
-        f"Write --backbone= one of {nearest(name, candidates)}, {before}FOLDER, or a hub id {before}OWNER/NAME",
+        f"Write --backbone= one of {nearest(name, candidates)}, {prefix}FOLDER, or a hub id {prefix}OWNER/NAME",
     )
 
 
-def fetch_config(source: str, revision: str | None) -> Path:
-    """Finds a backbone's config.json, on this machine if it is there, else on the hub.
+def known_config(name: str) -> transformers.PreTrainedConfig:
+    """A backbone's configuration, without asking the hub or reading weights.
 
-    Arguments
-    ---------
-    source : str
-        A folder or a hub id.
-    revision : str, optional
-        The hub's revision.
-
-    Returns
-    -------
-    Path
-        The file.
+    It comes from the checkpoint's file if that is on this machine; short names and their hub ids are known without it.
 
     Raises
     ------
-    UsageError
-        It is neither here nor within reach; within seconds, naming where it was looked for.
+    ConfigError
+        The name or its family is unknown.
+    CheckpointError
+        The configuration is not on this machine, or cannot be read.
     """
-    if here := _config_on_this_machine(source, revision):
-        return here
-    try:
-        # This asks once. The download alone would ask six times, for half a minute, where the hub is out of reach.
-        url = huggingface_hub.hf_hub_url(source, "config.json", revision=revision)
-        huggingface_hub.get_hf_file_metadata(url, timeout=NETWORK_PATIENCE)
-        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision))
-    except (OSError, HTTPError, HFValidationError) as error:  # the hub's own errors are the first two
-        absent = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)) and not isinstance(
-            error, LocalEntryNotFoundError
+    source = find_source(name)
+    path = find_config(source)
+    if path is None:
+        for checkpoint in CHECKPOINTS.values():
+            if checkpoint.config and checkpoint.hub_id == source:
+                return checkpoint.config()
+        raise CheckpointError(
+            f"The configuration of the backbone {name!r} was asked for.",
+            f"It is not in the cache {hub_cache()}.",
+            f"Write one of {', '.join([*bundled_names(), *HUB_NAMES])}, a folder, or a hub id that was loaded before",
         )
-        found = "The hub has no such model." if absent else "The model hub cannot be reached, or has no such model."
-        raise UsageError(
-            f"The backbone {source!r}, revision {revision or 'main'}, was asked for.",
-            f"It is not in the cache {HF_HUB_CACHE}. {found}",
-            f"Write --backbone={bundled_names()[0]} for one that is bundled, or --backbone=FOLDER for a downloaded one",
-        ) from error
+    with as_checkpoint_error(source):
+        family = family_of(json.loads(path.read_text()).get("model_type"), name)
+        return family.read_config(path.parent)
 
 
-def known_config(name: str) -> PreTrainedConfig:
-    """A backbone's configuration as far as it is known here, at once: no network is asked, no weight is read.
+def load_backbone(
+    name: str, revision: str | None = None, frames: int | None = None, positions: str = "crop"
+) -> Backbone:
+    """Loads a pretrained backbone by name, in float32 and evaluation mode.
 
     Arguments
     ---------
     name : str
-        As in `find_source`. A short name is known even where its checkpoint is not on this machine.
+        As in `find_source`. With ``random:`` the weights are random, drawn with the seed that torch was given last.
+    revision : str, optional
+        A revision of the hub. For random weights ``seed-1`` draws those of seed 1.
+    frames, positions : int, str
+        As in `Backbone`.
 
     Returns
     -------
-    PreTrainedConfig
-        From the checkpoint's file; else, for a short name or its hub id, the published architecture.
+    Backbone
+        Its `revision` names the weights: with it and the name, this function returns the same ones.
 
     Raises
     ------
-    UsageError
-        The name is unknown, or its configuration is not on this machine or cannot be read.
+    ConfigError
+        The name is unknown, or the family is not supported.
+    CheckpointError
+        The files are out of reach or damaged.
 
     Example
     -------
-    >>> known_config("whisper").encoder_layers
-    6
+    >>> backbone = load_backbone("nano-ast", frames=100)
+    >>> backbone.spec.signal
+    'log_mel'
     """
     source = find_source(name)
-    path = _config_on_this_machine(source, revision=None)
-    if path is None:
-        for short, hub_id in HUB_NAMES.items():
-            if source == hub_id:
-                return ARCHITECTURES[short]()
-        raise UsageError(
-            f"The configuration of the backbone {name!r} was asked for.",
-            f"It is not in the cache {HF_HUB_CACHE}.",
-            f"Write one of {', '.join([*bundled_names(), *HUB_NAMES])}, a folder, or a hub id that was loaded before",
-        )
-    try:
-        return AutoConfig.from_pretrained(path.parent)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The configuration of the backbone {name!r} was asked for.",
-            f"{path} cannot be read: {error}",
-            "Name a checkpoint of a supported family that is whole",
-        ) from error
+    if name.startswith(RANDOM):
+        return _with_random_weights(source, name, revision, frames, positions)
+    model_type = fetch_config(source, revision).get("model_type")
+    return family_of(model_type, name).load(source, name, revision, frames=frames, positions=positions)
 
 
-def _config_on_this_machine(source: str, revision: str | None) -> Path | None:
-    """A backbone's config.json in its folder or in the hub's cache; None where it is in neither."""
-    if Path(source).is_dir():
-        return Path(source, "config.json")
-    try:
-        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+def _with_random_weights(source: str, name: str, revision: str | None, frames: int | None, positions: str) -> Backbone:
+    """The pretrained backbone in all but its weights."""
+    seed = torch.initial_seed() if revision is None else _seed_of(revision, name)
+    fetch_config(source, None)  # downloads it if it is not on this machine
+    config = known_config(name)
+    family = family_of(config.model_type, name)
+    extractor = load_extractor(family.extractor_class(), source, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        backbone = family.from_config(config, name, extractor, frames=frames, positions=positions)
+    backbone.revision = f"seed-{seed}"
+    return backbone
 
 
-def load_pretrained(kind: type[Loaded], source: str, revision: str | None) -> Loaded:
-    """Loads a model or a feature extractor, and makes sure that no weight was left to chance.
+def _seed_of(revision: str, name: str) -> int:
+    if match := re.fullmatch(r"seed-(\d+)", revision):
+        return int(match[1])
+    raise ConfigError(
+        f"The backbone {name!r}, revision {revision!r}, was asked for.",
+        "The revision of random weights is the seed that they are drawn with.",
+        "Leave --backbone_revision out, or write --backbone_revision=seed-1, for example",
+    )
 
-    Arguments
-    ---------
-    kind : type[Loaded]
-        A class of transformers with `from_pretrained`.
-    source : str
-        A folder or a hub id.
-    revision : str, optional
-        The hub's revision.
 
-    Returns
-    -------
-    Loaded
-        In float32.
+def random_backbone(
+    config: transformers.PreTrainedConfig, frames: int | None = None, positions: str = "crop"
+) -> Backbone:
+    """Builds a backbone with random weights, without any file; of the class that `load_backbone` returns.
+
+    Under ``torch.device("meta")`` it takes no memory and no time.
 
     Raises
     ------
-    UsageError
-        The files cannot be read, or lack weights.
+    ConfigError
+        The family is not supported.
+
+    Example
+    -------
+    >>> with torch.device("meta"):
+    ...     backbone = random_backbone(known_config("ast"), frames=500)
+    >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
+    85
     """
-    try:
-        if isinstance(kind, type) and issubclass(kind, FeatureExtractionMixin):
-            return kind.from_pretrained(source, revision=revision)
-        # Some models draw random weights before those of the file take their place.
-        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model, report = kind.from_pretrained(
-                source, revision=revision, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UsageError(
-            f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {error}", "Download it anew"
-        ) from error
-    missing = sorted(set(report["missing_keys"]) - MAY_BE_MISSING)
-    if missing:
-        raise UsageError(
-            f"The backbone {source!r} was asked for.",
-            f"Its file lacks {len(missing)} weights, such as {', '.join(missing[:3])}.",
-            "Name a checkpoint of a supported family that is whole",
-        )
-    return model
+    return family_of(config.model_type, "random").from_config(config, frames=frames, positions=positions)
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silences transformers' table of unused weights (a classifier's head, for one) while a model loads."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def backbone_without_weights(
+    config: transformers.PreTrainedConfig, frames: int | None = None, positions: str = "crop"
+) -> Backbone:
+    """Builds a backbone on torch's meta device: shapes without values."""
+    with torch.device("meta"):
+        return random_backbone(config, frames, positions)
+
+
+def family_of(model_type: str | None, name: str) -> type[Backbone]:
+    """The class of a family; raises a `ConfigError` that names the backbone if there is none."""
+    for family in FAMILIES:
+        if model_type in family.spec.model_types:
+            return family
+    supported = [model_type for family in FAMILIES for model_type in family.spec.model_types]
+    raise ConfigError(
+        f"The backbone {name!r} was asked for.",
+        f"Its family {model_type!r} is not supported.",
+        f"Name a backbone of one of these families: {', '.join(supported)}",
+    )

@@ -1,7 +1,7 @@
-"""Keeps padding out of what transformers computes of clips in a batch, so that a clip's tokens are those it has alone.
+"""Keeps padding out of what the wav2vec 2.0 family computes, so that a clip has the same tokens in every batch.
 
-An attention mask does not reach two places of the wav2vec 2.0 family: the group norm behind the first convolution,
-which takes its mean and variance over the padding too, and the convolutions of the positions, where there are several.
+transformers' attention mask does not reach two modules: the group norm behind the first convolution, whose mean and
+variance include the padding, and the convolutions of the positions, if there are several.
 """
 
 import torch
@@ -10,29 +10,34 @@ from brainplug.backbones.spec import TokenMask
 
 
 class ClipNorm(torch.nn.GroupNorm):
-    """A group norm with a group for each channel, over the frames of a clip alone.
+    """A group norm with a group for each channel, over the frames of a clip that are not padding.
 
-    Its attribute `present` is a `TokenMask` of the frames.
+    Arguments
+    ---------
+    norm : torch.nn.GroupNorm
+        The norm that it replaces, whose parameters it takes.
+    mask : TokenMask
+        Of the frames.
 
     Example
     -------
-    >>> norm = ClipNorm(2, 2)
-    >>> frames = torch.randn(1, 2, 5)
-    >>> norm.present = TokenMask()
+    >>> mask = TokenMask()
+    >>> norm, frames = ClipNorm(torch.nn.GroupNorm(2, 2), mask), torch.randn(1, 2, 5)
     >>> alone = norm(frames)
-    >>> norm.present = TokenMask(torch.tensor([[True] * 5 + [False] * 3]))
-    >>> padded = norm(torch.nn.functional.pad(frames, (0, 3)))
-    >>> torch.allclose(padded[..., :5], alone, atol=1e-5)
+    >>> mask.tokens = torch.tensor([[True] * 5 + [False] * 3])
+    >>> torch.allclose(norm(torch.nn.functional.pad(frames, (0, 3)))[..., :5], alone, atol=1e-5)
     True
     """
 
-    present: TokenMask
+    def __init__(self, norm: torch.nn.GroupNorm, mask: TokenMask):
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, affine=False)
+        self.weight, self.bias, self.mask, self.training = norm.weight, norm.bias, mask, norm.training
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Takes and returns ``[batch, channels, frames]``."""
-        if self.present.tokens is None:
+        if self.mask.tokens is None:
             return super().forward(frames)
-        wide, present = frames.float(), self.present.tokens[:, None].float()  # sums of half precision overflow
+        wide, present = frames.float(), self.mask.tokens[:, None].float()  # sums of half precision overflow
         count = present.sum(2, keepdim=True).clamp(min=1)
         mean = (wide * present).sum(2, keepdim=True) / count
         variance = ((wide - mean).square() * present).sum(2, keepdim=True) / count
@@ -40,26 +45,22 @@ class ClipNorm(torch.nn.GroupNorm):
         return ((wide - mean) * scale + self.bias[:, None]).to(self.weight.dtype)
 
 
-class Silence:
-    """A hook before a convolution over tokens that sets padding to zero, as beyond the end of a clip that stands alone.
-
-    Arguments
-    ---------
-    present : TokenMask
-        Of the tokens.
+class ZeroPadding:
+    """A hook before a convolution over tokens ``[batch, dim, tokens]`` that sets padding to zero, as after a clip.
 
     Example
     -------
     >>> convolution = torch.nn.Conv1d(1, 1, 3, padding=1)
-    >>> _ = convolution.register_forward_pre_hook(Silence(TokenMask(torch.tensor([[True, False]]))))
+    >>> _ = convolution.register_forward_pre_hook(ZeroPadding(TokenMask(torch.tensor([[True, False]]))))
     >>> torch.equal(convolution(torch.tensor([[[1.0, 5.0]]])), convolution(torch.tensor([[[1.0, 0.0]]])))
     True
     """
 
-    def __init__(self, present: TokenMask):
-        self.present = present
+    def __init__(self, mask: TokenMask):
+        self.mask = mask
 
     def __call__(self, convolution: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        """Takes and returns ``[batch, dim, tokens]``."""
-        present, (tokens,) = self.present.tokens, inputs
+        """The masked input."""
+        (tokens,) = inputs
+        present = self.mask.tokens
         return (tokens if present is None else tokens * present[:, None].to(tokens.dtype),)

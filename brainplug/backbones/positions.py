@@ -2,51 +2,24 @@
 
 import torch
 
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
 
 POSITIONS = ("crop", "interpolate", "zero", "published")
 
 
 def check_positions(mode: str) -> None:
-    """Makes sure that a mode exists.
-
-    Arguments
-    ---------
-    mode : str
-        One of `POSITIONS`.
-
-    Raises
-    ------
-    UsageError
-        It does not exist.
-
-    Example
-    -------
-    >>> check_positions("crop")
-    """
+    """Raises a `ConfigError` for a mode that is not in `POSITIONS`."""
     if mode not in POSITIONS:
-        raise UsageError(
+        raise ConfigError(
             f"The positions {mode!r} were asked for.", "They do not exist.", f"Write one of: {nearest(mode, POSITIONS)}"
         )
 
 
 def resize_in_time(table: torch.Tensor, times: int, mode: str) -> torch.Tensor:
-    """Makes a table of positions for another number of times.
+    """Fits a table of position embeddings ``[bands, times, dim]`` to another number of times; returns a new tensor.
 
-    Arguments
-    ---------
-    table : torch.Tensor
-        ``[bands, times, dim]``.
-    times : int
-        How many there shall be.
-    mode : str
-        ``crop`` keeps the first ones (more are interpolated), ``interpolate`` stretches or shrinks, ``zero`` sets all
-        to zero, ``published`` sets them to zero where their number changes.
-
-    Returns
-    -------
-    torch.Tensor
-        Another table, which shares nothing with the given one.
+    ``crop`` keeps the first ones, and interpolates if there are too few; ``interpolate`` stretches or shrinks; ``zero``
+    sets all to zero; ``published`` sets all to zero if their number changes, as the published PETL code does.
 
     Example
     -------

@@ -1,35 +1,61 @@
-"""How a backbone describes itself, so that a method never has to know which one it adapts."""
+"""How a backbone describes itself, so that no method needs to know which family it adapts."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import PreTrainedConfig
 
 
+@dataclass(eq=False)
 class TokenMask:
-    """Which tokens of the batch in hand are not padding: a backbone says it, what mixes tokens reads it.
+    """The mask of the current batch, ``[batch, tokens]``: True where a token is not padding. None: no padding.
+
+    The backbone sets it; modules that mix tokens read it.
+    """
+
+    tokens: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Pretrained weights that have a short name.
 
     Arguments
     ---------
-    tokens : torch.Tensor, optional
-        ``[batch, tokens]``, True where a token counts; None where all do.
+    licence : str
+        As the page of the weights states it.
+    made : str
+        Training objective and corpus.
+    hub_id : str, optional
+        Where the weights are; None for weights that are bundled with the package.
+    config : Callable, optional
+        Returns the architecture of weights on the hub: all sizes, though not every dropout rate.
     """
 
-    def __init__(self, tokens: torch.Tensor | None = None):
-        self.tokens = tokens
+    licence: str
+    made: str
+    hub_id: str | None = None
+    config: Callable[[], PreTrainedConfig] | None = None
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Where a family of transformers keeps its parts.
+    """Where a family of transformers keeps its modules.
 
     Arguments
     ---------
     model_types : tuple[str, ...]
-        The families' names in transformers (``config.model_type``).
+        The family's names in transformers (``config.model_type``).
     signal : str
-        What it takes: ``log_mel`` ``[batch, frames, mel_bands]`` or ``waveform`` ``[batch, samples]``.
+        The input: ``log_mel`` ``[batch, frames, mel_bands]`` or ``waveform`` ``[batch, samples]``.
     layers : str
         Path of the list of layers, from the model.
     attention, feed_forward : str
@@ -37,28 +63,21 @@ class BackboneSpec:
     query, key, value, output : str
         Paths of the attention's projections, from a layer.
     feed_forward_in, feed_forward_out : str
-        Paths of the feed-forward's two linear maps, from a layer.
+        Paths of the feed-forward block's linear maps, from a layer.
     norms : tuple[str, ...]
         Paths of a layer's norms, from the layer.
     norm_before_attention, norm_before_feed_forward : str, optional
-        Path of the layer norm whose output the sub-layer reads, from a layer; None where none stands before it.
+        Path of the layer norm whose output the sub-layer reads, from a layer; None if there is none.
     final_norm : str, optional
-        Path of the layer norm that is trained along with the head, from the model; None where there is none.
+        Path of the layer norm that is trained along with the head, from the model; None if there is none.
     special_tokens : int
-        Tokens that stand before those of the clip; the first of them is [CLS].
+        Tokens before those of the clip; the first of them is [CLS].
     mask_embedding : str, optional
-        Path of the vector that stands for masked frames, from the model; no classifier reads it.
+        Path of the vector that replaces masked frames, from the model; no classifier reads it.
     convolutions : str, optional
-        Path of what makes frames of samples, from the model; None where it takes no waveform.
+        Path of the module that makes frames of samples, from the model; None if the input is no waveform.
     token_mask : TokenMask
-        Of the batch that one model computes; a backbone that masks padding sets its own, others leave it empty.
-
-    Example
-    -------
-    >>> model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Identity()])})
-    >>> spec = BackboneSpec(("toy",), "waveform", "layers", "a", "f", "q", "k", "v", "o", "f.0", "f.1", ("n",))
-    >>> len(spec.layers_of(model))
-    1
+        Of the model's current batch. A backbone that masks padding has its own; for others it stays empty.
     """
 
     model_types: tuple[str, ...]
@@ -82,56 +101,23 @@ class BackboneSpec:
     token_mask: TokenMask = field(default_factory=TokenMask, compare=False)
 
     def layers_of(self, model: torch.nn.Module) -> torch.nn.ModuleList:
-        """The transformer layers of a model.
-
-        Arguments
-        ---------
-        model : torch.nn.Module
-            A model of this family.
-
-        Returns
-        -------
-        torch.nn.ModuleList
-            Its layers, first to last.
-
-        Raises
-        ------
-        UsageError
-            There are none at that path.
-        """
-        return find_module(model, self.layers)
+        """The transformer layers of a model, first to last."""
+        return cast(torch.nn.ModuleList, find_module(model, self.layers))
 
 
 def find_module(parent: torch.nn.Module, path: str) -> torch.nn.Module:
-    """Finds a module by its path.
-
-    Arguments
-    ---------
-    parent : torch.nn.Module
-        Where the path starts.
-    path : str
-        Names separated by dots.
-
-    Returns
-    -------
-    torch.nn.Module
-        What lies there.
+    """The module at a path of names separated by dots.
 
     Raises
     ------
-    UsageError
-        Nothing lies there; the nearest paths are named.
-
-    Example
-    -------
-    >>> find_module(torch.nn.Sequential(torch.nn.Linear(2, 3)), "0").out_features
-    3
+    ConfigError
+        There is none; the message lists the nearest paths.
     """
     try:
         return parent.get_submodule(path)
     except AttributeError:
         paths = [name for name, _ in parent.named_modules() if name]
-        raise UsageError(
+        raise ConfigError(
             f"The module {path!r} of {type(parent).__name__} was asked for.",
             "It does not exist.",
             f"Write one of: {nearest(path, paths)}",

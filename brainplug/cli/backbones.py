@@ -3,8 +3,7 @@
 import argparse
 
 from brainplug.backbones import backbone_without_weights, known_config
-from brainplug.backbones.about import ABOUT
-from brainplug.backbones.loading import BUNDLED_FOLDER, HUB_NAMES, bundled_names
+from brainplug.backbones.loading import BUNDLED_FOLDER, CHECKPOINTS, HUB_NAMES, bundled_names
 from brainplug.results.tables import markdown_table
 
 COLUMNS = (
@@ -40,5 +39,7 @@ def _row(name: str) -> tuple[str, ...]:
     weights = BUNDLED_FOLDER / name / "model.safetensors"
     megabytes = f"{weights.stat().st_size / 1e6:.1f}" if weights.is_file() else "-"
     sizes = str(layers), str(backbone.dim), f"{millions:.2f}", megabytes
-    about, source = ABOUT[name], HUB_NAMES.get(name, "bundled")
-    return name, *sizes, backbone.spec.signal, about.licence, source, about.made
+    checkpoint = CHECKPOINTS[name]
+    return (
+        name, *sizes, backbone.spec.signal, checkpoint.licence, checkpoint.hub_id or "bundled", checkpoint.made
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, read_adapter
-from brainplug.backbones.echo import EchoBackbone
+from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.config.recipe import PRECISIONS, check_device
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutput
 
-from brainplug.backbones.base import weights_revision
-from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
-from brainplug.backbones.loading import fetch_config, find_source, load_pretrained
+from brainplug.backbones.echo import Echo, EchoConfig
+from brainplug.backbones.echo_encoder import EchoBackbone
+from brainplug.backbones.hub import fetch_config, load_extractor, load_model, weights_revision
+from brainplug.backbones.loading import find_source
 from brainplug.data.characters import BLANK, Characters
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, DataError, UsageError, nearest
@@ -199,12 +199,12 @@ def load_echo(
         echo, extractor = Echo(config), WhisperFeatureExtractor(config.n_mels)
         return echo, EchoBackbone(echo.encoder, name, "random", extractor)
     source = find_source(name)
-    family = json.loads(fetch_config(source, revision).read_text()).get("model_type")
+    family = fetch_config(source, revision).get("model_type")
     if family != EchoConfig.model_type:
         reason = f"It is of the family {family!r}, no Echo."
         raise ConfigError(f"The Echo {name!r} was asked for.", reason, "Write --backbone=new, or the folder of an Echo")
-    echo = load_pretrained(Echo, source, revision)
-    extractor = load_pretrained(WhisperFeatureExtractor, source, revision)
+    echo = load_model(Echo, source, revision)
+    extractor = load_extractor(WhisperFeatureExtractor, source, revision)
     symbols = getattr(echo.config, "characters", None)
     if symbols != characters.symbols:
         raise ConfigError(

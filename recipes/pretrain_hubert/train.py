@@ -19,7 +19,8 @@ from speechbrain.utils.run_opts import RunOptions
 from transformers import AutoModel
 
 from brainplug.backbones.filters import begin_with_mel_filters
-from brainplug.backbones.loading import find_source, load_pretrained
+from brainplug.backbones.hub import load_model
+from brainplug.backbones.loading import find_source
 from brainplug.config.recipe import Recipe, parse_arguments
 from brainplug.errors import ConfigError, run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
@@ -78,7 +79,7 @@ def clustered_features(labels_from: str, layer: int) -> tuple[dict[str, object],
     if labels_from in MFCC:
         return {"features": labels_from}, MFCC[labels_from]
     folder = find_source(labels_from)
-    model = load_pretrained(AutoModel, folder, None)
+    model = load_model(AutoModel, folder, None)
     return {"features": folder, "layer": layer}, layer_features(model, layer, normalize=False)
 
 

@@ -26,10 +26,10 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from brainplug.backbones import Backbone, known_config, load_backbone, random_backbone, whisper
 from brainplug.backbones.audio_spectrogram import SPECIAL_TOKENS, resize_positions
-from brainplug.backbones.base import weights_revision
-from brainplug.backbones.loading import ARCHITECTURES, HUB_NAMES, find_source
+from brainplug.backbones.hub import weights_revision
+from brainplug.backbones.loading import CHECKPOINTS, HUB_NAMES, find_source
 from brainplug.backbones.spec import find_module
-from brainplug.errors import UsageError
+from brainplug.errors import CheckpointError, ConfigError, UsageError
 from tests.conftest import AST_CONFIG, TINY, TINY_BACKBONES, TINY_CONVOLUTIONS, WAV2VEC2_CONFIG, WHISPER_CONFIG
 
 BANDS, TIMES = 2, 5  # patches of 16 by 16 every 10, of 32 bands and 64 frames
@@ -471,7 +471,7 @@ class TestKnownConfigs:
         assert known_config(str(folder)).hidden_size == 16
 
     def test_short_names_and_their_hub_ids(self):
-        assert ARCHITECTURES.keys() == HUB_NAMES.keys()
+        assert {name for name, checkpoint in CHECKPOINTS.items() if checkpoint.config} == HUB_NAMES.keys()
         for name, hub_id in HUB_NAMES.items():
             assert known_config(name).to_dict() == known_config(hub_id).to_dict()
             assert find_source(name) == hub_id
@@ -490,11 +490,23 @@ class TestKnownConfigs:
         with pytest.raises(UsageError, match="Write .*ast"):
             known_config(name)
 
-    @pytest.mark.parametrize("text", ["torn", '{"model_type": "nothing"}'])
-    def test_a_broken_file_is_refused(self, folder, text):
+    @pytest.mark.parametrize(
+        ("text", "error", "message"),
+        [
+            ("torn", CheckpointError, "cannot be loaded"),
+            (
+                '{"model_type": "audio-spectrogram-transformer", "hidden_size": "many"}',
+                CheckpointError,
+                "cannot be loaded",
+            ),
+            ('{"model_type": "nothing"}', ConfigError, "'nothing' is not supported.*wavlm, whisper, echo"),
+        ],
+    )
+    def test_a_broken_file_is_refused(self, folder, text, error, message):
         (folder / "config.json").write_text(text)
-        with pytest.raises(UsageError, match="cannot be read"):
-            known_config(str(folder))
+        for load in (known_config, load_backbone):
+            with pytest.raises(error, match=message):
+                load(str(folder))
 
 
 def wavlm_and_original(stable=False):
@@ -561,8 +573,7 @@ class TestWhisper:
         original = WhisperEncoder(config)
         backbone = random_backbone(config)
         layer, gathered = original.layers[0], backbone.model.layers[0]
-        gathered.fc1.linear_in, gathered.fc1.linear_out = layer.fc1, layer.fc2
-        gathered.self_attn = layer.self_attn
+        gathered.load_state_dict(layer.state_dict())
         tokens = torch.randn(2, 9, 16)
         for training in (False, True):
             torch.manual_seed(1)

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSpeechSeq2Seq
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from brainplug.backbones.echo import Echo, EchoBackbone, EchoConfig
+from brainplug.backbones.echo import Echo, EchoConfig
 from brainplug.backbones.echo.decoder import EchoDecoder
 from brainplug.backbones.echo.encoder import EchoEncoder, FrontEnd
 from brainplug.backbones.echo.rotary import RotaryPositions
+from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.errors import UsageError
 
 PAD, START, END = 0, 1, 2

@@ -6,8 +6,7 @@ import pytest
 from transformers import ASTConfig
 
 from brainplug.backbones import known_config, load_backbone
-from brainplug.backbones.about import ABOUT
-from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.backbones.loading import BUNDLED_FOLDER, HUB_NAMES, bundled_names
 from brainplug.cli.backbones import list_backbones
 from brainplug.cli.methods import count_on_meta, describe_settings, list_methods, read_methods
 from brainplug.methods import choose_method
@@ -119,5 +118,5 @@ def test_every_backbone_says_its_size_its_licence_and_how_it_was_made(backbones,
         assert (where, megabytes) == (HUB_NAMES[name], "-")
 
 
-def test_nothing_is_told_of_backbones_that_there_are_not():
-    assert set(ABOUT) == {*bundled_names(), *HUB_NAMES}
+def test_every_bundled_folder_belongs_to_a_short_name():
+    assert [path.parent.name for path in sorted(BUNDLED_FOLDER.glob("*/config.json"))] == bundled_names()

@@ -1,0 +1,133 @@
+"""Files of pretrained models: in a folder, in the hub's cache, or on the hub."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from brainplug.errors import CheckpointError
+
+NETWORK_PATIENCE = 5.0  # seconds until the hub counts as out of reach
+# Weights that a checkpoint may lack, because no backbone uses them: the embedding of masked frames.
+MAY_BE_MISSING = {"masked_spec_embed"}
+
+
+def hub_cache() -> str:
+    """The folder of the hub's cache."""
+    return huggingface_hub.constants.HF_HUB_CACHE
+
+
+def find_config(source: str, revision: str | None = None) -> Path | None:
+    """The config.json of a folder or a hub id, if it is on this machine."""
+    if Path(source).is_dir():
+        return Path(source, "config.json")
+    try:
+        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def fetch_config(source: str, revision: str | None) -> dict[str, Any]:
+    """The values of the config.json of a folder or a hub id; it is downloaded if it is not on this machine.
+
+    Raises
+    ------
+    CheckpointError
+        It does not exist or cannot be read, or the hub does not answer within seconds.
+    """
+    with as_checkpoint_error(source):
+        return json.loads((find_config(source, revision) or _download_config(source, revision)).read_text())
+
+
+def _download_config(source: str, revision: str | None) -> Path:
+    try:
+        # This asks once. The download alone asks six times: half a minute, where the hub is out of reach.
+        url = huggingface_hub.hf_hub_url(source, "config.json", revision=revision)
+        huggingface_hub.get_hf_file_metadata(url, timeout=NETWORK_PATIENCE)
+        return Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision))
+    except (OSError, HTTPError, HFValidationError) as error:  # the hub's own errors are the first two
+        is_absent = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError))
+        is_absent = is_absent and not isinstance(error, LocalEntryNotFoundError)
+        problem = "The hub has no such model." if is_absent else "The hub cannot be reached, or has no such model."
+        raise CheckpointError(
+            f"The backbone {source!r}, revision {revision or 'main'}, was asked for.",
+            f"It is not in the cache {hub_cache()}. {problem}",
+            "Write --backbone=nano-ast for one that is bundled, or --backbone=FOLDER for a downloaded one",
+        ) from error
+
+
+def load_model(kind: type[Any], source: str, revision: str | None) -> Any:
+    """Loads a model of transformers in float32, without drawing random numbers.
+
+    Raises
+    ------
+    CheckpointError
+        The files cannot be read, or lack weights.
+    """
+    with as_checkpoint_error(source), _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        model, report = kind.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(set(report["missing_keys"]) - MAY_BE_MISSING):
+        raise CheckpointError(
+            f"The backbone {source!r} was asked for.",
+            f"Its file lacks {len(missing)} weights, such as {', '.join(missing[:3])}.",
+            "Name a complete checkpoint of a supported family",
+        )
+    return model
+
+
+def load_extractor(kind: type[Any], source: str, revision: str | None) -> Any:
+    """Loads a feature extractor of transformers; raises a `CheckpointError` if its file cannot be read."""
+    with as_checkpoint_error(source):
+        return kind.from_pretrained(source, revision=revision)
+
+
+@contextlib.contextmanager
+def as_checkpoint_error(source: str) -> Iterator[None]:
+    """Raises errors of reading a model's files as a `CheckpointError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, JSONDecodeError, SafetensorError, StrictDataclassError) as error:
+        raise CheckpointError(
+            f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {error}.", "Download it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silences transformers' table of unused weights, such as those of a classifier's head."""
+    level, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def weights_revision(source: str, commit: str | None) -> str:
+    """Names weights exactly: the hub's commit, else a hash of the files in a folder."""
+    if commit or not Path(source).is_dir():
+        return commit or "unknown"
+    digest = hashlib.sha256()
+    for path in sorted([*Path(source).glob("*.safetensors"), *Path(source).glob("pytorch_model*.bin")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256-{digest.hexdigest()[:16]}"
