@@ -1,6 +1,7 @@
 """What an adapter file says of itself: all that is needed to build the model again, but for the trained weights."""
 
 import json
+import re
 from importlib import metadata
 from typing import Annotated, Literal
 
@@ -166,6 +167,17 @@ def from_format_1(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {**values, "format": FORMAT, "versions": {}}
 
 
+# Patterns of tensors' names in older files, and the names of today. Whisper's feed-forward block was at `fc1`.
+RENAMED = (
+    (r"\.up_bias$", ".expert_bias"),
+    (r"(\.layers\.\d+)\.fc1\.linear_in\.", r"\1.fc1."),
+    (r"(\.layers\.\d+)\.fc1\.linear_out\.", r"\1.fc2."),
+    (r"(\.layers\.\d+)\.fc1\.adapter\.", r"\1.feed_forward.adapter."),
+)
+
+
 def current_name(tensor: str) -> str:
     """The name that a tensor of an older file has today."""
-    return f"{tensor.removesuffix('up_bias')}expert_bias" if tensor.endswith(".up_bias") else tensor
+    for pattern, name in RENAMED:
+        tensor = re.sub(pattern, name, tensor)
+    return tensor

@@ -106,7 +106,7 @@ class AudioSpectrogram(Backbone):
         """Size and normalisation of the spectrogram."""
         return {
             "signal": "log_mel", "mel_bands": self.extractor.num_mel_bins, "frames": self.frames,
-            "mean": self.mean, "std": self.std,
+            "mean": self.mean, "deviation": self.std,
         }  # fmt: skip
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -77,7 +78,7 @@ class Backbone(torch.nn.Module, ABC):
         **settings: Any,
     ) -> Self:
         """Draws random weights, in evaluation mode; under ``torch.device("meta")`` it has shapes without values."""
-        model = cls.new_model(copy_config(config)).eval()
+        model = cls.new_model(copy.deepcopy(config)).eval()
         return cls(model, name, "random", extractor or cls.new_extractor(config), **settings)
 
     @classmethod

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from brainplug.backbones.audio_spectrogram import AudioSpectrogram
-from brainplug.backbones.base import Backbone
+from brainplug.backbones.base import Backbone, copy_config
 from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.backbones.hub import as_checkpoint_error, fetch_config, find_config, hub_cache, load_extractor
 from brainplug.backbones.spec import Checkpoint
@@ -185,7 +185,8 @@ def random_backbone(
     >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
     85
     """
-    return family_of(config.model_type, "random").from_config(config, frames=frames, positions=positions)
+    family = family_of(config.model_type, "random")
+    return family.from_config(copy_config(config), frames=frames, positions=positions)
 
 
 def backbone_without_weights(

@@ -70,7 +70,8 @@ class AdaptedModel(torch.nn.Module):
         Returns
         -------
         PreTrainedModel
-            The backbone's model, without any module of the method; it computes the same as before.
+            The backbone's model, without any module of the method; it computes the same as before. Save it with
+            ``backbone.save_pretrained(folder)``: transformers then loads it without brainplug.
 
         Raises
         ------

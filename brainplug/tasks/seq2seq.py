@@ -10,7 +10,8 @@ from pydantic import Field
 
 from brainplug.adapters.description import RecognizerDescription
 from brainplug.adapters.file import Adapter
-from brainplug.backbones.echo import EchoBackbone, EchoConfig
+from brainplug.backbones.echo import EchoConfig
+from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.config.recipe import Recipe, choose
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.characters import Characters, choose_characters

@@ -11,7 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from brainplug.adapters.description import ClassifierDescription, RecognizerDescription, parse_description
+from brainplug.adapters.description import (
+    ClassifierDescription,
+    RecognizerDescription,
+    current_name,
+    parse_description,
+)
 from brainplug.adapters.file import read_adapter, read_description, save_adapter
 from brainplug.backbones import load_backbone
 from brainplug.errors import CheckpointError
@@ -99,6 +104,22 @@ def test_labels_of_format_1_that_number_no_outputs_are_refused(indices):
     values = {**json.loads((FORMAT_1 / "adapter.json").read_text()), "labels": indices}
     with pytest.raises(CheckpointError, match="labels"):
         parse_description(json.dumps(values), "adapter.json")
+
+
+@pytest.mark.parametrize(
+    ("of_older_files", "today"),
+    [
+        ("layers.0.attention.experts.up_bias", "layers.0.attention.experts.expert_bias"),
+        ("layers.0.fc1.linear_in.weight", "layers.0.fc1.weight"),
+        ("layers.10.fc1.linear_out.ia3_l.default", "layers.10.fc2.ia3_l.default"),
+        ("layers.1.fc1.adapter.up_bias", "layers.1.feed_forward.adapter.expert_bias"),
+        ("layers.1.mlp.fc1.weight", "layers.1.mlp.fc1.weight"),
+    ],
+)
+def test_tensors_of_older_files_have_the_names_of_today(of_older_files, today):
+    prefix = "backbone.model."
+    assert current_name(prefix + of_older_files) == prefix + today
+    assert current_name(prefix + today) == prefix + today
 
 
 # What is refused
