@@ -22,7 +22,7 @@ SPECIAL_TOKENS = 2  # [CLS] and the distillation token, before the patches
 
 
 class AudioSpectrogram(Backbone):
-    """AST with positions for clips of a given length; the arguments are those of `Backbone`.
+    """AST with positions for clips of a given length.
 
     Example
     -------
@@ -78,17 +78,17 @@ class AudioSpectrogram(Backbone):
         resize_positions(model, self.frames, positions)
         self.extractor.max_length = self.frames
         # Without normalisation: (x - 0) / (2 * 0.5).
-        self.mean, self.std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
+        self.mean, self.std = (float(extractor.mean), float(extractor.std)) if extractor.do_normalize else (0.0, 0.5)
         self.log_mel = LogMel(extractor.num_mel_bins, self.frames, self.mean, self.std)
 
     @classmethod
     def load_model(cls, source: str, revision: str | None) -> transformers.ASTModel:
-        """Loads the transformer of a folder or a hub id."""
+        """Loads an `ASTModel`."""
         return load_model(transformers.ASTModel, source, revision)
 
     @classmethod
-    def new_model(cls, config: transformers.ASTConfig) -> transformers.ASTModel:
-        """A transformer with random weights."""
+    def new_model(cls, config: Any) -> transformers.ASTModel:
+        """An `ASTModel` with random weights."""
         return transformers.ASTModel(config)
 
     @classmethod
@@ -97,7 +97,7 @@ class AudioSpectrogram(Backbone):
         return transformers.ASTFeatureExtractor
 
     @classmethod
-    def new_extractor(cls, config: transformers.ASTConfig) -> transformers.ASTFeatureExtractor:
+    def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.ASTFeatureExtractor:
         """Normalises with AudioSet's mean and standard deviation."""
         return transformers.ASTFeatureExtractor(num_mel_bins=config.num_mel_bins)
 
@@ -114,7 +114,7 @@ class AudioSpectrogram(Backbone):
         return self.log_mel.extract(waveform)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The same of a padded batch ``[batch, samples]``, on its device: ``[batch, frames, mel_bands]``."""
+        """The same for a batch, on its device: ``[batch, frames, mel_bands]``."""
         return self.log_mel.extract_batch(waveforms, lengths)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -125,17 +125,8 @@ class AudioSpectrogram(Backbone):
 def resize_positions(model: transformers.ASTModel, frames: int, mode: str) -> None:
     """Fits the position embeddings to clips of another length, in place; the configuration follows.
 
-    The table is ``[1, 2 + bands * times, dim]``: within each band, patches are in order of time.
-
-    Arguments
-    ---------
-    mode : str
-        As in `resize_in_time`; ``zero`` and ``published`` set the positions of the special tokens to zero too.
-
-    Raises
-    ------
-    ConfigError
-        The mode is unknown, or a clip is shorter than a patch.
+    The table is ``[1, 2 + bands * times, dim]``: within each band, patches are in order of time. The mode is that of
+    `resize_in_time`; ``zero`` and ``published`` set the positions of the special tokens to zero too.
 
     Example
     -------
@@ -145,7 +136,7 @@ def resize_positions(model: transformers.ASTModel, frames: int, mode: str) -> No
     >>> model.embeddings.position_embeddings.shape[1]  # 2 special tokens, 12 bands of 49 patches
     590
     """
-    config = model.config
+    config: Any = model.config
     check_positions(mode)
     if frames < config.patch_size:
         raise ConfigError(

@@ -1,11 +1,11 @@
-"""What every backbone does: it reads a clip's waveform as its signal, and turns a batch of signals into tokens."""
+"""The base class of all backbones: from a clip's waveform to its signal, and from a batch of signals to tokens."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import transformers
@@ -19,7 +19,7 @@ class Backbone(torch.nn.Module, ABC):
     """A pretrained transformer with its description.
 
     A subclass may replace modules of the transformer, so that methods reach them or padding is left out. The weights
-    keep the names that transformers has, and what is computed of clips without padding stays the same.
+    keep the names that transformers has, and clips without padding have the same tokens as in transformers.
 
     Arguments
     ---------
@@ -30,23 +30,23 @@ class Backbone(torch.nn.Module, ABC):
     revision : str
         The exact weights: the hub's commit, a hash of the files, ``seed-1``, or ``random``.
     extractor : FeatureExtractionMixin
-        How clips are read.
+        Turns clips into signals.
     frames : int, optional
-        The length that clips are cut or padded to, in frames of 10 ms, for families that need one: by default the
-        length that the model was made for. Other families take clips of any length.
+        For families whose clips have one length: that length in frames of 10 ms, to which clips are cut or padded; by
+        default the length that the model was made for.
     positions : str
         How these families fit their position embeddings, see `resize_in_time`.
     """
 
     spec: BackboneSpec
-    checkpoints: ClassVar[dict[str, Checkpoint]] = {}
+    checkpoints: ClassVar[dict[str, Checkpoint]] = {}  # by short name
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
-    max_tokens: int | None = None  # of a clip, in families that neither cut clips nor take any length
+    max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
         self,
-        model: transformers.PreTrainedModel,
+        model: Any,
         name: str,
         revision: str,
         extractor: Any,
@@ -54,20 +54,23 @@ class Backbone(torch.nn.Module, ABC):
         positions: str = "crop",
     ):
         super().__init__()
-        self.model, self.name, self.revision, self.extractor = model, name, revision, extractor
+        self.model: transformers.PreTrainedModel = model
+        self.name, self.revision, self.extractor = name, revision, extractor
 
     @property
     def dim(self) -> int:
         """Width of a token."""
-        return self.model.config.hidden_size
+        return int(self.model.config.hidden_size)
 
     @classmethod
-    def load(cls, source: str, name: str, revision: str | None, **settings: Any) -> Self:
-        """Loads pretrained weights from a folder or a hub id; the settings are `frames` and `positions`."""
+    def load(
+        cls, source: str, name: str, revision: str | None, frames: int | None = None, positions: str = "crop"
+    ) -> Self:
+        """Loads pretrained weights from a folder or a hub id."""
         model = cls.load_model(source, revision)
         extractor = load_extractor(cls.extractor_class(), source, revision)
         commit = getattr(model.config, "_commit_hash", None)
-        return cls(model, name, weights_revision(source, commit), extractor, **settings)
+        return cls(model, name, weights_revision(source, commit), extractor, frames, positions)
 
     @classmethod
     def from_config(
@@ -75,49 +78,47 @@ class Backbone(torch.nn.Module, ABC):
         config: transformers.PreTrainedConfig,
         name: str = "random",
         extractor: transformers.FeatureExtractionMixin | None = None,
-        **settings: Any,
+        frames: int | None = None,
+        positions: str = "crop",
     ) -> Self:
         """Draws random weights, in evaluation mode; under ``torch.device("meta")`` it has shapes without values."""
         model = cls.new_model(copy.deepcopy(config)).eval()
-        return cls(model, name, "random", extractor or cls.new_extractor(config), **settings)
+        return cls(model, name, "random", extractor or cls.new_extractor(config), frames, positions)
 
     @classmethod
     @abstractmethod
     def load_model(cls, source: str, revision: str | None) -> transformers.PreTrainedModel:
-        """Loads the transformer of `load`."""
+        """Loads the transformer of a folder or a hub id."""
 
     @classmethod
     @abstractmethod
-    def new_model(cls, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
-        """Makes the transformer of `from_config`."""
+    def new_model(cls, config: Any) -> transformers.PreTrainedModel:
+        """Makes the transformer of the family's configuration, with random weights."""
 
     @classmethod
     @abstractmethod
     def extractor_class(cls) -> type[transformers.FeatureExtractionMixin]:
-        """The class of transformers that reads clips."""
+        """The class of transformers that turns clips into signals."""
 
     @classmethod
     def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.FeatureExtractionMixin:
-        """The extractor of a model that does not come with one."""
+        """The extractor of a model that comes without one."""
         return cls.extractor_class()()
 
     @classmethod
     def read_config(cls, folder: Path) -> transformers.PreTrainedConfig:
         """Reads a config.json of this family."""
-        return transformers.AutoConfig.from_pretrained(folder)
+        config: transformers.PreTrainedConfig = transformers.AutoConfig.from_pretrained(folder)
+        return config
 
     def plain_model(self) -> transformers.PreTrainedModel:
-        """A copy of the transformer as transformers itself makes it, which can be saved and used without brainplug.
+        """A copy of the transformer as transformers itself makes it, which works without brainplug.
 
-        It computes the same tokens, except in padded batches, where padding may leak into clips.
-
-        Raises
-        ------
-        ConfigError
-            The transformer has modules of a method.
+        It computes the same tokens, except in padded batches, where padding may leak into clips. A `ConfigError` is
+        raised if a method has added modules.
         """
         with torch.random.fork_rng(devices=[]):
-            plain = self.new_model(copy_config(self.model.config))
+            plain: Any = self.new_model(copy_config(self.model.config))
         try:
             plain.load_state_dict(self.model.state_dict())
         except RuntimeError as error:
@@ -126,10 +127,11 @@ class Backbone(torch.nn.Module, ABC):
                 "A method has added modules to it.",
                 "Merge the method first, with model.merge()",
             ) from error
-        return plain.to(device=self.model.device, dtype=self.model.dtype).eval()
+        plain.to(device=self.model.device, dtype=self.model.dtype)
+        return cast(transformers.PreTrainedModel, plain.eval())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Saves `plain_model` and the feature extractor as transformers does; `load_backbone` takes the folder too."""
+        """Saves `plain_model` and the extractor as transformers does; `load_backbone` takes the folder too."""
         self.plain_model().save_pretrained(folder)
         self.extractor.save_pretrained(folder)
 
@@ -143,24 +145,10 @@ class Backbone(torch.nn.Module, ABC):
         """Turns a clip ``[samples]`` at 16 kHz into its signal, ``[frames, mel_bands]`` or ``[samples]``."""
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Turns a padded batch of clips into signals of one length, on their device.
+        """Turns clips ``[batch, samples]`` into signals of one length ``[batch, frames, mel_bands]``, on their device.
 
-        Arguments
-        ---------
-        waveforms : torch.Tensor
-            ``[batch, samples]`` at 16 kHz.
-        lengths : torch.Tensor
-            Fraction of each clip that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, frames, mel_bands]``.
-
-        Raises
-        ------
-        ConfigError
-            The family reads clips one by one.
+        `lengths` ``[batch]`` is the fraction of each clip that is not padding. A `ConfigError` is raised for families
+        that read clips one by one.
         """
         raise ConfigError(
             "--features_on_device=True was asked for.",
@@ -169,7 +157,7 @@ class Backbone(torch.nn.Module, ABC):
         )
 
     def count_tokens(self, samples: int) -> int:
-        """How many tokens a clip of this length has, where each stands for the same time of the clip."""
+        """The number of tokens of a clip of this length, for families whose tokens follow the clip in time."""
         raise NotImplementedError
 
     @abstractmethod

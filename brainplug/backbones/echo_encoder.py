@@ -22,7 +22,7 @@ FRAMES_PER_TOKEN = 2
 
 
 class EchoBackbone(Backbone):
-    """The encoder of an Echo; clips may have any length that it has positions for. The arguments are `Backbone`'s.
+    """The encoder of an Echo; clips may have any length that it has positions for.
 
     Example
     -------
@@ -63,29 +63,31 @@ class EchoBackbone(Backbone):
     ):
         super().__init__(model, name, revision, extractor)
         self.spec, self.max_tokens = dataclasses.replace(self.spec, token_mask=TokenMask()), model.config.n_audio_ctx
-        for layer in model.layers:
+        layers: Any = model.layers
+        for layer in layers:
             layer.gradient_checkpointing = False  # the run decides whether activations are recomputed
 
     @classmethod
     def read_config(cls, folder: Path) -> EchoConfig:
-        """Reads a config.json."""
+        """Reads a config.json of an Echo."""
         from brainplug.backbones.echo import EchoConfig
 
         return EchoConfig.from_pretrained(folder)
 
     @classmethod
     def load_model(cls, source: str, revision: str | None) -> EchoEncoder:
-        """Loads the encoder of a folder or a hub id: of a whole Echo, or saved alone."""
+        """Loads the encoder of a whole Echo, or one that was saved alone."""
         from brainplug.backbones.echo import Echo
         from brainplug.backbones.echo.encoder import EchoEncoder
 
         architectures = fetch_config(source, revision).get("architectures") or []
         if EchoEncoder.__name__ in architectures:
             return load_model(EchoEncoder, source, revision)
-        return load_model(Echo, source, revision).encoder
+        echo: Echo = load_model(Echo, source, revision)
+        return echo.encoder
 
     @classmethod
-    def new_model(cls, config: EchoConfig) -> EchoEncoder:
+    def new_model(cls, config: Any) -> EchoEncoder:
         """An encoder with random weights."""
         from brainplug.backbones.echo.encoder import EchoEncoder
 
@@ -97,7 +99,7 @@ class EchoBackbone(Backbone):
         return transformers.WhisperFeatureExtractor
 
     @classmethod
-    def new_extractor(cls, config: EchoConfig) -> transformers.WhisperFeatureExtractor:
+    def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.WhisperFeatureExtractor:
         """Makes as many mel bands as the model takes."""
         return transformers.WhisperFeatureExtractor(config.n_mels)
 
@@ -111,13 +113,13 @@ class EchoBackbone(Backbone):
         }  # fmt: skip
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Log-mels ``[frames, mel_bands]``, as many as the clip is long, normalised by its loudest point."""
+        """Log-mels ``[frames, mel_bands]`` of the whole clip, normalised by its loudest point."""
         waveform = torch.nn.functional.pad(waveform, (0, max(0, SHORTEST - len(waveform))))
-        read = self.extractor(waveform.numpy(), sampling_rate=self.sample_rate, padding=False, truncation=False)
-        return torch.as_tensor(read.input_features[0]).T.contiguous()
+        features = self.extractor(waveform.numpy(), sampling_rate=self.sample_rate, padding=False, truncation=False)
+        return torch.as_tensor(features.input_features[0]).T.contiguous()
 
     def count_tokens(self, samples: int) -> int:
-        """How many tokens a clip of this length has: one for each 20 ms."""
+        """One token for each 20 ms."""
         frames = max(samples, SHORTEST) // self.extractor.hop_length
         return -(-frames // FRAMES_PER_TOKEN)
 
@@ -127,7 +129,7 @@ class EchoBackbone(Backbone):
         return torch.arange(signal.shape[1], device=signal.device) < frames[:, None]
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens ``[batch, frames / 2, dim]``, one each 20 ms, and the mask of those that are not padding."""
+        """Tokens ``[batch, frames / 2, dim]``, one for each 20 ms, and the mask of those that are not padding."""
         present = self.present(signal, lengths)
         self.spec.token_mask.tokens = mask = present[:, ::FRAMES_PER_TOKEN]
         return self.model(signal, present).last_hidden_state, mask

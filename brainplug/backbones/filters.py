@@ -1,34 +1,28 @@
-"""Filters with which a small model's first convolution starts, so that training need not find a spectrum first."""
+"""Filters with which a small model's first convolution starts, so that training need not learn a spectrum first."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
-PHASES = 4  # of each band: rectified and added, they give its amplitude, whatever the phase of the sound
+from brainplug.backbones.spec import find_module
+
+PHASES = 4  # of each band: rectified and added, they give its amplitude, independent of the phase
 LOWEST, HIGHEST = 60.0, 7600.0  # Hz, the centres of the first and the last band
 SAMPLE_RATE = 16000
 PREEMPHASIS = 0.97  # as before MFCC: high bands of speech are quieter
-SHARPNESS = 4.0  # factor behind the first norm; a GELU rectifies what is not much smaller than 1
+SHARPNESS = 4.0  # factor after the first norm; a GELU rectifies values that are not much smaller than 1
 
 
 def mel_filters(bands: int, length: int) -> torch.Tensor:
-    """Short waves under a Hann window, their frequencies equally spaced in mel.
+    """Short waves under a Hann window, their frequencies equally spaced in mel, higher ones louder (pre-emphasis).
 
-    Higher bands are louder, as a pre-emphasis of 0.97 makes the sound.
-
-    Arguments
-    ---------
-    length : int
-        Of a filter, in samples at 16 kHz.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[4 * bands, length]``: all bands at phase 0, then all a quarter of a wave later, and so on.
+    Returns ``[4 * bands, length]``, `length` in samples: all bands at phase 0, then a quarter of a wave later, and so
+    on.
     """
     from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
@@ -44,13 +38,13 @@ def mel_filters(bands: int, length: int) -> torch.Tensor:
 
 @torch.no_grad()
 def begin_with_mel_filters(model: transformers.PreTrainedModel) -> None:
-    """Puts `mel_filters` into the first convolution of a model whose configuration has ``mel_filters: True``.
+    """Puts `mel_filters` into the first convolution, if the configuration has ``mel_filters: True``.
 
-    The model is of the wav2vec 2.0 family, with a layer norm behind each convolution.
+    The model is of the wav2vec 2.0 family, with a layer norm after each convolution.
     """
     if not getattr(model.config, "mel_filters", False):
         return
-    first = model.feature_extractor.conv_layers[0]
+    first: Any = find_module(model, "feature_extractor.conv_layers.0")
     weight = first.conv.weight  # [channels, 1, length]
     with torch.device("cpu"):  # also where the model has shapes without values
         filters = mel_filters(weight.shape[0] // PHASES, weight.shape[2])

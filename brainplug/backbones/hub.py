@@ -46,13 +46,12 @@ def find_config(source: str, revision: str | None = None) -> Path | None:
 def fetch_config(source: str, revision: str | None) -> dict[str, Any]:
     """The values of the config.json of a folder or a hub id; it is downloaded if it is not on this machine.
 
-    Raises
-    ------
-    CheckpointError
-        It does not exist or cannot be read, or the hub does not answer within seconds.
+    A `CheckpointError` is raised if it does not exist or cannot be read, or the hub does not answer within seconds.
     """
     with as_checkpoint_error(source):
-        return json.loads((find_config(source, revision) or _download_config(source, revision)).read_text())
+        path = find_config(source, revision) or _download_config(source, revision)
+        values: dict[str, Any] = json.loads(path.read_text())
+        return values
 
 
 def _download_config(source: str, revision: str | None) -> Path:
@@ -75,10 +74,7 @@ def _download_config(source: str, revision: str | None) -> Path:
 def load_model(kind: type[Any], source: str, revision: str | None) -> Any:
     """Loads a model of transformers in float32, without drawing random numbers.
 
-    Raises
-    ------
-    CheckpointError
-        The files cannot be read, or lack weights.
+    A `CheckpointError` is raised if the files cannot be read, or lack weights.
     """
     with as_checkpoint_error(source), _quiet_transformers(), torch.random.fork_rng(devices=[]):
         model, report = kind.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)

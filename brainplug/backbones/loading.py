@@ -39,18 +39,13 @@ def base_name(name: str) -> str:
 
 
 def find_source(name: str) -> str:
-    """The folder or the hub id of a backbone.
+    """The folder or the hub id of a backbone; a `ConfigError` if the name has none of these forms.
 
     Arguments
     ---------
     name : str
         A bundled one (``nano-ast``), a short name (``ast``), a folder, or a hub id such as
         ``facebook/hubert-large-ll60k``; ``random:`` may come before it.
-
-    Raises
-    ------
-    ConfigError
-        The name is none of these.
 
     Example
     -------
@@ -79,13 +74,7 @@ def known_config(name: str) -> transformers.PreTrainedConfig:
     """A backbone's configuration, without asking the hub or reading weights.
 
     It comes from the checkpoint's file if that is on this machine; short names and their hub ids are known without it.
-
-    Raises
-    ------
-    ConfigError
-        The name or its family is unknown.
-    CheckpointError
-        The configuration is not on this machine, or cannot be read.
+    Otherwise a `CheckpointError` is raised.
     """
     source = find_source(name)
     path = find_config(source)
@@ -143,7 +132,7 @@ def load_backbone(
 
 
 def _with_random_weights(source: str, name: str, revision: str | None, frames: int | None, positions: str) -> Backbone:
-    """The pretrained backbone in all but its weights."""
+    """A backbone that differs from the pretrained one in its weights alone."""
     seed = torch.initial_seed() if revision is None else _seed_of(revision, name)
     fetch_config(source, None)  # downloads it if it is not on this machine
     config = known_config(name)
@@ -171,16 +160,9 @@ def random_backbone(
 ) -> Backbone:
     """Builds a backbone with random weights, without any file; of the class that `load_backbone` returns.
 
-    Under ``torch.device("meta")`` it takes no memory and no time.
-
-    Raises
-    ------
-    ConfigError
-        The family is not supported.
-
     Example
     -------
-    >>> with torch.device("meta"):
+    >>> with torch.device("meta"):  # no memory, no time
     ...     backbone = random_backbone(known_config("ast"), frames=500)
     >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
     85

@@ -1,6 +1,6 @@
 """Keeps padding out of what the wav2vec 2.0 family computes, so that a clip has the same tokens in every batch.
 
-transformers' attention mask does not reach two modules: the group norm behind the first convolution, whose mean and
+transformers' attention mask does not reach two modules: the group norm after the first convolution, whose mean and
 variance include the padding, and the convolutions of the positions, if there are several.
 """
 
@@ -12,12 +12,7 @@ from brainplug.backbones.spec import TokenMask
 class ClipNorm(torch.nn.GroupNorm):
     """A group norm with a group for each channel, over the frames of a clip that are not padding.
 
-    Arguments
-    ---------
-    norm : torch.nn.GroupNorm
-        The norm that it replaces, whose parameters it takes.
-    mask : TokenMask
-        Of the frames.
+    It takes the parameters of the norm that it replaces; `mask` is of the frames.
 
     Example
     -------
@@ -46,15 +41,7 @@ class ClipNorm(torch.nn.GroupNorm):
 
 
 class ZeroPadding:
-    """A hook before a convolution over tokens ``[batch, dim, tokens]`` that sets padding to zero, as after a clip.
-
-    Example
-    -------
-    >>> convolution = torch.nn.Conv1d(1, 1, 3, padding=1)
-    >>> _ = convolution.register_forward_pre_hook(ZeroPadding(TokenMask(torch.tensor([[True, False]]))))
-    >>> torch.equal(convolution(torch.tensor([[[1.0, 5.0]]])), convolution(torch.tensor([[[1.0, 0.0]]])))
-    True
-    """
+    """A hook before a convolution over tokens ``[batch, dim, tokens]`` that sets padding to zero, as after a clip."""
 
     def __init__(self, mask: TokenMask):
         self.mask = mask

@@ -26,23 +26,12 @@ class TokenMask:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Pretrained weights that have a short name.
+    """Facts about pretrained weights that have a short name."""
 
-    Arguments
-    ---------
-    licence : str
-        As the page of the weights states it.
-    made : str
-        Training objective and corpus.
-    hub_id : str, optional
-        Where the weights are; None for weights that are bundled with the package.
-    config : Callable, optional
-        Returns the architecture of weights on the hub: all sizes, though not every dropout rate.
-    """
-
-    licence: str
-    made: str
-    hub_id: str | None = None
+    licence: str  # as the page of the weights states it
+    made: str  # training objective and corpus
+    hub_id: str | None = None  # None for weights that are bundled with the package
+    # Returns the architecture of weights on the hub: all sizes, though not every dropout rate.
     config: Callable[[], PreTrainedConfig] | None = None
 
 
@@ -57,25 +46,25 @@ class BackboneSpec:
     signal : str
         The input: ``log_mel`` ``[batch, frames, mel_bands]`` or ``waveform`` ``[batch, samples]``.
     layers : str
-        Path of the list of layers, from the model.
+        Path of the list of layers, from the model. The paths of all that is inside start at a layer.
     attention, feed_forward : str
-        Paths of the two sub-layers, from a layer.
+        The two sub-layers.
     query, key, value, output : str
-        Paths of the attention's projections, from a layer.
+        The attention's projections.
     feed_forward_in, feed_forward_out : str
-        Paths of the feed-forward block's linear maps, from a layer.
+        The feed-forward block's linear maps.
     norms : tuple[str, ...]
-        Paths of a layer's norms, from the layer.
+        A layer's norms.
     norm_before_attention, norm_before_feed_forward : str, optional
-        Path of the layer norm whose output the sub-layer reads, from a layer; None if there is none.
+        The layer norm whose output the sub-layer takes; None if there is none.
     final_norm : str, optional
-        Path of the layer norm that is trained along with the head, from the model; None if there is none.
+        The layer norm that is trained along with the head, from the model; None if there is none.
     special_tokens : int
         Tokens before those of the clip; the first of them is [CLS].
     mask_embedding : str, optional
-        Path of the vector that replaces masked frames, from the model; no classifier reads it.
+        The vector that replaces masked frames, from the model; no classifier uses it.
     convolutions : str, optional
-        Path of the module that makes frames of samples, from the model; None if the input is no waveform.
+        The module that makes frames of samples, from the model; None if the input is no waveform.
     token_mask : TokenMask
         Of the model's current batch. A backbone that masks padding has its own; for others it stays empty.
     """
@@ -106,13 +95,7 @@ class BackboneSpec:
 
 
 def find_module(parent: torch.nn.Module, path: str) -> torch.nn.Module:
-    """The module at a path of names separated by dots.
-
-    Raises
-    ------
-    ConfigError
-        There is none; the message lists the nearest paths.
-    """
+    """The module at a path of names separated by dots; a `ConfigError` lists the nearest if there is none."""
     try:
         return parent.get_submodule(path)
     except AttributeError:

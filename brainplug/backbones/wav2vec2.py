@@ -16,13 +16,13 @@ from brainplug.backbones.base import Backbone
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.hub import load_model
 from brainplug.backbones.padding import ClipNorm, ZeroPadding
-from brainplug.backbones.spec import BackboneSpec, Checkpoint, TokenMask
+from brainplug.backbones.spec import BackboneSpec, Checkpoint, TokenMask, find_module
 
 SHORTEST = 400  # samples, the receptive field of the convolutions
 
 
 class Wav2Vec2(Backbone):
-    """A transformer of the wav2vec 2.0 family; clips may have any length. The arguments are those of `Backbone`.
+    """A transformer of the wav2vec 2.0 family; clips may have any length.
 
     Example
     -------
@@ -92,21 +92,22 @@ class Wav2Vec2(Backbone):
         self.spec = dataclasses.replace(describe(self.spec, model), token_mask=TokenMask())
         # Set only while `forward` computes, so that the model can also be used by itself.
         self._first_frames, self._tokens = TokenMask(), TokenMask()
-        first = model.feature_extractor.conv_layers[0]
-        if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
-            first.layer_norm = ClipNorm(first.layer_norm, self._first_frames)
-        for module in model.encoder.pos_conv_embed.modules():
+        first = find_module(model, "feature_extractor.conv_layers.0")
+        norm = getattr(first, "layer_norm", None)
+        if isinstance(norm, torch.nn.GroupNorm):
+            first.layer_norm = ClipNorm(norm, self._first_frames)
+        for module in find_module(model, "encoder.pos_conv_embed").modules():
             if isinstance(module, torch.nn.Conv1d):
                 module.register_forward_pre_hook(ZeroPadding(self._tokens))
 
     @classmethod
     def load_model(cls, source: str, revision: str | None) -> transformers.PreTrainedModel:
-        """Loads the transformer of a folder or a hub id."""
+        """Loads the transformer."""
         return load_model(transformers.AutoModel, source, revision)
 
     @classmethod
-    def new_model(cls, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
-        """A transformer with random weights, whose first convolution may start with `mel_filters`."""
+    def new_model(cls, config: Any) -> Any:
+        """As the base class; the first convolution may start with `mel_filters`."""
         model = transformers.AutoModel.from_config(config, dtype=torch.float32)
         begin_with_mel_filters(model)
         # transformers makes the embedding of masked frames on the CPU, whatever the default device.
@@ -118,40 +119,35 @@ class Wav2Vec2(Backbone):
         return transformers.Wav2Vec2FeatureExtractor
 
     @property
-    def normalize(self) -> bool:
-        """Whether each clip is brought to zero mean and unit variance."""
-        return self.extractor.do_normalize
-
-    @property
     def signal_settings(self) -> dict[str, Any]:
-        """Whether clips are normalised."""
-        return {"signal": "waveform", "normalize": self.normalize}
+        """Whether clips are brought to zero mean and unit variance."""
+        return {"signal": "waveform", "normalize": self.extractor.do_normalize}
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
-        """The waveform ``[samples]``, at least as long as one token, and normalised if the checkpoint asks for it."""
+        """The waveform ``[samples]``, at least as long as one token, and normalised if the checkpoint requires it."""
         waveform = torch.nn.functional.pad(waveform, (0, max(0, SHORTEST - len(waveform))))
-        if not self.normalize:
+        if not self.extractor.do_normalize:
             return waveform
         variance, mean = torch.var_mean(waveform, correction=0)
         return (waveform - mean) / torch.sqrt(variance + 1e-7)  # the feature extractor's own epsilon
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens ``[batch, tokens, dim]``, one each 20 ms, and the mask of those that are not padding."""
+        """Tokens ``[batch, tokens, dim]``, one for each 20 ms, and the mask of those that are not padding."""
         samples = (lengths * signal.shape[1]).round().long()
         present = torch.arange(signal.shape[1], device=signal.device) < samples[:, None]
-        # Counted from the signal, since a method may have put tokens of its own among those of the clip.
+        # Counted from the signal, since a method may add tokens of its own.
         self.spec.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
         self._tokens.tokens = mask
         self._first_frames.tokens = _shortened(present, samples, self._convolutions[:1])
-        tokens = self.model(signal, attention_mask=present.long()).last_hidden_state
+        tokens: torch.Tensor = self.model(signal, attention_mask=present.long()).last_hidden_state
         self._tokens.tokens = self._first_frames.tokens = None
-        behind = self._convolutions_behind
-        return tokens, _shortened(mask, mask.sum(1), behind) if behind else mask
+        later = self._later_convolutions
+        return tokens, _shortened(mask, mask.sum(1), later) if later else mask
 
     def count_tokens(self, samples: int) -> int:
-        """How many tokens a clip of this length has: about one for each 20 ms."""
+        """About one token for each 20 ms."""
         count = max(samples, SHORTEST)
-        for kernel_size, stride in [*self._convolutions, *self._convolutions_behind]:
+        for kernel_size, stride in [*self._convolutions, *self._later_convolutions]:
             count = (count - kernel_size) // stride + 1
         return count
 
@@ -161,14 +157,14 @@ class Wav2Vec2(Backbone):
         return list(zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True))
 
     @property
-    def _convolutions_behind(self) -> list[tuple[int, int]]:
-        """The same of those that some models have after the transformer."""
+    def _later_convolutions(self) -> list[tuple[int, int]]:
+        """The same for the convolutions that some models have after the transformer."""
         config = self.model.config
         return [(1, config.adapter_stride)] * config.num_adapter_layers if getattr(config, "add_adapter", False) else []
 
 
 def _shortened(mask: torch.Tensor, counts: torch.Tensor, convolutions: list[tuple[int, int]]) -> torch.Tensor:
-    """The mask ``[batch, tokens]`` behind convolutions over signals; `counts` ``[batch]`` of each are not padding."""
+    """The mask ``[batch, tokens]`` after convolutions; `counts` ``[batch]`` steps of each row are not padding."""
     length = mask.shape[1]
     for kernel_size, stride in convolutions:
         length, counts = (length - kernel_size) // stride + 1, (counts - kernel_size) // stride + 1
@@ -176,13 +172,10 @@ def _shortened(mask: torch.Tensor, counts: torch.Tensor, convolutions: list[tupl
 
 
 def describe(spec: BackboneSpec, model: transformers.PreTrainedModel) -> BackboneSpec:
-    """Describes one model of the family.
-
-    In large ones (`do_stable_layer_norm`) a norm comes before each sub-layer and one after the last layer.
-    """
-    if not hasattr(model, "masked_spec_embed"):  # models whose pretraining masks nothing
+    """Describes one model: in large ones a norm comes before each sub-layer, and one after the last layer."""
+    if not hasattr(model, "masked_spec_embed"):  # its pretraining masks nothing
         spec = dataclasses.replace(spec, mask_embedding=None)
-    if not getattr(model.config, "do_stable_layer_norm", False):
+    if not getattr(model.config, "do_stable_layer_norm", False):  # transformers' name for it
         return spec
     return dataclasses.replace(
         spec,

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2110.13900
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import transformers
 
@@ -51,4 +51,4 @@ class WavLM(Wav2Vec2):
 
         super().__init__(model, name, revision, extractor)
         for layer in self.spec.layers_of(model):
-            layer.attention = ProjectingAttention(layer.attention, model.config)
+            layer.attention = ProjectingAttention(cast(Any, layer.attention), model.config)

@@ -1,5 +1,7 @@
 """WavLM's attention, calling the modules of its projections."""
 
+from typing import Any
+
 import torch
 from transformers import WavLMConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -10,15 +12,8 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 class ProjectingAttention(WavLMAttention):
     """Computes what WavLM's attention does, through its projections and the attention function of the configuration.
 
-    transformers reads the weights of the projections instead of calling them: it ignores a module that replaces one,
-    such as LoRA's.
-
-    Arguments
-    ---------
-    attention : WavLMAttention
-        The attention that it replaces, whose modules and parameters it takes.
-    config : WavLMConfig
-        Of the model.
+    transformers reads the weights of the projections instead of calling them, and so ignores a module that replaces
+    one, such as LoRA's. This module takes over the modules and parameters of the attention that it replaces.
     """
 
     def __init__(self, attention: WavLMAttention, config: WavLMConfig):
@@ -37,22 +32,15 @@ class ProjectingAttention(WavLMAttention):
 
     def torch_multi_head_self_attention(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, gated_position_bias: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends.
+    ) -> tuple[torch.Tensor, Any]:
+        """Attends; returns tokens ``[batch, tokens, dim]`` and, if the attention function has them, the weights.
 
         Arguments
         ---------
-        hidden_states : torch.Tensor
-            ``[batch, tokens, dim]``.
         attention_mask : torch.Tensor, optional
             ``[batch, tokens]``, True where a token is not padding.
         gated_position_bias : torch.Tensor
             Added to the scores, ``[batch * heads, tokens, tokens]``.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            Tokens, and the attention's weights if the attention function returns them.
         """
         batch, tokens, _ = hidden_states.shape
         query, key, value = (

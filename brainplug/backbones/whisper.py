@@ -5,7 +5,7 @@ Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 20
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import transformers
@@ -20,7 +20,7 @@ FRAMES_PER_TOKEN = 2  # the second convolution's stride
 
 
 class Whisper(Backbone):
-    """Whisper's encoder with positions for clips of a given length; the arguments are those of `Backbone`.
+    """Whisper's encoder with positions for clips of a given length.
 
     Example
     -------
@@ -67,7 +67,7 @@ class Whisper(Backbone):
 
     def __init__(
         self,
-        model: transformers.PreTrainedModel,
+        model: Any,
         name: str,
         revision: str,
         extractor: transformers.WhisperFeatureExtractor,
@@ -80,20 +80,22 @@ class Whisper(Backbone):
         resize_positions(model, frames, positions)
         super().__init__(model, name, revision, _fitted(extractor, frames))
         self.frames = frames
-        for index, layer in enumerate(model.layers):
-            model.layers[index] = WhisperLayer(layer, model.config)
+        layers: Any = self.spec.layers_of(model)
+        for index, layer in enumerate(layers):
+            layers[index] = WhisperLayer(layer, model.config)
 
     @classmethod
     def load_model(cls, source: str, revision: str | None) -> transformers.PreTrainedModel:
-        """Loads the encoder of a folder or a hub id: of a whole Whisper, or of a classifier."""
+        """Loads the encoder of a whole Whisper, or of a classifier."""
         architectures = fetch_config(source, revision).get("architectures") or []
         is_classifier = "WhisperForAudioClassification" in architectures
         kind = transformers.WhisperForAudioClassification if is_classifier else transformers.WhisperModel
-        return load_model(kind, source, revision).encoder
+        encoder: transformers.PreTrainedModel = load_model(kind, source, revision).encoder
+        return encoder
 
     @classmethod
-    def new_model(cls, config: transformers.WhisperConfig) -> transformers.PreTrainedModel:
-        """An encoder with random weights; its positions are random too."""
+    def new_model(cls, config: Any) -> transformers.PreTrainedModel:
+        """An encoder with random weights and random positions."""
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         return WhisperEncoder(config)
@@ -104,25 +106,26 @@ class Whisper(Backbone):
         return transformers.WhisperFeatureExtractor
 
     @classmethod
-    def new_extractor(cls, config: transformers.WhisperConfig) -> transformers.WhisperFeatureExtractor:
+    def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.WhisperFeatureExtractor:
         """Makes as many mel bands as the model takes."""
         return transformers.WhisperFeatureExtractor(config.num_mel_bins)
 
     def plain_model(self) -> transformers.WhisperForAudioClassification:
-        """The encoder inside of a classifier of transformers, which cannot load an encoder alone by its Auto classes.
+        """The encoder inside a classifier, since the Auto classes of transformers cannot load an encoder alone.
 
-        The head of the classifier is not trained: its projector is the identity, its classifier zero.
+        The classifier's head is not trained: its projector is the identity, its last layer zero.
         """
-        encoder = super().plain_model()
-        config = copy_config(encoder.config)
+        encoder: Any = super().plain_model()
+        config: Any = copy_config(encoder.config)
         config.classifier_proj_size = config.d_model
         with torch.random.fork_rng(devices=[]):
-            classifier = transformers.WhisperForAudioClassification(config)
+            classifier: Any = transformers.WhisperForAudioClassification(config)
         classifier.encoder = encoder
         torch.nn.init.eye_(classifier.projector.weight)
         for parameter in (classifier.projector.bias, *classifier.classifier.parameters()):
             torch.nn.init.zeros_(parameter)
-        return classifier.to(device=encoder.device, dtype=encoder.dtype).eval()
+        classifier.to(device=encoder.device, dtype=encoder.dtype)
+        return cast(transformers.WhisperForAudioClassification, classifier.eval())
 
     @property
     def signal_settings(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Whisper(Backbone):
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log-mels ``[frames, mel_bands]``; the clip is padded or cut before, and normalised by its loudest point."""
         samples = self.frames * self.extractor.hop_length
-        log_mels = self.extractor(
+        log_mels: torch.Tensor = self.extractor(
             waveform.numpy(), sampling_rate=self.sample_rate, max_length=samples, return_tensors="pt"
         ).input_features[0]  # [mel_bands, frames]
         return log_mels.T.contiguous()
@@ -151,11 +154,14 @@ def _fitted(extractor: transformers.WhisperFeatureExtractor, frames: int) -> tra
     """The extractor with `frames` as the default length of clips, if that is a number of whole seconds."""
     if frames % 100 or frames == extractor.nb_max_frames:
         return extractor
-    return type(extractor).from_dict({**extractor.to_dict(), "chunk_length": frames // 100})
+    settings = {**extractor.to_dict(), "chunk_length": frames // 100}
+    return cast(transformers.WhisperFeatureExtractor, type(extractor).from_dict(settings))
 
 
 class FixedPositions(torch.nn.Module):
     """A table of position embeddings ``[positions, dim]`` that no method trains: Whisper's are sinusoids."""
+
+    weight: torch.Tensor
 
     def __init__(self, table: torch.Tensor):
         super().__init__()
@@ -167,18 +173,10 @@ class FixedPositions(torch.nn.Module):
         return torch.nn.functional.embedding(positions, self.weight)
 
 
-def resize_positions(model: transformers.PreTrainedModel, frames: int, mode: str) -> None:
+def resize_positions(model: Any, frames: int, mode: str) -> None:
     """Fits an encoder's position embeddings to clips of another length, in place; the configuration follows.
 
-    Arguments
-    ---------
-    mode : str
-        As in `resize_in_time`.
-
-    Raises
-    ------
-    ConfigError
-        The mode is unknown, or the number of frames is odd or larger than the table has places for.
+    The mode is that of `resize_in_time`.
     """
     check_positions(mode)
     table = model.embed_positions.weight.detach()

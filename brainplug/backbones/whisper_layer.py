@@ -1,18 +1,14 @@
 """A layer of Whisper's encoder whose feed-forward block is one module."""
 
+from typing import Any
+
 import torch
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 
 class FeedForward(torch.nn.Module):
-    """A feed-forward block without weights: the layer passes its linear maps, which keep their names in the layer.
-
-    Arguments
-    ---------
-    dropout : float
-        Between activation and output, in training.
-    """
+    """A feed-forward block without weights: the layer passes its linear maps, which keep their names in the layer."""
 
     def __init__(self, activation: torch.nn.Module, dropout: float):
         super().__init__()
@@ -26,12 +22,7 @@ class FeedForward(torch.nn.Module):
 class WhisperLayer(WhisperEncoderLayer):
     """Computes what a layer of transformers does, with a `FeedForward` that a method can replace.
 
-    Arguments
-    ---------
-    layer : WhisperEncoderLayer
-        The layer that it replaces, whose modules it takes.
-    config : WhisperConfig
-        Of the model.
+    It takes over the modules of the layer that it replaces.
     """
 
     def __init__(self, layer: WhisperEncoderLayer, config: WhisperConfig):
@@ -43,9 +34,7 @@ class WhisperLayer(WhisperEncoderLayer):
             self.add_module(name, module)
         self.train(layer.training)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **named: object
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **named: Any) -> torch.Tensor:
         """Takes and returns ``[batch, tokens, dim]``."""
         tokens = self.self_attn_layer_norm(hidden_states)
         tokens, *_ = self.self_attn(hidden_states=tokens, attention_mask=attention_mask, **named)

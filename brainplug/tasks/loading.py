@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.backbones import Backbone, backbone_without_weights, known_config, load_backbone, random_backbone
@@ -21,7 +21,8 @@ def load_weights(
     revision: str | None,
     weights: Literal["pretrained", "random", "meta"],
     like: Backbone | None = None,
-    **input_settings: object,
+    frames: int | None = None,
+    positions: str = "crop",
 ) -> Backbone:
     """Loads a backbone, or makes one of the same architecture.
 
@@ -33,15 +34,15 @@ def load_weights(
         ``pretrained``; ``random``, drawn; ``meta``: shapes without values.
     like : Backbone, optional
         Whose configuration one without pretrained weights has, where it is loaded already.
-    **input_settings : object
-        ``frames`` and ``positions``, for families that take them.
+    frames, positions : int, str
+        As in `load_backbone`.
     """
     if weights == "pretrained":
-        return load_backbone(name, revision, **input_settings)
+        return load_backbone(name, revision, frames, positions)
     if like is not None:
         return backbone_without_weights(like.model.config) if weights == "meta" else random_backbone(like.model.config)
     make = backbone_without_weights if weights == "meta" else random_backbone
-    return make(known_config(name), **input_settings)
+    return make(known_config(name), frames, positions)
 
 
 def restore_backbone(description: AdapterDescription, location: str | None = None) -> tuple[Backbone, Method]:
@@ -59,7 +60,7 @@ def restore_backbone(description: AdapterDescription, location: str | None = Non
     CheckpointError
         The backbone is missing or another one, or its weights were random and are in no file.
     """
-    frames, positions = description.signal.get("frames"), description.positions or "crop"
+    frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
     backbone = load_again(
         description, location, lambda name, revision: load_backbone(name, revision, frames=frames, positions=positions)
     )

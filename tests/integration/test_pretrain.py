@@ -78,7 +78,7 @@ def test_the_result_is_a_backbone_and_transformers_own_model(uninterrupted):
     assert model.dtype == torch.float32
     assert type(model).__name__ == {"hubert": "HubertModel", "data2vec": "Data2VecAudioModel"}[recipe]
     backbone = load_backbone(str(model_folder)).eval()
-    assert backbone.normalize == (recipe == "data2vec")
+    assert backbone.signal_settings["normalize"] == (recipe == "data2vec")
     signal = backbone.extract(0.1 * torch.randn(16000))[None]
     tokens, _ = backbone(signal, torch.ones(1))
     assert torch.allclose(tokens, model(signal).last_hidden_state, atol=1e-5)

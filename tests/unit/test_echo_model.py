@@ -482,7 +482,7 @@ class TestBadInput:
             ({"max_rel_dist": 2.5}, r"max_rel_dist: 2\.5 was asked for\. It is no whole number from 0 on"),
             ({"base_factor": float("nan")}, r"base_factor: nan"),
             ({"max_rel_dist": -1}, r"max_rel_dist: -1 .* Write max_rel_dist: 15"),
-            ({"cross_attention": False}, r"hear nothing.* Write cross_attention: True"),
+            ({"cross_attention": False}, r"not depend on the audio.* Write cross_attention: True"),
             ({"convolution_kernel": -1}, r"convolution_kernel: -1"),
             ({"window_size": 2.5}, r"window_size: 2\.5"),
             ({"n_audio_layer": 0}, r"n_audio_layer: 0"),
@@ -548,9 +548,9 @@ class TestBadInput:
         make(adaptive_base=True).save_pretrained(tmp_path / "adaptive")
         with pytest.raises(UsageError, match=r"not those of its configuration"):
             EchoEncoder.from_pretrained(tmp_path)
-        with pytest.raises(UsageError, match=r"The base is 10000 there, 500 here"):
+        with pytest.raises(UsageError, match=r"The base is 10000 in the file, 500 in the configuration"):
             Echo.from_pretrained(tmp_path, base=500.0)
-        with pytest.raises(UsageError, match=r"The base is 10000 there, from 50 to 5000 here"):
+        with pytest.raises(UsageError, match=r"The base is 10000 in the file, from 50 to 5000 in the conf"):
             Echo.from_pretrained(tmp_path / "adaptive", base=500.0)
 
     @pytest.mark.parametrize("layer", [0, 1])
@@ -574,11 +574,11 @@ class TestBadInput:
             make()(clips())
 
     def test_other_mel_bands(self):
-        with pytest.raises(UsageError, match=r"shape \[2, 30, 80\] were given\. This model reads 8 mel bands\."):
+        with pytest.raises(UsageError, match=r"shape \[2, 30, 80\] were given\. This model takes 8 mel bands\."):
             make()(torch.randn(2, 30, 80), decoder_input_ids=texts())
 
     def test_longer_than_the_context(self):
-        with pytest.raises(UsageError, match=r"Clips of 81 frames were given\. This model reads 80 at most"):
+        with pytest.raises(UsageError, match=r"Clips of 81 frames were given\. This model takes 80 at most"):
             make()(clips(frames=81), decoder_input_ids=texts())
         with pytest.raises(UsageError, match=r"positions 0 to 12 were asked for\. The table has 12"):
             make()(clips(), decoder_input_ids=texts(tokens=13))

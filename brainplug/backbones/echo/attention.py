@@ -1,7 +1,8 @@
-"""Attention with rotary positions and relative biases: over the whole, over a window, over another sequence."""
+"""Attention with rotary positions and relative biases: to all tokens, to a window, to another sequence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AttentionInterface
@@ -11,19 +12,14 @@ from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from brainplug.backbones.echo.config import EchoConfig
 from brainplug.backbones.echo.rotary import CombinedRotary, make_rotary
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
+
+AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 @dataclass(frozen=True)
 class Distances:
-    """How far queries are behind keys: position of the query less that of the key.
-
-    Arguments
-    ---------
-    queries, keys : int
-        How many there are, one position after the other.
-    first : int
-        Of the first query from the first key.
+    """Position of each query minus that of each key; both are consecutive.
 
     Example
     -------
@@ -33,31 +29,18 @@ class Distances:
 
     queries: int
     keys: int
-    first: int = 0
+    first: int = 0  # distance of the first query from the first key
 
     def matrix(self, device: torch.device | str) -> torch.Tensor:
-        """All of them, ``[queries, keys]``."""
+        """All distances, ``[queries, keys]``."""
         queries = torch.arange(self.first, self.first + self.queries, device=device)
         return queries[:, None] - torch.arange(self.keys, device=device)
 
 
 class RelativeBias(torch.nn.Module):
-    """A learned number for each distance and head, which is added to the scores; zero in the beginning.
+    """A learned number for each distance and head, which is added to the scores; zero at the start.
 
-    The distance is query position less key position; those of D - 1 and more share one value at each end.
-
-    Arguments
-    ---------
-    max_rel_dist : int
-        D.
-    heads : int
-        Heads of the attention.
-
-    Example
-    -------
-    >>> bias = RelativeBias(3, heads=2)
-    >>> tuple(bias.table.shape), tuple(bias(Distances(5, 4)).shape)
-    ((5, 2), (2, 5, 4))
+    Distances of D - 1 (`max_rel_dist`) and more share one number at each end.
     """
 
     def __init__(self, max_rel_dist: int, heads: int):
@@ -66,54 +49,31 @@ class RelativeBias(torch.nn.Module):
         self.reset()
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Sets all to zero."""
+        """Sets all numbers to zero."""
         torch.nn.init.zeros_(self.table)
 
     def forward(self, distances: Distances) -> torch.Tensor:
-        """Biases of distances.
-
-        Arguments
-        ---------
-        distances : Distances
-            Of how many queries and keys.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[heads, queries, keys]``.
-        """
+        """The biases ``[heads, queries, keys]``."""
         farthest = len(self.table) // 2
-        # One value for each distance, from the largest to the smallest; each query reads a stretch of them.
-        each = distances.first + distances.queries - 1 - torch.arange(
+        # One value for each distance, from the largest to the smallest; each query reads a section of them.
+        descending = distances.first + distances.queries - 1 - torch.arange(
             distances.queries + distances.keys - 1, device=self.table.device
         )  # fmt: skip
-        values = self.table[each.clamp(-farthest, farthest) + farthest].T
+        values = self.table[descending.clamp(-farthest, farthest) + farthest].T
         return values.unfold(1, distances.keys, 1).flip(1)
 
 
 class Attention(torch.nn.Module):
-    """What all of them have: projections, and one call of transformers' attention functions.
+    """Projections, and one call of the attention function of transformers that the configuration names.
 
     Scores are q k / sqrt(h). Keys have no bias.
 
     Arguments
     ---------
-    config : EchoConfig
-        Says which attention function is called.
-    dim, heads : int
-        Width of the tokens, and number of heads.
     source_dim : int, optional
         Width of the tokens that keys and values are made of; `dim` by default.
     projects_output : bool
-        Whether the heads' values are mixed at the end.
-
-    Example
-    -------
-    >>> attention = Attention(EchoConfig(attn_implementation="sdpa"), dim=16, heads=2)
-    >>> queries, keys, values = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 5, 8), torch.ones(1, 2, 5, 8)
-    >>> mixed, _ = attention.attend(queries, keys, values, mask=None)
-    >>> torch.allclose(mixed[0, 0], attention.out_proj(torch.ones(16)), atol=1e-6)  # weights have the sum 1
-    True
+        Whether a linear map mixes the heads' values at the end.
     """
 
     def __init__(
@@ -131,28 +91,24 @@ class Attention(torch.nn.Module):
         """Splits ``[batch, tokens, dim]`` into ``[batch, heads, tokens, head_dim]``."""
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def function(self) -> Callable:
-        """The attention function in use, of transformers' own or one that was registered there."""
-        return AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
+    def function(self) -> AttentionFunction:
+        """The attention function in use: one of transformers, or one that was registered there."""
+        interface = AttentionInterface()
+        function: AttentionFunction = interface.get_interface(self.config._attn_implementation, eager_attention_forward)
+        return function
 
     def check_folds(self) -> None:
-        """Makes sure that `fold` can be called.
-
-        Raises
-        ------
-        UsageError
-            A method has put something around a projection, which the rotation would not reach.
-        """
+        """Raises a `ConfigError` if a method has replaced a projection, which the rotation would not reach."""
         for projection in (self.q_proj, self.k_proj):
             if self.rotary is not None and type(projection) is not torch.nn.Linear:
-                raise UsageError(
+                raise ConfigError(
                     "Folding the rotations was asked for.",
                     f"A projection is a {type(projection).__name__}: a method has changed it.",
                     "Merge the method first, with model.merge()",
                 )
 
     def fold(self) -> None:
-        """Gives the learned rotation to the projections of queries and keys; what is computed stays the same."""
+        """Multiplies the projections of queries and keys by the learned rotation; the output stays the same."""
         if self.rotary is not None:
             for projection in (self.q_proj, self.k_proj):
                 self.rotary.fold_into(projection)
@@ -161,7 +117,7 @@ class Attention(torch.nn.Module):
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends.
+        """Attends, and mixes the heads.
 
         Arguments
         ---------
@@ -173,54 +129,30 @@ class Attention(torch.nn.Module):
         Returns
         -------
         tuple[torch.Tensor, torch.Tensor | None]
-            ``[batch, queries, dim]``, and the weights where the function in use has them.
+            ``[batch, queries, dim]``, and the weights if the attention function returns them.
         """
         values, weights = self.function()(self, query, key, value, mask, scaling=self.scaling, is_causal=False)
         return self.out_proj(values.flatten(2)), weights
 
 
 def added_to_scores(allowed: torch.Tensor, scores: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
-    """Scores where a key may be attended to, and next to nothing elsewhere: finite, so that no row is without any.
-
-    Arguments
-    ---------
-    allowed : torch.Tensor
-        True or False, of any shape.
-    scores : torch.Tensor | float
-        Of the same shape, or one for all.
-    dtype : torch.dtype
-        Of the queries.
-
-    Returns
-    -------
-    torch.Tensor
-        Of that type.
-
-    Example
-    -------
-    >>> added_to_scores(torch.tensor([True, False]), 0.0, torch.bfloat16).isfinite().all().item()
-    True
-    """
+    """The scores where a key is allowed, and elsewhere the lowest number: it is finite, so that no row becomes NaN."""
     scores = torch.as_tensor(scores, dtype=dtype, device=allowed.device)
     return torch.where(allowed, scores, torch.finfo(dtype).min)
 
 
 class RotaryAttention(Attention):
-    """What attends within a sequence: its rotary positions, its biases, and the cache of its keys and values.
+    """Attention within a sequence: rotary positions, biases, and the cache of keys and values.
 
     Arguments
     ---------
-    config : EchoConfig
-        What it is made of.
-    dim, heads : int
-        As in `Attention`.
     causal : bool
-        Whether no token sees those behind it.
+        Whether a token attends to none after it.
     cache_slot : int
-        Its place in the cache.
-    projects_output : bool
-        As in `Attention`.
+        Index in the cache.
     """
+
+    rotary: CombinedRotary
 
     def __init__(
         self,
@@ -239,13 +171,13 @@ class RotaryAttention(Attention):
         self.reset()
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Scales nothing."""
+        """Sets the scaling to 1."""
         torch.nn.init.ones_(self.positional_scaling)
 
     def read(
         self, tokens: torch.Tensor, cache: Cache | None, offset: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries of the tokens, and keys and values of all so far, ``[batch, heads, tokens, head_dim]`` each."""
+        """Queries of the tokens, keys and values of all so far, ``[batch, heads, tokens, head_dim]`` each."""
         query, key = self.rotary(self.split(self.q_proj(tokens)), self.split(self.k_proj(tokens)), offset=offset)
         scaling = self.positional_scaling.to(query.dtype)
         query, key = query * scaling, key * scaling
@@ -255,25 +187,18 @@ class RotaryAttention(Attention):
         return query, key, value
 
     def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor | None:
-        """Where a query may attend to a key, ``[queries, keys]``; None: everywhere."""
+        """Which keys a query may attend to, ``[queries, keys]``; None: all."""
         return distances.matrix(device) >= 0 if self.causal else None
 
     def mask(self, distances: Distances, present: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """What is added to the scores.
+        """What is added to the scores, ``[batch or 1, heads or 1, queries, keys]``; None: nothing.
 
         Arguments
         ---------
-        distances : Distances
-            Of queries and keys.
         present : torch.Tensor, optional
             False where a key is padding, ``[batch, keys]``.
         dtype : torch.dtype
             Of the queries.
-
-        Returns
-        -------
-        torch.Tensor | None
-            ``[batch or 1, heads or 1, queries, keys]``; None: nothing.
         """
         allowed = self.allowed(distances, self.positional_scaling.device)
         if present is not None:
@@ -287,18 +212,7 @@ class RotaryAttention(Attention):
 
 
 class SelfAttention(RotaryAttention):
-    """Every token attends to every token; with `causal` to those that are not behind it.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, attn_implementation="sdpa")
-    >>> attention = SelfAttention(config, dim=16, heads=2, causal=True).eval()
-    >>> tokens = torch.randn(1, 5, 16)
-    >>> before, _ = attention(tokens)
-    >>> tokens[:, 3:] += 1
-    >>> torch.allclose(attention(tokens)[0][:, :3], before[:, :3])
-    True
-    """
+    """Attention to all tokens; if it is causal, to those before."""
 
     def forward(
         self,
@@ -307,49 +221,34 @@ class SelfAttention(RotaryAttention):
         cache: Cache | None = None,
         offset: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends.
+        """Attends; returns tokens ``[batch, tokens, dim]`` and, if the attention function has them, the weights.
 
         Arguments
         ---------
         hidden_states : torch.Tensor
             ``[batch, tokens, dim]``.
         attention_mask : torch.Tensor, optional
-            True where a token is no padding, ``[batch, keys]``.
+            False where a token is padding, ``[batch, keys]``.
         cache : Cache, optional
-            Keeps keys and values of the tokens before these.
+            Keys and values of the tokens before; it is extended.
         offset : int
-            How many were before.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            ``[batch, tokens, dim]``, and the weights, where they are to be had.
+            How many tokens came before.
         """
         query, key, value = self.read(hidden_states, cache, offset)
         return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
 
 
 def _after(query: torch.Tensor, key: torch.Tensor) -> Distances:
-    """Distances of queries that are the last of the keys' positions."""
+    """Distances of queries at the last positions of the keys."""
     queries, keys = query.shape[2], key.shape[2]
     return Distances(queries, keys, first=keys - queries)
 
 
 class LocalAttention(RotaryAttention):
-    """Every token attends to those at most `window` away; with `causal` to none behind it.
+    """Attention to the tokens at most `window_size` away; if it is causal, to those before.
 
-    Made in blocks of `window` queries, each with the keys of its own block and its neighbours, so that time and memory
-    grow with the number of tokens, not with its square.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, window_size=2, attn_implementation="sdpa")
-    >>> attention = LocalAttention(config, dim=16, heads=2).eval()
-    >>> tokens = torch.randn(1, 9, 16)
-    >>> before, _ = attention(tokens)
-    >>> tokens[:, 5] += 1
-    >>> (attention(tokens)[0] - before).abs().sum(2)[0].gt(1e-6).int().tolist()
-    [0, 0, 0, 1, 1, 1, 1, 1, 0]
+    It is computed in blocks of `window_size` queries, each with the keys of its own block and of its neighbours, so
+    that time and memory grow with the number of tokens, not with its square.
     """
 
     def forward(
@@ -366,13 +265,14 @@ class LocalAttention(RotaryAttention):
         return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
 
     def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor:
-        """Where a query may attend to a key: within the window."""
+        """Keys within the window."""
         window, matrix = self.config.window_size, distances.matrix(device)
         return (matrix <= window) & (matrix >= (0 if self.causal else -window))
 
-    def function(self) -> Callable:
-        """Always torch's own: what others register is for attention over the whole."""
-        return sdpa_attention_forward
+    def function(self) -> AttentionFunction:
+        """Always torch's own: functions that others register are for attention to all tokens."""
+        function: AttentionFunction = sdpa_attention_forward
+        return function
 
     def _attend_in_blocks(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, present: torch.Tensor | None
@@ -400,24 +300,9 @@ class LocalAttention(RotaryAttention):
 
 
 class CrossAttention(Attention):
-    """The text attends to all of the audio.
+    """Attention of the text to all of the audio.
 
-    Positions play no part, as those of text and audio have nothing to do with each other; with `card_parity` both are
-    turned nevertheless.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        What it is made of.
-    cache_slot : int
-        Its place in the cache.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, n_text_state=8, n_text_head=2, attn_implementation="sdpa")
-    >>> attention = CrossAttention(config)
-    >>> tuple(attention(torch.randn(1, 5, 8), torch.randn(1, 9, 16))[0].shape)
-    (1, 5, 8)
+    Positions play no part, since those of text and audio are unrelated; with `card_parity` both are turned anyway.
     """
 
     def __init__(self, config: EchoConfig, cache_slot: int = 0):
@@ -435,31 +320,25 @@ class CrossAttention(Attention):
         offset: int = 0,
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends.
+        """Attends; returns what `SelfAttention` does.
 
         Arguments
         ---------
-        hidden_states : torch.Tensor
-            Of the text, ``[batch, tokens, dim]``.
-        source : torch.Tensor
-            Of the audio, ``[batch, audio tokens, audio dim]``.
+        hidden_states, source : torch.Tensor
+            Text ``[batch, tokens, dim]``, and audio ``[batch, audio tokens, audio dim]``.
         attention_mask : torch.Tensor, optional
-            True where a token of the audio is no padding, ``[batch, audio tokens]``.
+            False where a token of the audio is padding, ``[batch, audio tokens]``.
         cache : Cache, optional
             Keeps keys and values of the audio.
         offset, positions : int, torch.Tensor
             Of the text, as in `RotaryPositions.forward`.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            ``[batch, tokens, dim]``, and the weights, where they are to be had.
         """
         query = self.split(self.q_proj(hidden_states))
         if self.rotary is not None:
             (query,) = self.rotary(query, offset=offset, positions=positions)
         if cache is not None and cache.get_seq_length(self.cache_slot):
-            key, value = cache.layers[self.cache_slot].keys, cache.layers[self.cache_slot].values
+            slot: Any = cache.layers[self.cache_slot]
+            key, value = slot.keys, slot.values
         else:
             key, value = self.split(self.k_proj(source)), self.split(self.v_proj(source))
             if self.rotary is not None:

@@ -1,10 +1,11 @@
-"""What an Echo is made of."""
+"""The configuration of an Echo."""
 
 import math
+from typing import Any
 
 from transformers import PreTrainedConfig
 
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
 
 ROTATIONS = ("plain", "givens", "combined")
 COUNTS = (
@@ -15,71 +16,49 @@ LOWEST = {**dict.fromkeys(COUNTS, 1), "max_rel_dist": 0}  # of whole numbers
 
 
 class EchoConfig(PreTrainedConfig):
-    """Sizes and parts of an Echo; its first fifteen fields and their defaults are those of the published description.
+    """Sizes and options of an Echo; the first fifteen fields and their defaults are those of the published description.
+
+    `check` raises a `ConfigError` if the values do not make a model.
 
     Arguments
     ---------
     n_mels : int
         Mel bands of a frame of 10 ms.
     n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer : int
-        Of the encoder: tokens at most (one for two frames), width, heads, layers.
-    n_text_ctx, n_text_state, n_text_head, n_text_layer : int
-        Of the decoder.
-    vocab_size : int
-        Tokens of the text.
+        Of the encoder: largest number of tokens (one for two frames), width, heads, layers. ``n_text_`` the same of the
+        decoder.
     max_rel_dist : int
-        D: the distance from which on all keys share a bias, plus one; 0 leaves the bias out.
+        D: all distances of D - 1 and more share a bias; 0 leaves the bias out.
     base : float
         b, of the rotary frequencies b^(-2i/h).
-    cross_attention : bool
-        Whether the decoder hears the encoder.
     checkpointing : bool
-        Training computes each layer a second time instead of keeping what is inside it.
+        Whether training computes each layer a second time instead of storing its activations.
     init_std : float
-        Standard deviation of the token embeddings in the beginning.
+        Standard deviation of the token embeddings at the start.
     rotation : str
-        ``plain``: rotary positions alone; ``givens``: after x (G_1 ... G_N); ``combined``: after x (G_1 ... G_N) R.
+        Rotary positions after x (G_1 ... G_N) R for ``combined``, x (G_1 ... G_N) for ``givens``, x for ``plain``.
     n_rotations : int, optional
-        N; None takes half of a head's width.
+        N; by default half of a head's width.
     train_orthogonal : bool
         Whether R is trained. It is orthogonal either way.
     folded : bool
         Whether the attentions' rotations are part of their projections; `Echo.fold` sets it.
     adaptive_base : bool
-        Whether the base follows the loss, see `AdaptiveBase`.
-    base_factor, base_interval, base_min, base_max : float, int, float, float
-        By what the base changes, each so many updates, and its bounds; None takes ``base / 10`` and ``base * 10``.
+        Whether the base follows the loss, see `AdaptiveBase`, with `base_factor`, `base_interval` in updates, and the
+        bounds `base_min` and `base_max`, see `bounds_of`.
     current_base : float, optional
-        Where the base was when the model was saved; written for readers, the weights have it too.
+        The base when the model was saved; for readers, since the weights have it too.
     use_hybrid_attention : bool
-        Whether layers attend to a window beside the whole.
-    window_size : int
-        w, in tokens, to each side.
+        Whether layers attend to a window of `window_size` tokens to each side, beside all tokens.
     use_convolution : bool
-        Whether encoder layers convolve beside their attention.
-    convolution_kernel : int
-        Odd; in tokens.
+        Whether encoder layers have a convolution over `convolution_kernel` tokens (odd) beside their attention.
     embedding_gain : float
         Length of a position's embedding.
     dropout : float
-        Of what each sub-layer adds, in training.
+        Of each sub-layer's output, in training.
     card_parity : bool
-        Computes what the description says where it is not what one would want: rotates in cross-attention too, and
-        gives each encoder layer a second self-attention.
-
-    Raises
-    ------
-    UsageError
-        These do not make a model.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=64, n_audio_head=4)
-    >>> config.hidden_size, config.n_mels
-    (64, 80)
-    >>> EchoConfig(n_audio_state=64, n_audio_head=5)
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: n_audio_state: 64 with n_audio_head: 5 was asked for. ...
+        Computes what the description says also where it seems a mistake: rotates in cross-attention, and gives each
+        encoder layer a second self-attention.
     """
 
     model_type = "echo"
@@ -129,74 +108,52 @@ class EchoConfig(PreTrainedConfig):
     pad_token_id: int | None = 50257
     decoder_start_token_id: int | None = 50258
 
-    def __post_init__(self, **kwargs: object) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.check()
 
     def check(self) -> None:
-        """Makes sure that these make a model; also where a field was changed later.
-
-        Raises
-        ------
-        UsageError
-            They do not.
-        """
+        """Raises a `ConfigError` if the values, which may have been changed later, do not make a model."""
         for name, lowest in LOWEST.items():
             value = getattr(self, name)
             if type(value) is not int or value < lowest:
-                found, write = f"It is no whole number from {lowest} on.", f"Write {name}: {getattr(EchoConfig, name)}"
-                raise UsageError(f"{name}: {value!r} was asked for.", found, f"{write}, for one")
+                write = f"Write {name}: {getattr(EchoConfig, name)}, for example"
+                raise ConfigError(
+                    f"{name}: {value!r} was asked for.", f"It is no whole number from {lowest} on.", write
+                )
         for part in ("audio", "text"):
             _check_heads(part, getattr(self, f"n_{part}_state"), getattr(self, f"n_{part}_head"))
         if self.rotation not in ROTATIONS:
             write = f"Write one of: {nearest(self.rotation, ROTATIONS)}"
-            raise UsageError(f"rotation: {self.rotation!r} was asked for.", "It does not exist.", write)
+            raise ConfigError(f"rotation: {self.rotation!r} was asked for.", "It does not exist.", write)
         if self.convolution_kernel % 2 == 0:
             asked = f"convolution_kernel: {self.convolution_kernel} was asked for."
-            raise UsageError(asked, "An even one would not keep the number of tokens.", "Write an odd one, such as 3")
+            raise ConfigError(asked, "An even one would not keep the number of tokens.", "Write an odd one, such as 3")
         self._check_base()
         if not self.cross_attention:
-            found = "Its decoder would hear nothing: a language model, whatever is said."
-            raise UsageError("cross_attention: False was asked for.", found, "Write cross_attention: True")
+            problem = "The decoder would not depend on the audio."
+            raise ConfigError("cross_attention: False was asked for.", problem, "Write cross_attention: True")
 
     def _check_base(self) -> None:
         lowest, highest = bounds_of(self.base, self.base_min, self.base_max)
         if not 1 <= self.base_factor < math.inf:
-            found = "A base that follows the loss grows by a factor of 1 at least."
-            raise UsageError(f"base_factor: {self.base_factor:g} was asked for.", found, "Write base_factor: 1.0025")
+            problem = "A base that follows the loss grows by a factor of 1 at least."
+            raise ConfigError(f"base_factor: {self.base_factor:g} was asked for.", problem, "Write base_factor: 1.0025")
         if not 0 < lowest <= self.base <= highest:
             asked = f"base: {self.base:g} between base_min: {lowest:g} and base_max: {highest:g}"
-            raise UsageError(f"{asked} was asked for.", "It is not between them, above 0.", "Leave the bounds out")
+            raise ConfigError(f"{asked} was asked for.", "It is not between them, above 0.", "Leave the bounds out")
 
 
 def bounds_of(base: float, lowest: float | None, highest: float | None) -> tuple[float, float]:
-    """Lowest and highest value of an adaptive base.
-
-    Arguments
-    ---------
-    base : float
-        The first.
-    lowest, highest : float, optional
-        Its bounds; a tenth of it and ten times as much by default.
-
-    Returns
-    -------
-    tuple[float, float]
-        Both.
-
-    Example
-    -------
-    >>> bounds_of(100.0, None, 500.0)
-    (10.0, 500.0)
-    """
+    """Lowest and highest value of an adaptive base: by default a tenth of the first base, and ten times as much."""
     return base / 10 if lowest is None else lowest, base * 10 if highest is None else highest
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:
     if width % heads or (width // heads) % 2:
-        nearby = [number for number in range(1, width + 1) if width % number == 0 and width // number % 2 == 0]
-        best = min(nearby, key=lambda number: abs(number - heads), default=None)
-        raise UsageError(
+        suitable = [number for number in range(1, width + 1) if width % number == 0 and width // number % 2 == 0]
+        best = min(suitable, key=lambda number: abs(number - heads), default=None)
+        raise ConfigError(
             f"n_{part}_state: {width} with n_{part}_head: {heads} was asked for.",
             f"A head would have {width / heads:g} values, and rotary positions turn pairs of them.",
             f"Write n_{part}_head: {best}" if best else f"Write an even n_{part}_state",

@@ -1,4 +1,6 @@
-"""Echo's decoder: reads the text so far and the audio, and keeps what it has read in a cache."""
+"""Echo's decoder: attends to the text so far, which it keeps in a cache, and to the audio."""
+
+from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -11,16 +13,11 @@ from brainplug.backbones.echo.layers import DecoderLayer
 from brainplug.backbones.echo.positions import LearnedSinusoids
 from brainplug.backbones.echo.pretrained import EchoPreTrainedModel
 from brainplug.backbones.echo.rotary import make_rotary, rotate_heads
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError, DataError
 
 
 class EchoDecoder(EchoPreTrainedModel):
-    """From the text so far, and the audio, to what comes next.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        What it is made of.
+    """Turns the text so far and the audio into hidden states of the next token.
 
     Example
     -------
@@ -49,7 +46,7 @@ class EchoDecoder(EchoPreTrainedModel):
         self.norm = torch.nn.LayerNorm(dim)
         self._finish(config)
 
-    @capture_outputs
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -58,34 +55,29 @@ class EchoDecoder(EchoPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
-        **named: object,
+        **named: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Reads texts.
+        """Turns the tokens of texts into hidden states ``[batch, tokens, dim]``.
 
         Arguments
         ---------
         input_ids : torch.Tensor
-            Numbers of tokens ``[batch, tokens]``; with a cache, of those that are new.
+            ``[batch, tokens]``; with a cache, the new ones only.
         attention_mask : torch.Tensor, optional
             1 where a token of the text so far is no padding, ``[batch, tokens so far]``.
         encoder_hidden_states : torch.Tensor
             Of the audio, ``[batch, audio tokens, audio dim]``.
         encoder_attention_mask : torch.Tensor, optional
-            True where a token of the audio is no padding, ``[batch, audio tokens]``.
+            False where a token of the audio is padding, ``[batch, audio tokens]``.
         past_key_values : EncoderDecoderCache, optional
-            What was read before.
+            Of the tokens before.
         use_cache : bool, optional
-            Whether to keep what is read.
-        **named : object
-            What transformers says to all models.
-
-        Returns
-        -------
-        BaseModelOutputWithPastAndCrossAttentions
-            ``last_hidden_state`` ``[batch, tokens, dim]``, and the cache.
+            Whether keys and values are cached.
+        **named : Any
+            Arguments that transformers gives all models.
         """
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        use_cache = use_cache and not self.training  # what is computed twice would be kept twice
+        use_cache = use_cache and not self.training  # a layer that is computed twice would be cached twice
         offset = 0
         if past_key_values is not None:
             _check_cache(past_key_values)
@@ -118,24 +110,24 @@ class EchoDecoder(EchoPreTrainedModel):
 
     def _check(self, mask: torch.Tensor | None, audio: torch.Tensor | None, so_far: int) -> None:
         if audio is None:
-            raise UsageError("A text was given.", "There is no audio to it.", "Give encoder_hidden_states")
+            raise DataError("A text was given.", "There is no audio to it.", "Give encoder_hidden_states")
         if mask is not None and mask.shape[1] != so_far:
-            raise UsageError(
+            raise DataError(
                 f"A mask of {mask.shape[1]} tokens of the text was given.",
-                f"There are {so_far} so far, with those that a cache has.",
+                f"There are {so_far} so far, with those in the cache.",
                 "Give decoder_attention_mask [batch, tokens so far]",
             )
 
 
 def _positions(present: torch.Tensor, length: int) -> torch.Tensor:
-    """Of the last `length` tokens, ``[batch, length]``: a text begins behind the padding that is in front of it."""
+    """Positions of the last `length` tokens, ``[batch, length]``, counted from the end of the padding in front."""
     padding = (present.cumsum(1) == 0).sum(1, keepdim=True)  # [batch, 1]
-    places = torch.arange(present.shape[1] - length, present.shape[1], device=present.device)
-    return (places - padding).clamp(min=0)
+    columns = torch.arange(present.shape[1] - length, present.shape[1], device=present.device)
+    return (columns - padding).clamp(min=0)
 
 
 def _empty_cache(given: EncoderDecoderCache | None) -> EncoderDecoderCache:
-    """The cache that was given, or one in its place: transformers makes as many slots as the encoder has layers."""
+    """A cache that grows as needed; in that of transformers there are as many slots as the encoder has layers."""
     if given is None or given.self_attention_cache.layers:
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
     return given
@@ -144,5 +136,5 @@ def _empty_cache(given: EncoderDecoderCache | None) -> EncoderDecoderCache:
 def _check_cache(cache: EncoderDecoderCache) -> None:
     of_text = getattr(cache, "self_attention_cache", None)
     if type(of_text) is not DynamicCache:
-        found = f"It is {type(of_text or cache).__name__}; this decoder keeps text and audio in a DynamicCache each."
-        raise UsageError("A cache was given.", found, "Leave past_key_values and cache_implementation out")
+        problem = f"It is {type(of_text or cache).__name__}; this decoder keeps text and audio in a DynamicCache each."
+        raise ConfigError("A cache was given.", problem, "Leave past_key_values and cache_implementation out")

@@ -1,4 +1,6 @@
-"""Echo's encoder: two convolutions make tokens of frames, layers with rotary attention read them."""
+"""Echo's encoder: two convolutions make tokens of frames; layers with rotary attention follow."""
+
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -10,25 +12,13 @@ from brainplug.backbones.echo.layers import EncoderLayer
 from brainplug.backbones.echo.positions import LearnedSinusoids
 from brainplug.backbones.echo.pretrained import EchoPreTrainedModel
 from brainplug.backbones.echo.rotary import make_rotary, rotate_heads
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 FRAMES_PER_TOKEN = 2  # the second convolution's stride
 
 
 class FrontEnd(torch.nn.Module):
-    """Two convolutions over time that make a token of two frames.
-
-    Arguments
-    ---------
-    n_mels, dim : int
-        Mel bands of a frame, and width of a token.
-
-    Example
-    -------
-    >>> tokens, present = FrontEnd(80, 16)(torch.randn(1, 9, 80), torch.ones(1, 9, dtype=torch.bool))
-    >>> tuple(tokens.shape), tuple(present.shape)
-    ((1, 5, 16), (1, 5))
-    """
+    """Two convolutions over time that make one token of two frames."""
 
     def __init__(self, n_mels: int, dim: int):
         super().__init__()
@@ -36,23 +26,13 @@ class FrontEnd(torch.nn.Module):
         self.second = torch.nn.Conv1d(dim, dim, kernel_size=3, stride=FRAMES_PER_TOKEN, padding=1)
 
     def forward(self, frames: torch.Tensor, present: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Makes tokens.
+        """Turns frames ``[batch, frames, mel_bands]`` into tokens ``[batch, tokens, dim]``.
 
-        Arguments
-        ---------
-        frames : torch.Tensor
-            ``[batch, frames, mel bands]``.
-        present : torch.Tensor, optional
-            True where a frame is no padding, ``[batch, frames]``.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            ``[batch, tokens, dim]``, and where a token is no padding ``[batch, tokens]``.
+        The masks ``[batch, frames]`` and ``[batch, tokens]`` are False where there is padding.
         """
         signal = frames.transpose(1, 2)
         for convolution in (self.first, self.second):
-            # What lies beside a clip is silence, whether it is padding or the edge of the batch.
+            # Beside a clip is silence, whether it is padding or the edge of the batch.
             signal = signal if present is None else signal * present[:, None]
             signal = torch.nn.functional.gelu(convolution(signal))
             present = None if present is None else present[:, :: convolution.stride[0]]
@@ -60,12 +40,7 @@ class FrontEnd(torch.nn.Module):
 
 
 class EchoEncoder(EchoPreTrainedModel):
-    """From a log-mel spectrogram to tokens.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        What it is made of.
+    """Turns a log-mel spectrogram into tokens.
 
     Example
     -------
@@ -87,30 +62,23 @@ class EchoEncoder(EchoPreTrainedModel):
         self.norm = torch.nn.LayerNorm(dim)
         self._finish(config)
 
-    @capture_outputs
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: object
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **named: Any
     ) -> BaseModelOutput:
-        """Reads clips.
+        """Turns ``[batch, frames, mel_bands]`` into tokens ``[batch, frames / 2, dim]``.
 
         Arguments
         ---------
-        input_features : torch.Tensor
-            ``[batch, frames, mel bands]``.
         attention_mask : torch.Tensor, optional
             1 where a frame is no padding, ``[batch, frames]``.
-        **named : object
-            What transformers says to all models, such as ``output_hidden_states``.
-
-        Returns
-        -------
-        BaseModelOutput
-            Tokens ``[batch, frames / 2, dim]`` as ``last_hidden_state``.
+        **named : Any
+            Arguments that transformers gives all models, such as ``output_hidden_states``.
 
         Raises
         ------
-        UsageError
-            Other mel bands, or longer clips than the model is made for.
+        DataError
+            The mel bands do not fit, or a clip is too long.
         """
         self._check(input_features, attention_mask)
         present = None if attention_mask is None else attention_mask.bool()
@@ -124,20 +92,20 @@ class EchoEncoder(EchoPreTrainedModel):
     def _check(self, frames: torch.Tensor, mask: torch.Tensor | None) -> None:
         bands, most = self.config.n_mels, FRAMES_PER_TOKEN * self.config.n_audio_ctx
         if frames.dim() != 3 or frames.shape[2] != bands or not frames.shape[1]:
-            raise UsageError(
+            raise DataError(
                 f"Features of the shape {list(frames.shape)} were given.",
-                f"This model reads {bands} mel bands.",
+                f"This model takes {bands} mel bands.",
                 f"Give [batch, frames, {bands}]",
             )
         if frames.shape[1] > most:
-            raise UsageError(
+            raise DataError(
                 f"Clips of {frames.shape[1]} frames were given.",
-                f"This model reads {most} at most, two for each of its {self.config.n_audio_ctx} positions.",
+                f"This model takes {most} at most, two for each of its {self.config.n_audio_ctx} positions.",
                 "Cut the clips, or build the model with a larger n_audio_ctx",
             )
         if mask is not None and mask.shape != frames.shape[:2]:
-            raise UsageError(
+            raise DataError(
                 f"A mask of the shape {list(mask.shape)} was given.",
-                f"There are {list(frames.shape[:2])} frames, and it says of each whether it is one of the clip.",
+                f"There are {list(frames.shape[:2])} frames, and the mask has one value for each.",
                 "Give attention_mask [batch, frames], of frames and not of tokens",
             )

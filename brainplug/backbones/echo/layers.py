@@ -1,4 +1,4 @@
-"""Layers of encoder and decoder, and what stands beside their attention."""
+"""Layers of encoder and decoder, and the branches beside their attention."""
 
 import torch
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -9,18 +9,7 @@ from brainplug.backbones.echo.config import EchoConfig
 
 
 class FeedForward(torch.nn.Module):
-    """Two linear maps with a GELU between them; four times as wide inside.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a token.
-
-    Example
-    -------
-    >>> FeedForward(8).linear_in.out_features
-    32
-    """
+    """Two linear maps with a GELU between them, where it is four times as wide."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -32,26 +21,7 @@ class FeedForward(torch.nn.Module):
 
 
 class LocalBranch(torch.nn.Module):
-    """Attention over a window beside attention over the whole: ``W [local ; whole]``.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        Says how wide the window is.
-    dim, heads : int
-        Of the attention.
-    causal : bool
-        Whether no token sees those behind it.
-    cache_slot : int
-        Its place in the cache.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2)
-    >>> tokens = torch.randn(1, 5, 16)
-    >>> tuple(LocalBranch(config, 16, 2)(tokens, tokens).shape)
-    (1, 5, 16)
-    """
+    """Attention to a window beside attention to all tokens: ``W [local ; global]``."""
 
     def __init__(self, config: EchoConfig, dim: int, heads: int, causal: bool = False, cache_slot: int = 0):
         super().__init__()
@@ -62,47 +32,22 @@ class LocalBranch(torch.nn.Module):
     def forward(
         self,
         tokens: torch.Tensor,
-        whole: torch.Tensor,
+        attended: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         offset: int = 0,
     ) -> torch.Tensor:
-        """Attends, and mixes with what attention over the whole made of the same tokens.
+        """Takes the tokens and the output of attention to all of them, ``[batch, tokens, dim]`` each.
 
-        Arguments
-        ---------
-        tokens, whole : torch.Tensor
-            What the layer reads, and what its attention made of it, ``[batch, tokens, dim]`` each.
-        attention_mask, cache, offset : torch.Tensor, Cache, int
-            As in `SelfAttention`.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, tokens, dim]``.
+        The other arguments are those of `SelfAttention`.
         """
         local, _ = self.attention(self.norm(tokens), attention_mask, cache, offset)
-        return self.mix(torch.cat([local, whole], dim=2))
+        mixed: torch.Tensor = self.mix(torch.cat([local, attended], dim=2))
+        return mixed
 
 
 class ConvolutionBranch(torch.nn.Module):
-    """A convolution beside attention: ``W LN(LN(conv(x)) + attention(x))``.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a token.
-    groups : int
-        Of the convolution.
-    kernel_size : int
-        Odd, in tokens.
-
-    Example
-    -------
-    >>> tokens = torch.randn(1, 5, 16)
-    >>> tuple(ConvolutionBranch(16, groups=2, kernel_size=3)(tokens, tokens).shape)
-    (1, 5, 16)
-    """
+    """A convolution beside attention: ``W LN(LN(conv(x)) + attention(x))``; the kernel size is odd."""
 
     def __init__(self, dim: int, groups: int, kernel_size: int):
         super().__init__()
@@ -113,20 +58,7 @@ class ConvolutionBranch(torch.nn.Module):
     def forward(
         self, tokens: torch.Tensor, attended: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Convolves, and adds what the attention made of the same tokens.
-
-        Arguments
-        ---------
-        tokens, attended : torch.Tensor
-            What the layer reads, and what its attention made of it, ``[batch, tokens, dim]`` each.
-        attention_mask : torch.Tensor, optional
-            True where a token is no padding, ``[batch, tokens]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, tokens, dim]``.
-        """
+        """Takes the tokens and the output of their attention, ``[batch, tokens, dim]`` each."""
         if attention_mask is not None:
             tokens = tokens * attention_mask[:, :, None]
         convolved = self.convolution(tokens.transpose(1, 2)).transpose(1, 2)
@@ -134,19 +66,7 @@ class ConvolutionBranch(torch.nn.Module):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Attention, what stands beside it, and a feed-forward; a norm before each.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        What it is made of.
-
-    Example
-    -------
-    >>> layer = EncoderLayer(EchoConfig(n_audio_state=16, n_audio_head=2, use_convolution=True))
-    >>> tuple(layer(torch.randn(1, 5, 16)).shape)
-    (1, 5, 16)
-    """
+    """Self-attention with its branches, and a feed-forward block, each after a norm."""
 
     def __init__(self, config: EchoConfig):
         super().__init__()
@@ -163,7 +83,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.dropout = torch.nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Takes and returns ``[batch, tokens, dim]``; the mask ``[batch, tokens]`` is True where none is padding."""
+        """Takes and returns ``[batch, tokens, dim]``; the mask ``[batch, tokens]`` is False for padding."""
         tokens = self.attention_norm(hidden_states)
         attended = self.attention(tokens, attention_mask)[0]
         if self.local is not None:
@@ -171,28 +91,14 @@ class EncoderLayer(GradientCheckpointingLayer):
         if self.convolution is not None:
             attended = self.convolution(tokens, attended, attention_mask)
         hidden_states = hidden_states + self.dropout(attended)
-        if self.second_attention is not None:
+        if self.second_norm is not None and self.second_attention is not None:
             again = self.second_attention(self.second_norm(hidden_states), attention_mask)[0]
             hidden_states = hidden_states + self.dropout(again)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Attention to the text so far, attention to the audio, and a feed-forward; a norm before each.
-
-    Arguments
-    ---------
-    config : EchoConfig
-        What it is made of.
-    index : int
-        Its number, from 0 on.
-
-    Example
-    -------
-    >>> config = EchoConfig(n_audio_state=16, n_audio_head=2, n_text_state=8, n_text_head=2)
-    >>> tuple(DecoderLayer(config, 0)(torch.randn(1, 3, 8), None, torch.randn(1, 9, 16)).shape)
-    (1, 3, 8)
-    """
+    """Attention to the text so far, attention to the audio, and a feed-forward block, each after a norm."""
 
     def __init__(self, config: EchoConfig, index: int):
         super().__init__()
@@ -216,29 +122,18 @@ class DecoderLayer(GradientCheckpointingLayer):
         offset: int = 0,
         positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Reads text and audio.
+        """Takes and returns tokens of the text, ``[batch, tokens, dim]``.
 
         Arguments
         ---------
-        hidden_states : torch.Tensor
-            Of the text, ``[batch, tokens, dim]``.
         attention_mask : torch.Tensor, optional
-            True where a token of the text so far is no padding, ``[batch, tokens so far]``.
-        source : torch.Tensor
-            Of the audio, ``[batch, audio tokens, audio dim]``.
-        source_mask : torch.Tensor, optional
-            True where a token of the audio is no padding, ``[batch, audio tokens]``.
-        past_key_values : EncoderDecoderCache, optional
-            What was read before.
-        offset : int
-            How many tokens were.
+            False where a token of the text so far is padding, ``[batch, tokens so far]``.
+        source, source_mask : torch.Tensor
+            Audio ``[batch, audio tokens, audio dim]``; the mask ``[batch, audio tokens]`` is False where it is padding.
+        past_key_values, offset : EncoderDecoderCache, int
+            Keys and values of the tokens before, and their number.
         positions : torch.Tensor, optional
-            Of the tokens ``[batch, tokens]``, where they do not follow those.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, tokens, dim]``.
+            Of the tokens ``[batch, tokens]``, if they are not consecutive.
         """
         own, cross = None, None
         if past_key_values is not None:
@@ -249,6 +144,6 @@ class DecoderLayer(GradientCheckpointingLayer):
             attended = self.local(tokens, attended, attention_mask, own, offset)
         hidden_states = hidden_states + self.dropout(attended)
         tokens = self.cross_norm(hidden_states)
-        heard = self.cross_attention(tokens, source, source_mask, cross, offset, positions)[0]
-        hidden_states = hidden_states + self.dropout(heard)
+        attended = self.cross_attention(tokens, source, source_mask, cross, offset, positions)[0]
+        hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))

@@ -1,31 +1,16 @@
-"""A learned table of positions that begins as sinusoids."""
+"""A learned table of positions that starts as sinusoids."""
 
 import torch
 
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 
 LONGEST_WAVE = 10000.0  # positions / (2 pi), as in Vaswani et al., 2017, section 3.5
 
 
 class LearnedSinusoids(torch.nn.Module):
-    """Embeddings of positions: rows of a trained table, brought to unit length.
+    """Embeddings of positions: rows of a trained table, scaled to the length `gain`.
 
-    The table begins with sines in its even and cosines in its odd columns, of p 10000^(-2i/dim).
-
-    Arguments
-    ---------
-    length : int
-        Positions at most.
-    dim : int
-        Width of a token, even.
-    gain : float
-        Length of each embedding.
-
-    Example
-    -------
-    >>> rows = LearnedSinusoids(10, 8)(4, offset=2)
-    >>> tuple(rows.shape), torch.allclose(rows.norm(dim=1), torch.ones(4))
-    ((4, 8), True)
+    The table starts with sines in its even and cosines in its odd columns, of p 10000^(-2i/dim); `dim` is even.
     """
 
     def __init__(self, length: int, dim: int, gain: float = 1.0):
@@ -35,32 +20,16 @@ class LearnedSinusoids(torch.nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Makes the sinusoids; nothing is drawn."""
+        """Computes the sinusoids; nothing is drawn."""
         length, dim = self.weight.shape
         frequencies = LONGEST_WAVE ** (torch.arange(0, dim, 2, device=self.weight.device) / -dim)
         angles = torch.arange(length, device=self.weight.device)[:, None] * frequencies
         self.weight.copy_(torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1))
 
     def forward(self, length: int, offset: int = 0) -> torch.Tensor:
-        """The embeddings of `length` positions from `offset` on.
-
-        Arguments
-        ---------
-        length, offset : int
-            In tokens.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[length, dim]``.
-
-        Raises
-        ------
-        UsageError
-            There are not so many positions.
-        """
+        """The embeddings ``[length, dim]`` of the positions from `offset` on."""
         if not 0 <= offset <= offset + length <= len(self.weight):
-            raise UsageError(
+            raise ConfigError(
                 f"The positions {offset} to {offset + length - 1} were asked for.",
                 f"The table has {len(self.weight)}.",
                 "Cut the clip or the text, or build the model with a larger n_audio_ctx or n_text_ctx",

@@ -1,7 +1,8 @@
-"""What Echo's encoder, its decoder and the whole have in common: how weights begin, are loaded and checkpointed."""
+"""The base of Echo, its encoder and its decoder: how weights are drawn and loaded, and layers are checkpointed."""
 
+import os
 from functools import partial
-from typing import Self
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -9,57 +10,48 @@ from transformers import PreTrainedModel
 
 from brainplug.backbones.echo.config import EchoConfig, bounds_of
 from brainplug.backbones.echo.rotary import RotaryPositions
-from brainplug.errors import UsageError
+from brainplug.errors import CheckpointError
 
 
 class EchoPreTrainedModel(PreTrainedModel):
-    """What encoder, decoder and the whole have in common."""
+    """The base class of Echo, its encoder and its decoder."""
 
     config_class = EchoConfig
     base_model_prefix = "model"
     main_input_name = "input_features"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]  # noqa: RUF012  as transformers reads it
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = ["orthogonal.start", "rotary.positions", "adaptive_base"]  # noqa: RUF012
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]  # noqa: RUF012  as transformers reads it
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, *arguments: object, **named: object) -> Self:
-        """Loads as all models do, but no weight is left to chance.
-
-        Raises
-        ------
-        UsageError
-            The file's weights are not those of the configuration.
-        """
-        wants_report = named.pop("output_loading_info", False)
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *arguments: Any, **named: Any
+    ) -> Any:
+        """Loads as all models do; raises a `CheckpointError` if weights are missing, unexpected, or of another base."""
+        source = str(pretrained_model_name_or_path)
+        returns_report = named.pop("output_loading_info", False)
         try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *arguments, output_loading_info=True, **named
-            )
+            loaded: Any = super().from_pretrained(source, *arguments, output_loading_info=True, **named)
         except RuntimeError as error:
             if "size mismatch" not in str(error) and "mismatched" not in str(error):
                 raise
-            raise _other_weights(pretrained_model_name_or_path, str(error)) from error
+            raise _other_weights(source, str(error)) from error
+        model, report = loaded
         missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
         if missing or unexpected:
-            found = f"Missing: {', '.join(missing[:3]) or 'none'}; unexpected: {', '.join(unexpected[:3]) or 'none'}."
-            raise _other_weights(pretrained_model_name_or_path, found)
-        there = next(module.base for module in model.modules() if isinstance(module, RotaryPositions))
-        _check_base(pretrained_model_name_or_path, there, model.config)
-        return (model, report) if wants_report else model
+            problem = f"Missing: {', '.join(missing[:3]) or 'none'}; unexpected: {', '.join(unexpected[:3]) or 'none'}."
+            raise _other_weights(source, problem)
+        base = next(module.base for module in model.modules() if isinstance(module, RotaryPositions))
+        _check_base(source, base, model.config)
+        return loaded if returns_report else model
 
     def apply_initialization(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew.
 
         Linear maps and the first convolution: Xavier; the second convolution: Kaiming, by its outputs; biases zero;
         embeddings of tokens: normal, of `init_std`; R orthogonal; angles and relative biases zero.
-
-        Arguments
-        ---------
-        generator : torch.Generator, optional
-            Where random numbers come from; torch's own by default.
         """
         for module in self.modules():
             self._initialize(module, generator)
@@ -81,29 +73,29 @@ class EchoPreTrainedModel(PreTrainedModel):
                 torch.nn.init.xavier_normal_(module.weight, generator=generator)
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
-        elif hasattr(module, "reset"):
-            module.reset(generator)
+        elif callable(reset := getattr(module, "reset", None)):
+            reset(generator)
 
     def _finish(self, config: EchoConfig) -> None:
-        """Draws weights and sets up checkpointing, once all parts are there."""
+        """Draws the weights and sets up checkpointing, when all modules exist."""
         self.post_init()
         if config.checkpointing:  # not by the public method, whose name transformers is about to change
             recompute = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
             self._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=recompute)
 
 
-def _check_base(source: str, there: torch.Tensor, config: EchoConfig) -> None:
-    """A base that follows the loss has moved within its bounds, another one is where it was."""
-    bounds = bounds_of(config.base, config.base_min, config.base_max) if config.adaptive_base else [config.base] * 2
-    lowest, highest = there.new_tensor(bounds)  # in its precision
-    if not lowest <= there <= highest:
-        here = f"from {lowest:g} to {highest:g}" if config.adaptive_base else f"{lowest:g}"
-        raise _other_weights(source, f"The base is {there:g} there, {here} here.")
+def _check_base(source: str, base: torch.Tensor, config: EchoConfig) -> None:
+    """Refuses a base of the file out of the bounds of the configuration, or another one if it does not adapt."""
+    bounds = bounds_of(config.base, config.base_min, config.base_max) if config.adaptive_base else (config.base,) * 2
+    lowest, highest = base.new_tensor(bounds)  # in its precision
+    if not lowest <= base <= highest:
+        expected = f"from {lowest:g} to {highest:g}" if config.adaptive_base else f"{lowest:g}"
+        raise _other_weights(source, f"The base is {base:g} in the file, {expected} in the configuration.")
 
 
-def _other_weights(source: str, found: str) -> UsageError:
-    return UsageError(
+def _other_weights(source: str, problem: str) -> CheckpointError:
+    return CheckpointError(
         f"The Echo of {source!r} was asked for.",
-        f"Its weights are not those of its configuration. {found}",
+        f"Its weights are not those of its configuration. {problem}",
         "Leave config out, or name the folder that the weights were saved in",
     )
