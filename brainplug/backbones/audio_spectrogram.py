@@ -51,6 +51,7 @@ class AudioSpectrogram(Backbone):
         final_norm="layernorm",
         special_tokens=SPECIAL_TOKENS,
     )
+    extractor_name = "ASTFeatureExtractor"
     checkpoints: ClassVar = {
         "nano-ast": Checkpoint(
             "Apache-2.0",
@@ -64,21 +65,15 @@ class AudioSpectrogram(Backbone):
         ),
     }
 
-    def __init__(
-        self,
-        model: transformers.ASTModel,
-        name: str,
-        revision: str,
-        extractor: transformers.ASTFeatureExtractor,
-        frames: int | None = None,
-        positions: str = "crop",
-    ):
-        super().__init__(model, name, revision, copy.copy(extractor))
+    def prepare(self, model: transformers.ASTModel, frames: int | None, positions: str) -> None:
+        """Fits the position embeddings and the spectrogram to the length of clips."""
         self.frames = model.config.max_length if frames is None else frames
         resize_positions(model, self.frames, positions)
-        self.extractor.max_length = self.frames
+        self.extractor = extractor = copy.copy(self.extractor)
+        extractor.max_length = self.frames
         # Without normalisation: (x - 0) / (2 * 0.5).
-        self.mean, self.std = (float(extractor.mean), float(extractor.std)) if extractor.do_normalize else (0.0, 0.5)
+        self.mean: float = extractor.mean if extractor.do_normalize else 0.0
+        self.std: float = extractor.std if extractor.do_normalize else 0.5
         self.log_mel = LogMel(extractor.num_mel_bins, self.frames, self.mean, self.std)
 
     @classmethod
@@ -90,11 +85,6 @@ class AudioSpectrogram(Backbone):
     def new_model(cls, config: Any) -> transformers.ASTModel:
         """An `ASTModel` with random weights."""
         return transformers.ASTModel(config)
-
-    @classmethod
-    def extractor_class(cls) -> type[transformers.ASTFeatureExtractor]:
-        """AST's."""
-        return transformers.ASTFeatureExtractor
 
     @classmethod
     def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.ASTFeatureExtractor:

@@ -23,8 +23,6 @@ class Backbone(torch.nn.Module, ABC):
 
     Arguments
     ---------
-    model : PreTrainedModel
-        The transformer, changed in place.
     name : str
         As the user wrote it.
     revision : str
@@ -39,23 +37,23 @@ class Backbone(torch.nn.Module, ABC):
     """
 
     spec: BackboneSpec
+    extractor_name: ClassVar[str]  # of a class of transformers, which is imported when it is used
     checkpoints: ClassVar[dict[str, Checkpoint]] = {}  # by short name
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
-        self,
-        model: Any,
-        name: str,
-        revision: str,
-        extractor: Any,
-        frames: int | None = None,
-        positions: str = "crop",
+        self, model: Any, name: str, revision: str, extractor: Any, frames: int | None = None, positions: str = "crop"
     ):
         super().__init__()
         self.model: transformers.PreTrainedModel = model
         self.name, self.revision, self.extractor = name, revision, extractor
+        self.prepare(model, frames, positions)
+
+    @abstractmethod
+    def prepare(self, model: Any, frames: int | None, positions: str) -> None:
+        """Fits the transformer and the extractor to the length of clips, and replaces modules."""
 
     @property
     def dim(self) -> int:
@@ -96,9 +94,9 @@ class Backbone(torch.nn.Module, ABC):
         """Makes the transformer of the family's configuration, with random weights."""
 
     @classmethod
-    @abstractmethod
     def extractor_class(cls) -> type[transformers.FeatureExtractionMixin]:
-        """The class of transformers that turns clips into signals."""
+        """The class that turns clips into signals."""
+        return getattr(transformers, cls.extractor_name)
 
     @classmethod
     def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.FeatureExtractionMixin:
@@ -108,8 +106,7 @@ class Backbone(torch.nn.Module, ABC):
     @classmethod
     def read_config(cls, folder: Path) -> transformers.PreTrainedConfig:
         """Reads a config.json of this family."""
-        config: transformers.PreTrainedConfig = transformers.AutoConfig.from_pretrained(folder)
-        return config
+        return transformers.AutoConfig.from_pretrained(folder)
 
     def plain_model(self) -> transformers.PreTrainedModel:
         """A copy of the transformer as transformers itself makes it, which works without brainplug.

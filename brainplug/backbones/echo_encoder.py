@@ -51,21 +51,13 @@ class EchoBackbone(Backbone):
         norm_before_feed_forward="feed_forward_norm",
         final_norm="norm",
     )
+    extractor_name = "WhisperFeatureExtractor"
 
-    def __init__(
-        self,
-        model: EchoEncoder,
-        name: str,
-        revision: str,
-        extractor: transformers.WhisperFeatureExtractor,
-        frames: int | None = None,
-        positions: str = "crop",
-    ):
-        super().__init__(model, name, revision, extractor)
+    def prepare(self, model: Any, frames: int | None, positions: str) -> None:
+        """Leaves it to the run whether activations are recomputed; clips may have any length."""
         self.spec, self.max_tokens = dataclasses.replace(self.spec, token_mask=TokenMask()), model.config.n_audio_ctx
-        layers: Any = model.layers
-        for layer in layers:
-            layer.gradient_checkpointing = False  # the run decides whether activations are recomputed
+        for layer in model.layers:
+            layer.gradient_checkpointing = False
 
     @classmethod
     def read_config(cls, folder: Path) -> EchoConfig:
@@ -83,8 +75,7 @@ class EchoBackbone(Backbone):
         architectures = fetch_config(source, revision).get("architectures") or []
         if EchoEncoder.__name__ in architectures:
             return load_model(EchoEncoder, source, revision)
-        echo: Echo = load_model(Echo, source, revision)
-        return echo.encoder
+        return load_model(Echo, source, revision).encoder
 
     @classmethod
     def new_model(cls, config: Any) -> EchoEncoder:
@@ -92,11 +83,6 @@ class EchoBackbone(Backbone):
         from brainplug.backbones.echo.encoder import EchoEncoder
 
         return EchoEncoder(config)
-
-    @classmethod
-    def extractor_class(cls) -> type[transformers.WhisperFeatureExtractor]:
-        """Whisper's."""
-        return transformers.WhisperFeatureExtractor
 
     @classmethod
     def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.WhisperFeatureExtractor:

@@ -50,8 +50,7 @@ def fetch_config(source: str, revision: str | None) -> dict[str, Any]:
     """
     with as_checkpoint_error(source):
         path = find_config(source, revision) or _download_config(source, revision)
-        values: dict[str, Any] = json.loads(path.read_text())
-        return values
+        return json.loads(path.read_text())
 
 
 def _download_config(source: str, revision: str | None) -> Path:

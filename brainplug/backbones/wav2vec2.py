@@ -22,16 +22,7 @@ SHORTEST = 400  # samples, the receptive field of the convolutions
 
 
 class Wav2Vec2(Backbone):
-    """A transformer of the wav2vec 2.0 family; clips may have any length.
-
-    Example
-    -------
-    >>> config = transformers.Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-    ...     intermediate_size=16, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
-    >>> tokens, mask = Wav2Vec2.from_config(config)(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
-    >>> tuple(tokens.shape), mask.sum(1).tolist()
-    ((2, 49, 16), [49, 24])
-    """
+    """A transformer of the wav2vec 2.0 family; clips may have any length."""
 
     spec = BackboneSpec(
         model_types=("wav2vec2", "hubert", "data2vec-audio"),
@@ -49,6 +40,7 @@ class Wav2Vec2(Backbone):
         mask_embedding="masked_spec_embed",
         convolutions="feature_extractor",
     )
+    extractor_name = "Wav2Vec2FeatureExtractor"
     checkpoints: ClassVar = {
         "nano-hubert": Checkpoint(
             "Apache-2.0",
@@ -79,16 +71,8 @@ class Wav2Vec2(Backbone):
         ),
     }
 
-    def __init__(
-        self,
-        model: transformers.PreTrainedModel,
-        name: str,
-        revision: str,
-        extractor: transformers.Wav2Vec2FeatureExtractor,
-        frames: int | None = None,
-        positions: str = "crop",
-    ):
-        super().__init__(model, name, revision, extractor)
+    def prepare(self, model: Any, frames: int | None, positions: str) -> None:
+        """Makes modules leave out padding; clips may have any length."""
         self.spec = dataclasses.replace(describe(self.spec, model), token_mask=TokenMask())
         # Set only while `forward` computes, so that the model can also be used by itself.
         self._first_frames, self._tokens = TokenMask(), TokenMask()
@@ -112,11 +96,6 @@ class Wav2Vec2(Backbone):
         begin_with_mel_filters(model)
         # transformers makes the embedding of masked frames on the CPU, whatever the default device.
         return model.to(torch.get_default_device())
-
-    @classmethod
-    def extractor_class(cls) -> type[transformers.Wav2Vec2FeatureExtractor]:
-        """That of wav2vec 2.0."""
-        return transformers.Wav2Vec2FeatureExtractor
 
     @property
     def signal_settings(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 20
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -48,6 +48,7 @@ class Whisper(Backbone):
         norm_before_feed_forward="final_layer_norm",
         final_norm="layer_norm",
     )
+    extractor_name = "WhisperFeatureExtractor"
     checkpoints: ClassVar = {
         "whisper": Checkpoint(
             "Apache-2.0",
@@ -65,24 +66,15 @@ class Whisper(Backbone):
         )
     }
 
-    def __init__(
-        self,
-        model: Any,
-        name: str,
-        revision: str,
-        extractor: transformers.WhisperFeatureExtractor,
-        frames: int | None = None,
-        positions: str = "crop",
-    ):
+    def prepare(self, model: Any, frames: int | None, positions: str) -> None:
+        """Fits positions and extractor to the length of clips, and makes each feed-forward block one module."""
         from brainplug.backbones.whisper_layer import WhisperLayer
 
-        frames = FRAMES_PER_TOKEN * model.config.max_source_positions if frames is None else frames
-        resize_positions(model, frames, positions)
-        super().__init__(model, name, revision, _fitted(extractor, frames))
-        self.frames = frames
-        layers: Any = self.spec.layers_of(model)
-        for index, layer in enumerate(layers):
-            layers[index] = WhisperLayer(layer, model.config)
+        self.frames = FRAMES_PER_TOKEN * model.config.max_source_positions if frames is None else frames
+        resize_positions(model, self.frames, positions)
+        self.extractor = _fitted(self.extractor, self.frames)
+        for index, layer in enumerate(model.layers):
+            model.layers[index] = WhisperLayer(layer, model.config)
 
     @classmethod
     def load_model(cls, source: str, revision: str | None) -> transformers.PreTrainedModel:
@@ -90,8 +82,7 @@ class Whisper(Backbone):
         architectures = fetch_config(source, revision).get("architectures") or []
         is_classifier = "WhisperForAudioClassification" in architectures
         kind = transformers.WhisperForAudioClassification if is_classifier else transformers.WhisperModel
-        encoder: transformers.PreTrainedModel = load_model(kind, source, revision).encoder
-        return encoder
+        return load_model(kind, source, revision).encoder
 
     @classmethod
     def new_model(cls, config: Any) -> transformers.PreTrainedModel:
@@ -99,11 +90,6 @@ class Whisper(Backbone):
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         return WhisperEncoder(config)
-
-    @classmethod
-    def extractor_class(cls) -> type[transformers.WhisperFeatureExtractor]:
-        """Whisper's."""
-        return transformers.WhisperFeatureExtractor
 
     @classmethod
     def new_extractor(cls, config: transformers.PreTrainedConfig) -> transformers.WhisperFeatureExtractor:
@@ -125,7 +111,7 @@ class Whisper(Backbone):
         for parameter in (classifier.projector.bias, *classifier.classifier.parameters()):
             torch.nn.init.zeros_(parameter)
         classifier.to(device=encoder.device, dtype=encoder.dtype)
-        return cast(transformers.WhisperForAudioClassification, classifier.eval())
+        return classifier.eval()
 
     @property
     def signal_settings(self) -> dict[str, Any]:
@@ -140,7 +126,7 @@ class Whisper(Backbone):
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log-mels ``[frames, mel_bands]``; the clip is padded or cut before, and normalised by its loudest point."""
         samples = self.frames * self.extractor.hop_length
-        log_mels: torch.Tensor = self.extractor(
+        log_mels = self.extractor(
             waveform.numpy(), sampling_rate=self.sample_rate, max_length=samples, return_tensors="pt"
         ).input_features[0]  # [mel_bands, frames]
         return log_mels.T.contiguous()
@@ -150,12 +136,12 @@ class Whisper(Backbone):
         return self.model(signal.transpose(1, 2)).last_hidden_state, None
 
 
-def _fitted(extractor: transformers.WhisperFeatureExtractor, frames: int) -> transformers.WhisperFeatureExtractor:
+def _fitted(extractor: Any, frames: int) -> Any:
     """The extractor with `frames` as the default length of clips, if that is a number of whole seconds."""
     if frames % 100 or frames == extractor.nb_max_frames:
         return extractor
     settings = {**extractor.to_dict(), "chunk_length": frames // 100}
-    return cast(transformers.WhisperFeatureExtractor, type(extractor).from_dict(settings))
+    return type(extractor).from_dict(settings)
 
 
 class FixedPositions(torch.nn.Module):

@@ -93,9 +93,7 @@ class Attention(torch.nn.Module):
 
     def function(self) -> AttentionFunction:
         """The attention function in use: one of transformers, or one that was registered there."""
-        interface = AttentionInterface()
-        function: AttentionFunction = interface.get_interface(self.config._attn_implementation, eager_attention_forward)
-        return function
+        return AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
 
     def check_folds(self) -> None:
         """Raises a `ConfigError` if a method has replaced a projection, which the rotation would not reach."""
@@ -271,8 +269,7 @@ class LocalAttention(RotaryAttention):
 
     def function(self) -> AttentionFunction:
         """Always torch's own: functions that others register are for attention to all tokens."""
-        function: AttentionFunction = sdpa_attention_forward
-        return function
+        return sdpa_attention_forward
 
     def _attend_in_blocks(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, present: torch.Tensor | None

@@ -42,8 +42,7 @@ class LocalBranch(torch.nn.Module):
         The other arguments are those of `SelfAttention`.
         """
         local, _ = self.attention(self.norm(tokens), attention_mask, cache, offset)
-        mixed: torch.Tensor = self.mix(torch.cat([local, attended], dim=2))
-        return mixed
+        return self.mix(torch.cat([local, attended], dim=2))
 
 
 class ConvolutionBranch(torch.nn.Module):
