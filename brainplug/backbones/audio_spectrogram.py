@@ -22,16 +22,7 @@ SPECIAL_TOKENS = 2  # [CLS] and the distillation token, before the patches
 
 
 class AudioSpectrogram(Backbone):
-    """AST with positions for clips of a given length.
-
-    Example
-    -------
-    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    >>> backbone = AudioSpectrogram.from_config(transformers.ASTConfig(**sizes), frames=100)
-    >>> tokens, mask = backbone(backbone.extract(torch.randn(16000))[None], torch.ones(1))
-    >>> tuple(tokens.shape)  # 2 special tokens, 12 bands of 9 patches
-    (1, 110, 8)
-    """
+    """AST with positions for clips of a given length."""
 
     spec = BackboneSpec(
         model_types=("audio-spectrogram-transformer",),
@@ -117,14 +108,6 @@ def resize_positions(model: transformers.ASTModel, frames: int, mode: str) -> No
 
     The table is ``[1, 2 + bands * times, dim]``: within each band, patches are in order of time. The mode is that of
     `resize_in_time`; ``zero`` and ``published`` set the positions of the special tokens to zero too.
-
-    Example
-    -------
-    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    >>> model = transformers.ASTModel(transformers.ASTConfig(**sizes))
-    >>> resize_positions(model, frames=500, mode="interpolate")
-    >>> model.embeddings.position_embeddings.shape[1]  # 2 special tokens, 12 bands of 49 patches
-    590
     """
     config: Any = model.config
     check_positions(mode)

@@ -61,14 +61,12 @@ class Backbone(torch.nn.Module, ABC):
         return int(self.model.config.hidden_size)
 
     @classmethod
-    def load(
-        cls, source: str, name: str, revision: str | None, frames: int | None = None, positions: str = "crop"
-    ) -> Self:
-        """Loads pretrained weights from a folder or a hub id."""
+    def load(cls, source: str, name: str, revision: str | None, **settings: Any) -> Self:
+        """Loads pretrained weights from a folder or a hub id; the settings are `frames` and `positions`."""
         model = cls.load_model(source, revision)
         extractor = load_extractor(cls.extractor_class(), source, revision)
         commit = getattr(model.config, "_commit_hash", None)
-        return cls(model, name, weights_revision(source, commit), extractor, frames, positions)
+        return cls(model, name, weights_revision(source, commit), extractor, **settings)
 
     @classmethod
     def from_config(
@@ -76,12 +74,11 @@ class Backbone(torch.nn.Module, ABC):
         config: transformers.PreTrainedConfig,
         name: str = "random",
         extractor: transformers.FeatureExtractionMixin | None = None,
-        frames: int | None = None,
-        positions: str = "crop",
+        **settings: Any,
     ) -> Self:
         """Draws random weights, in evaluation mode; under ``torch.device("meta")`` it has shapes without values."""
         model = cls.new_model(copy.deepcopy(config)).eval()
-        return cls(model, name, "random", extractor or cls.new_extractor(config), frames, positions)
+        return cls(model, name, "random", extractor or cls.new_extractor(config), **settings)
 
     @classmethod
     @abstractmethod
@@ -159,12 +156,10 @@ class Backbone(torch.nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turns signals into tokens.
+        """Turns a padded batch of signals into tokens.
 
         Arguments
         ---------
-        signal : torch.Tensor
-            A padded batch of what `extract` returns.
         lengths : torch.Tensor
             Fraction of each signal that is not padding, ``[batch]``.
 

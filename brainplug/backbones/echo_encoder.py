@@ -22,17 +22,7 @@ FRAMES_PER_TOKEN = 2
 
 
 class EchoBackbone(Backbone):
-    """The encoder of an Echo; clips may have any length that it has positions for.
-
-    Example
-    -------
-    >>> from brainplug.backbones.echo import EchoConfig
-    >>> backbone = EchoBackbone.from_config(EchoConfig(n_audio_state=8, n_audio_head=2, n_audio_layer=1))
-    >>> signal = backbone.extract(torch.randn(16000))
-    >>> tokens, mask = backbone(torch.stack([signal, signal]), torch.tensor([1.0, 0.5]))
-    >>> tuple(tokens.shape), mask.sum(1).tolist()
-    ((2, 50, 8), [50, 25])
-    """
+    """The encoder of an Echo; clips may have any length that it has positions for."""
 
     spec = BackboneSpec(
         model_types=("echo",),

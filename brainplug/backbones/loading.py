@@ -39,18 +39,10 @@ def base_name(name: str) -> str:
 
 
 def find_source(name: str) -> str:
-    """The folder or the hub id of a backbone; a `ConfigError` if the name has none of these forms.
+    """The folder or the hub id of a backbone.
 
-    Arguments
-    ---------
-    name : str
-        A bundled one (``nano-ast``), a short name (``ast``), a folder, or a hub id such as
-        ``facebook/hubert-large-ll60k``; ``random:`` may come before it.
-
-    Example
-    -------
-    >>> find_source("ast")
-    'MIT/ast-finetuned-audioset-10-10-0.4593'
+    The name is that of a bundled one (``nano-ast``), a short name (``ast``), a folder, or a hub id such as
+    ``facebook/hubert-large-ll60k``; ``random:`` may come before it.
     """
     base = base_name(name)
     if base in bundled_names():
@@ -110,19 +102,6 @@ def load_backbone(
     -------
     Backbone
         Its `revision` names the weights: with it and the name, this function returns the same ones.
-
-    Raises
-    ------
-    ConfigError
-        The name is unknown, or the family is not supported.
-    CheckpointError
-        The files are out of reach or damaged.
-
-    Example
-    -------
-    >>> backbone = load_backbone("nano-ast", frames=100)
-    >>> backbone.spec.signal
-    'log_mel'
     """
     source = find_source(name)
     if name.startswith(RANDOM):
@@ -158,15 +137,7 @@ def _seed_of(revision: str, name: str) -> int:
 def random_backbone(
     config: transformers.PreTrainedConfig, frames: int | None = None, positions: str = "crop"
 ) -> Backbone:
-    """Builds a backbone with random weights, without any file; of the class that `load_backbone` returns.
-
-    Example
-    -------
-    >>> with torch.device("meta"):  # no memory, no time
-    ...     backbone = random_backbone(known_config("ast"), frames=500)
-    >>> sum(parameter.numel() for parameter in backbone.parameters()) // 10**6
-    85
-    """
+    """Builds a backbone with random weights, without any file; of the class that `load_backbone` returns."""
     family = family_of(config.model_type, "random")
     return family.from_config(copy_config(config), frames=frames, positions=positions)
 

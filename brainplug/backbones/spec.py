@@ -37,41 +37,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Where a family of transformers keeps its modules.
+    """Where a family of transformers keeps its modules: paths of names separated by dots."""
 
-    Arguments
-    ---------
-    model_types : tuple[str, ...]
-        The family's names in transformers (``config.model_type``).
-    signal : str
-        The input: ``log_mel`` ``[batch, frames, mel_bands]`` or ``waveform`` ``[batch, samples]``.
-    layers : str
-        Path of the list of layers, from the model. The paths of all that is inside start at a layer.
-    attention, feed_forward : str
-        The two sub-layers.
-    query, key, value, output : str
-        The attention's projections.
-    feed_forward_in, feed_forward_out : str
-        The feed-forward block's linear maps.
-    norms : tuple[str, ...]
-        A layer's norms.
-    norm_before_attention, norm_before_feed_forward : str, optional
-        The layer norm whose output the sub-layer takes; None if there is none.
-    final_norm : str, optional
-        The layer norm that is trained along with the head, from the model; None if there is none.
-    special_tokens : int
-        Tokens before those of the clip; the first of them is [CLS].
-    mask_embedding : str, optional
-        The vector that replaces masked frames, from the model; no classifier uses it.
-    convolutions : str, optional
-        The module that makes frames of samples, from the model; None if the input is no waveform.
-    token_mask : TokenMask
-        Of the model's current batch. A backbone that masks padding has its own; for others it stays empty.
-    """
-
-    model_types: tuple[str, ...]
-    signal: str
-    layers: str
+    model_types: tuple[str, ...]  # the family's names in transformers (`config.model_type`)
+    signal: str  # the input: `log_mel` [batch, frames, mel_bands] or `waveform` [batch, samples]
+    layers: str  # the list of layers, from the model
+    # From a layer: the two sub-layers, the attention's projections, the feed-forward block's linear maps, all norms.
     attention: str
     feed_forward: str
     query: str
@@ -81,12 +52,14 @@ class BackboneSpec:
     feed_forward_in: str
     feed_forward_out: str
     norms: tuple[str, ...]
+    # From a layer: the layer norm whose output the sub-layer takes; None if there is none.
     norm_before_attention: str | None = None
     norm_before_feed_forward: str | None = None
-    final_norm: str | None = None
-    special_tokens: int = 0
-    mask_embedding: str | None = None
-    convolutions: str | None = None
+    final_norm: str | None = None  # the layer norm that is trained along with the head, from the model
+    special_tokens: int = 0  # tokens before those of the clip; the first of them is [CLS]
+    mask_embedding: str | None = None  # the vector that replaces masked frames, from the model; no classifier uses it
+    convolutions: str | None = None  # the module that makes frames of a waveform, from the model
+    # Of the model's current batch. A backbone that masks padding has its own; for others it stays empty.
     token_mask: TokenMask = field(default_factory=TokenMask, compare=False)
 
     def layers_of(self, model: torch.nn.Module) -> torch.nn.ModuleList:

@@ -33,14 +33,10 @@ class ProjectingAttention(WavLMAttention):
     def torch_multi_head_self_attention(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, gated_position_bias: torch.Tensor
     ) -> tuple[torch.Tensor, Any]:
-        """Attends; returns tokens ``[batch, tokens, dim]`` and, if the attention function has them, the weights.
+        """Attends as the base class, and returns tokens ``[batch, tokens, dim]``, and weights if there are any.
 
-        Arguments
-        ---------
-        attention_mask : torch.Tensor, optional
-            ``[batch, tokens]``, True where a token is not padding.
-        gated_position_bias : torch.Tensor
-            Added to the scores, ``[batch * heads, tokens, tokens]``.
+        The mask ``[batch, tokens]`` is False for padding; the bias ``[batch * heads, tokens, tokens]`` is added to the
+        scores.
         """
         batch, tokens, _ = hidden_states.shape
         query, key, value = (

@@ -20,16 +20,7 @@ FRAMES_PER_TOKEN = 2  # the second convolution's stride
 
 
 class Whisper(Backbone):
-    """Whisper's encoder with positions for clips of a given length.
-
-    Example
-    -------
-    >>> config = transformers.WhisperConfig(d_model=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=8)
-    >>> backbone = Whisper.from_config(config, frames=100)
-    >>> tokens, mask = backbone(backbone.extract(torch.randn(16000))[None], torch.ones(1))
-    >>> tuple(tokens.shape)
-    (1, 50, 8)
-    """
+    """Whisper's encoder with positions for clips of a given length."""
 
     spec = BackboneSpec(
         model_types=("whisper",),
@@ -160,10 +151,7 @@ class FixedPositions(torch.nn.Module):
 
 
 def resize_positions(model: Any, frames: int, mode: str) -> None:
-    """Fits an encoder's position embeddings to clips of another length, in place; the configuration follows.
-
-    The mode is that of `resize_in_time`.
-    """
+    """Fits position embeddings to clips of another length, in place; the mode is that of `resize_in_time`."""
     check_positions(mode)
     table = model.embed_positions.weight.detach()
     longest = FRAMES_PER_TOKEN * len(table)

@@ -115,19 +115,10 @@ class Attention(torch.nn.Module):
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends, and mixes the heads.
+        """Attends, and mixes the heads; also returns the weights if the attention function does.
 
-        Arguments
-        ---------
-        query, key, value : torch.Tensor
-            ``[batch, heads, tokens, head_dim]``.
-        mask : torch.Tensor, optional
-            ``[batch or 1, heads or 1, queries, keys]``: added to the scores.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            ``[batch, queries, dim]``, and the weights if the attention function returns them.
+        Queries, keys and values are ``[batch, heads, tokens, head_dim]``, and the result ``[batch, queries, dim]``. The
+        mask ``[batch or 1, heads or 1, queries, keys]`` is added to the scores.
         """
         values, weights = self.function()(self, query, key, value, mask, scaling=self.scaling, is_causal=False)
         return self.out_proj(values.flatten(2)), weights
@@ -140,14 +131,9 @@ def added_to_scores(allowed: torch.Tensor, scores: torch.Tensor | float, dtype: 
 
 
 class RotaryAttention(Attention):
-    """Attention within a sequence: rotary positions, biases, and the cache of keys and values.
+    """Attention within a sequence: rotary positions, biases, and a slot of the cache for keys and values.
 
-    Arguments
-    ---------
-    causal : bool
-        Whether a token attends to none after it.
-    cache_slot : int
-        Index in the cache.
+    If it is causal, a token attends to none after it.
     """
 
     rotary: CombinedRotary
@@ -184,6 +170,32 @@ class RotaryAttention(Attention):
             key, value = cache.update(key, value, self.cache_slot)
         return query, key, value
 
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        offset: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends; returns tokens ``[batch, tokens, dim]`` and, if the attention function has them, the weights.
+
+        Arguments
+        ---------
+        attention_mask : torch.Tensor, optional
+            False where a token is padding, ``[batch, keys]``.
+        cache : Cache, optional
+            Keys and values of the `offset` tokens before; it is extended.
+        """
+        return self.attend_to(*self.read(hidden_states, cache, offset), attention_mask)
+
+    def attend_to(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, present: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends with queries at the last positions of the keys; `present` as in `mask`."""
+        queries, keys = query.shape[2], key.shape[2]
+        mask = self.mask(Distances(queries, keys, first=keys - queries), present, query.dtype)
+        return self.attend(query, key, value, mask)
+
     def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor | None:
         """Which keys a query may attend to, ``[queries, keys]``; None: all."""
         return distances.matrix(device) >= 0 if self.causal else None
@@ -191,12 +203,7 @@ class RotaryAttention(Attention):
     def mask(self, distances: Distances, present: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to the scores, ``[batch or 1, heads or 1, queries, keys]``; None: nothing.
 
-        Arguments
-        ---------
-        present : torch.Tensor, optional
-            False where a key is padding, ``[batch, keys]``.
-        dtype : torch.dtype
-            Of the queries.
+        `present` ``[batch, keys]`` is False where a key is padding.
         """
         allowed = self.allowed(distances, self.positional_scaling.device)
         if present is not None:
@@ -210,36 +217,7 @@ class RotaryAttention(Attention):
 
 
 class SelfAttention(RotaryAttention):
-    """Attention to all tokens; if it is causal, to those before."""
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cache: Cache | None = None,
-        offset: int = 0,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends; returns tokens ``[batch, tokens, dim]`` and, if the attention function has them, the weights.
-
-        Arguments
-        ---------
-        hidden_states : torch.Tensor
-            ``[batch, tokens, dim]``.
-        attention_mask : torch.Tensor, optional
-            False where a token is padding, ``[batch, keys]``.
-        cache : Cache, optional
-            Keys and values of the tokens before; it is extended.
-        offset : int
-            How many tokens came before.
-        """
-        query, key, value = self.read(hidden_states, cache, offset)
-        return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
-
-
-def _after(query: torch.Tensor, key: torch.Tensor) -> Distances:
-    """Distances of queries at the last positions of the keys."""
-    queries, keys = query.shape[2], key.shape[2]
-    return Distances(queries, keys, first=keys - queries)
+    """Attention to all tokens."""
 
 
 class LocalAttention(RotaryAttention):
@@ -248,19 +226,6 @@ class LocalAttention(RotaryAttention):
     It is computed in blocks of `window_size` queries, each with the keys of its own block and of its neighbours, so
     that time and memory grow with the number of tokens, not with its square.
     """
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cache: Cache | None = None,
-        offset: int = 0,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Takes and returns what `SelfAttention` does."""
-        query, key, value = self.read(hidden_states, cache, offset)
-        if query.shape[2] == key.shape[2]:
-            return self._attend_in_blocks(query, key, value, attention_mask)
-        return self.attend(query, key, value, self.mask(_after(query, key), attention_mask, query.dtype))
 
     def allowed(self, distances: Distances, device: torch.device) -> torch.Tensor:
         """Keys within the window."""
@@ -271,9 +236,12 @@ class LocalAttention(RotaryAttention):
         """Always torch's own: functions that others register are for attention to all tokens."""
         return sdpa_attention_forward
 
-    def _attend_in_blocks(
+    def attend_to(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, present: torch.Tensor | None
-    ) -> tuple[torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As the base class; in blocks, unless there are keys of a cache."""
+        if query.shape[2] != key.shape[2]:
+            return super().attend_to(query, key, value, present)
         batch, heads, tokens, head_dim = query.shape
         window = min(self.config.window_size, tokens)
         blocks = -(-tokens // window)
@@ -317,18 +285,9 @@ class CrossAttention(Attention):
         offset: int = 0,
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends; returns what `SelfAttention` does.
+        """Attends from text ``[batch, tokens, dim]`` to audio ``[batch, audio tokens, audio dim]``.
 
-        Arguments
-        ---------
-        hidden_states, source : torch.Tensor
-            Text ``[batch, tokens, dim]``, and audio ``[batch, audio tokens, audio dim]``.
-        attention_mask : torch.Tensor, optional
-            False where a token of the audio is padding, ``[batch, audio tokens]``.
-        cache : Cache, optional
-            Keeps keys and values of the audio.
-        offset, positions : int, torch.Tensor
-            Of the text, as in `RotaryPositions.forward`.
+        The mask ``[batch, audio tokens]`` is False for padding; `offset` and `positions` are those of the text.
         """
         query = self.split(self.q_proj(hidden_states))
         if self.rotary is not None:

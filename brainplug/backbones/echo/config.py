@@ -19,46 +19,6 @@ class EchoConfig(PreTrainedConfig):
     """Sizes and options of an Echo; the first fifteen fields and their defaults are those of the published description.
 
     `check` raises a `ConfigError` if the values do not make a model.
-
-    Arguments
-    ---------
-    n_mels : int
-        Mel bands of a frame of 10 ms.
-    n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer : int
-        Of the encoder: largest number of tokens (one for two frames), width, heads, layers. ``n_text_`` the same of the
-        decoder.
-    max_rel_dist : int
-        D: all distances of D - 1 and more share a bias; 0 leaves the bias out.
-    base : float
-        b, of the rotary frequencies b^(-2i/h).
-    checkpointing : bool
-        Whether training computes each layer a second time instead of storing its activations.
-    init_std : float
-        Standard deviation of the token embeddings at the start.
-    rotation : str
-        Rotary positions after x (G_1 ... G_N) R for ``combined``, x (G_1 ... G_N) for ``givens``, x for ``plain``.
-    n_rotations : int, optional
-        N; by default half of a head's width.
-    train_orthogonal : bool
-        Whether R is trained. It is orthogonal either way.
-    folded : bool
-        Whether the attentions' rotations are part of their projections; `Echo.fold` sets it.
-    adaptive_base : bool
-        Whether the base follows the loss, see `AdaptiveBase`, with `base_factor`, `base_interval` in updates, and the
-        bounds `base_min` and `base_max`, see `bounds_of`.
-    current_base : float, optional
-        The base when the model was saved; for readers, since the weights have it too.
-    use_hybrid_attention : bool
-        Whether layers attend to a window of `window_size` tokens to each side, beside all tokens.
-    use_convolution : bool
-        Whether encoder layers have a convolution over `convolution_kernel` tokens (odd) beside their attention.
-    embedding_gain : float
-        Length of a position's embedding.
-    dropout : float
-        Of each sub-layer's output, in training.
-    card_parity : bool
-        Computes what the description says also where it seems a mistake: rotates in cross-attention, and gives each
-        encoder layer a second self-attention.
     """
 
     model_type = "echo"
@@ -69,7 +29,8 @@ class EchoConfig(PreTrainedConfig):
         "num_hidden_layers": "n_audio_layer",
     }
 
-    n_mels: int = 80
+    n_mels: int = 80  # mel bands of a frame of 10 ms
+    # The largest number of tokens (one for two frames of audio), width, heads and layers of encoder and decoder.
     n_audio_ctx: int = 1500
     n_audio_state: int = 1024
     n_audio_head: int = 16
@@ -79,27 +40,29 @@ class EchoConfig(PreTrainedConfig):
     n_text_head: int = 16
     n_text_layer: int = 20
     vocab_size: int = 51865
-    max_rel_dist: int = 15
-    base: float = 10000.0
+    max_rel_dist: int = 15  # D: all distances of D - 1 and more share a bias; 0 leaves the bias out
+    base: float = 10000.0  # b, of the rotary frequencies b^(-2i/h)
     cross_attention: bool = True
-    checkpointing: bool = True
-    init_std: float = 0.02
-    rotation: str = "combined"
-    n_rotations: int | None = None
-    train_orthogonal: bool = False
-    folded: bool = False
-    adaptive_base: bool = False
+    checkpointing: bool = True  # computes each layer a second time in training instead of storing its activations
+    init_std: float = 0.02  # of the token embeddings at the start
+    rotation: str = "combined"  # before rotary positions: x (G_1 ... G_N) R, without R ("givens"), or x ("plain")
+    n_rotations: int | None = None  # N; by default half of a head's width
+    train_orthogonal: bool = False  # trains R, which is orthogonal either way
+    folded: bool = False  # the attentions' rotations are part of their projections; `Echo.fold` sets it
+    adaptive_base: bool = False  # the base follows the loss, see `AdaptiveBase`; its other values come next
     base_factor: float = 1.0025
     base_interval: int = 25
     base_min: float | None = None
     base_max: float | None = None
-    current_base: float | None = None
-    use_hybrid_attention: bool = False
-    window_size: int = 64
-    use_convolution: bool = False
-    convolution_kernel: int = 3
-    embedding_gain: float = 1.0
-    dropout: float = 0.0
+    current_base: float | None = None  # when the model was saved; for readers, since the weights have it too
+    use_hybrid_attention: bool = False  # layers attend to a window beside all tokens
+    window_size: int = 64  # tokens to each side
+    use_convolution: bool = False  # encoder layers have a convolution beside their attention
+    convolution_kernel: int = 3  # tokens, odd
+    embedding_gain: float = 1.0  # length of a position's embedding
+    dropout: float = 0.0  # of each sub-layer's output
+    # Computes what the description says also where it seems a mistake: rotates in cross-attention, and gives each
+    # encoder layer a second self-attention.
     card_parity: bool = False
     use_cache: bool = True
     is_encoder_decoder: bool = True

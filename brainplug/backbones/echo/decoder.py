@@ -17,16 +17,7 @@ from brainplug.errors import ConfigError, DataError
 
 
 class EchoDecoder(EchoPreTrainedModel):
-    """Turns the text so far and the audio into hidden states of the next token.
-
-    Example
-    -------
-    >>> sizes = {"n_audio_state": 16, "n_audio_head": 2, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1}
-    >>> decoder = EchoDecoder(EchoConfig(**sizes, vocab_size=10)).eval()
-    >>> audio, text = torch.randn(1, 9, 16), torch.tensor([[1, 2, 3]])
-    >>> tuple(decoder(text, encoder_hidden_states=audio).last_hidden_state.shape)
-    (1, 3, 16)
-    """
+    """Turns the text so far and the audio into hidden states of the next token."""
 
     main_input_name = "input_ids"
     _can_record_outputs = {  # noqa: RUF012  as transformers reads it
@@ -63,18 +54,10 @@ class EchoDecoder(EchoPreTrainedModel):
         ---------
         input_ids : torch.Tensor
             ``[batch, tokens]``; with a cache, the new ones only.
-        attention_mask : torch.Tensor, optional
-            1 where a token of the text so far is no padding, ``[batch, tokens so far]``.
+        attention_mask, encoder_attention_mask : torch.Tensor, optional
+            1 where a token is no padding, ``[batch, tokens so far]`` and ``[batch, audio tokens]``.
         encoder_hidden_states : torch.Tensor
             Of the audio, ``[batch, audio tokens, audio dim]``.
-        encoder_attention_mask : torch.Tensor, optional
-            False where a token of the audio is padding, ``[batch, audio tokens]``.
-        past_key_values : EncoderDecoderCache, optional
-            Of the tokens before.
-        use_cache : bool, optional
-            Whether keys and values are cached.
-        **named : Any
-            Arguments that transformers gives all models.
         """
         use_cache = self.config.use_cache if use_cache is None else use_cache
         use_cache = use_cache and not self.training  # a layer that is computed twice would be cached twice

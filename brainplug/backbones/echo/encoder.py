@@ -40,14 +40,7 @@ class FrontEnd(torch.nn.Module):
 
 
 class EchoEncoder(EchoPreTrainedModel):
-    """Turns a log-mel spectrogram into tokens.
-
-    Example
-    -------
-    >>> encoder = EchoEncoder(EchoConfig(n_mels=8, n_audio_state=16, n_audio_head=2, n_audio_layer=1)).eval()
-    >>> tuple(encoder(torch.randn(1, 20, 8)).last_hidden_state.shape)
-    (1, 10, 16)
-    """
+    """Turns a log-mel spectrogram into tokens."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
 
@@ -68,17 +61,7 @@ class EchoEncoder(EchoPreTrainedModel):
     ) -> BaseModelOutput:
         """Turns ``[batch, frames, mel_bands]`` into tokens ``[batch, frames / 2, dim]``.
 
-        Arguments
-        ---------
-        attention_mask : torch.Tensor, optional
-            1 where a frame is no padding, ``[batch, frames]``.
-        **named : Any
-            Arguments that transformers gives all models, such as ``output_hidden_states``.
-
-        Raises
-        ------
-        DataError
-            The mel bands do not fit, or a clip is too long.
+        The mask ``[batch, frames]`` is 1 where a frame is no padding.
         """
         self._check(input_features, attention_mask)
         present = None if attention_mask is None else attention_mask.bool()

@@ -123,16 +123,8 @@ class DecoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """Takes and returns tokens of the text, ``[batch, tokens, dim]``.
 
-        Arguments
-        ---------
-        attention_mask : torch.Tensor, optional
-            False where a token of the text so far is padding, ``[batch, tokens so far]``.
-        source, source_mask : torch.Tensor
-            Audio ``[batch, audio tokens, audio dim]``; the mask ``[batch, audio tokens]`` is False where it is padding.
-        past_key_values, offset : EncoderDecoderCache, int
-            Keys and values of the tokens before, and their number.
-        positions : torch.Tensor, optional
-            Of the tokens ``[batch, tokens]``, if they are not consecutive.
+        The masks ``[batch, tokens so far]`` and ``[batch, audio tokens]`` are False for padding; the source is audio,
+        ``[batch, audio tokens, audio dim]``. `offset` and `positions` are those of `RotaryPositions.forward`.
         """
         own, cross = None, None
         if past_key_values is not None:

@@ -59,10 +59,6 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         """Replaces the embeddings of the decoder's tokens."""
         self.decoder.embed_tokens = cast(torch.nn.Embedding, value)
 
-    def get_encoder(self, *arguments: Any, **named: Any) -> EchoEncoder:
-        """The encoder."""
-        return self.encoder
-
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
@@ -82,28 +78,17 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         ---------
         input_features : torch.Tensor, optional
             ``[batch, frames, mel_bands]``; not needed with `encoder_outputs`.
-        attention_mask : torch.Tensor, optional
-            1 where a frame is no padding, ``[batch, frames]``.
+        attention_mask, decoder_attention_mask : torch.Tensor, optional
+            1 where a frame, or a token of the text, is no padding, ``[batch, frames]`` and ``[batch, tokens so far]``.
         decoder_input_ids : torch.Tensor, optional
             The text so far ``[batch, tokens]``; by default `shift_right` of the labels.
-        decoder_attention_mask : torch.Tensor, optional
-            1 where a token of the text is no padding, ``[batch, tokens so far]``.
         labels : torch.Tensor, optional
             The text ``[batch, tokens]``; -100 has no loss.
-        **named : Any
-            Arguments that transformers gives all models, such as ``output_attentions`` (with the implementation
-            ``eager``).
 
         Returns
         -------
         Seq2SeqLMOutput
             Logits ``[batch, tokens, vocabulary]`` in float32, and with labels the mean cross-entropy as ``loss``.
-
-        Raises
-        ------
-        DataError
-            A clip or a text does not fit the model, or no label has a loss. The values of tokens are checked on the CPU
-            only; elsewhere it would stop the device at every step.
         """
         if input_features is None and encoder_outputs is None:
             raise DataError("A text was asked for.", "No audio was given.", "Give input_features or encoder_outputs")
@@ -148,9 +133,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         later = torch.cat([start, labels[:, :-1]], dim=1)
         return later.masked_fill(later == IGNORED, self.config.pad_token_id)
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The name that trainers and collators of transformers have for `shift_right`."""
-        return self.shift_right(labels)
+    prepare_decoder_input_ids_from_labels = shift_right  # transformers' name for it
 
     def adapt(self, loss: torch.Tensor | float) -> None:
         """Lets the rotary base follow the loss, a scalar, after an update; in evaluation mode it does nothing."""
@@ -162,12 +145,8 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
     def fold(self) -> None:
         """Multiplies the attentions' projections by their learned rotations: the same output, faster, for inference.
 
-        Afterwards angles and R are not parameters any more.
-
-        Raises
-        ------
-        ConfigError
-            A method has replaced a projection.
+        Afterwards angles and R are not parameters any more. A `ConfigError` is raised if a method has replaced a
+        projection.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         for attention in attentions:  # before any is folded
@@ -199,7 +178,7 @@ class Echo(EchoPreTrainedModel, GenerationMixin):
         if not tokens.shape[1]:
             raise DataError("Logits were asked for.", "The text has no token.", "Begin with decoder_start_token_id")
         if tokens.device.type != "cpu" or torch.compiler.is_compiling():
-            return
+            return  # reading values would stop the device at every step
         self._check_vocabulary(tokens)
         if labels is not None:
             if bool((labels == IGNORED).all()):

@@ -42,12 +42,7 @@ class GivensRotations(torch.nn.Module):
     fixed: rounds of a tournament in which each coordinate meets each other one once, in random order. The rotations of
     a round commute, so that they are computed at once.
 
-    Arguments
-    ---------
-    head_dim : int
-        h, even.
-    rotations : int, optional
-        N; h / 2 by default, so that each coordinate is turned once. There are h (h - 1) / 2 pairs at most.
+    N (`rotations`) is h / 2 by default, so that each of the h coordinates is turned once; h is even.
     """
 
     pairs: torch.Tensor
@@ -158,14 +153,10 @@ class RotaryPositions(ExactBuffers):
         self.set_base(torch.full_like(self.base, self.first_base))
 
     def forward(self, states: torch.Tensor, offset: int = 0, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Turns ``[batch, heads, tokens, head_dim]``.
+        """Turns ``[batch, heads, tokens, head_dim]``, the first token at the position `offset`.
 
-        Arguments
-        ---------
-        offset : int
-            Position of the first token.
-        positions : torch.Tensor, optional
-            That of each token ``[batch, tokens]``, if they are not consecutive; less than `offset` and tokens together.
+        If the tokens are not consecutive, `positions` ``[batch, tokens]`` has that of each, all less than `offset` and
+        tokens together.
         """
         length = states.shape[-2]
         if positions is None:
@@ -219,20 +210,7 @@ class CombinedRotary(torch.nn.Module):
     """RoPE(x M) with M = (G_1 ... G_N) R, which query, key and all heads share.
 
     M leaves the scores of tokens at the same position as they are; it changes which mixtures of values turn at which
-    frequency.
-
-    Arguments
-    ---------
-    head_dim : int
-        h, even.
-    rotation : str
-        ``combined``; ``givens``, without R; ``plain``, without M.
-    rotations : int, optional
-        N.
-    base : float
-        b of the frequencies.
-    train_orthogonal : bool
-        Whether R is trained.
+    frequency. The rotation ``givens`` leaves R out, and ``plain`` M.
     """
 
     def __init__(
@@ -296,27 +274,7 @@ class AdaptiveBase(ExactBuffers):
     """A rotary base that follows the loss: a little larger while the loss falls, a little smaller while it rises.
 
     Every `interval` updates b becomes b f if the running mean of the loss is lower than it was then, else b / f, within
-    bounds. All of it is in buffers, so that it is saved.
-
-    Arguments
-    ---------
-    base : float
-        b at the start.
-    factor : float
-        f.
-    interval : int
-        Updates from one change to the next.
-    lowest, highest : float, optional
-        Bounds of b, see `bounds_of`.
-    memory : float
-        Weight of the running mean's last value at each update.
-
-    Example
-    -------
-    >>> adaptive = AdaptiveBase(10000.0, interval=1)
-    >>> changed = [adaptive.update(torch.tensor(loss)) for loss in (3.0, 2.0, 1.0)]
-    >>> changed, round(adaptive.base.item(), 2)
-    ([True, True, True], 10075.19)
+    bounds. All of it is in buffers, so that it is saved. `memory` is the weight of the old mean at each update.
     """
 
     base: torch.Tensor
