@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from brainplug.errors import ConfigError
 from brainplug.files import RESULTS, write_json
 
 CELL_NAME = "cell.json"
@@ -69,27 +68,9 @@ class Share:
         return {**os.environ, **own}
 
 
-def command_of(recipe: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a recipe, with this process's Python.
-
-    Arguments
-    ---------
-    recipe : str
-        The YAML. The next train.py in its folder or one above runs it.
-    arguments : Sequence[str]
-        The command line of train.py.
-
-    Raises
-    ------
-    ConfigError
-        There is no train.py.
-    """
-    for folder in Path(recipe).resolve().parents:
-        if (folder / "train.py").is_file():
-            return [sys.executable, str(folder / "train.py"), *arguments, "--noprogressbar"]
-    raise ConfigError(
-        f"The recipe {recipe!r} was asked for.", "No train.py is in its folder or one above.", "Name another recipe"
-    )
+def command_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The command that does a run, with this process's Python; ``arguments`` are those of ``brainplug train``."""
+    return (sys.executable, "-m", "brainplug", "train", *arguments, "--noprogressbar")
 
 
 def run_cell(job: Job, share: Share, stopping: Callable[[], bool] = lambda: False) -> str | None:

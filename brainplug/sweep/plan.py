@@ -81,7 +81,7 @@ class Plan:
         identity = {"row": cell.row, "column": cell.column, "fold": cell.fold, "seed": cell.seed}
         return Job(
             folder=cell.folder.absolute(),
-            command=tuple(command_of(cell.recipe, cell.arguments())),
+            command=command_of(cell.arguments()),
             started_in=Path.cwd(),
             description={**identity, "definition": self.protocol(cell).definition},
         )

@@ -53,7 +53,7 @@ class Cell:
         return f"{self.row} / {self.column}{fold}, seed {self.seed}"
 
     def arguments(self) -> list[str]:
-        """The command line of train.py: the recipe and the changes in it."""
+        """The command line of ``brainplug train``: the recipe and the changes in it."""
         changes = {**self.settings, "seed": self.seed, "output_folder": str(self.folder)}
         changes |= {} if self.fold is None else {"fold": self.fold}
         changes |= {} if self.data_folder is None else {"data_folder": self.data_folder}

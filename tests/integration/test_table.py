@@ -27,13 +27,13 @@ from tests.processes import LONGEST, kill, kill_together, living, until
 
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 ROWS = ("linear", "lora")
-# Stands for train.py: three steps, each of which is kept. Files beside it say how it behaves.
+# Stands for brainplug train: three steps, each of which is kept. Files beside it say how it behaves.
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 
-options = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[2:])
-here, folder = Path(__file__).parent, Path(options["output_folder"])
+options = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[3:])
+here, folder = Path(__file__).parents[1], Path(options["output_folder"])
 name = f"{folder.parent.name}/{folder.name}"
 steps = folder / "steps.txt"
 with open(here / "started.txt", "a") as file:
@@ -113,7 +113,9 @@ CELLS = [f"{row}/fold{fold}-seed1234" for row in ROWS for fold in (1, 2)]
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """Two rows and two folds."""
-    (tmp_path / "train.py").write_text(PROGRAM)
+    (tmp_path / "brainplug").mkdir()  # found before the package by a process that starts in this folder
+    (tmp_path / "brainplug" / "__init__.py").touch()
+    (tmp_path / "brainplug" / "__main__.py").write_text(PROGRAM)
     recipe = Path(ESC50_RECIPE).read_text().replace("!include:../../..", f"!include:{REPOSITORY}")
     (tmp_path / "train.yaml").write_text(recipe)
     table = {

@@ -1,4 +1,4 @@
-"""Cells as processes: finished once, broken with a reason, stopped at once; with programs in place of train.py."""
+"""Cells as processes: finished once, broken with a reason, stopped at once; small programs are run in their place."""
 
 import json
 import os
@@ -198,17 +198,9 @@ class TestHere:
             list(run_here([make_job()], at_once=1))
 
 
-class TestCommand:
-    def test_the_next_program_above_runs_a_recipe(self, tmp_path):
-        recipe = tmp_path / "recipes" / "own" / "hparams" / "train.yaml"
-        recipe.parent.mkdir(parents=True)
-        for folder, wanted in ((tmp_path, tmp_path), (recipe.parents[1], recipe.parents[1])):
-            (folder / "train.py").touch()
-            assert command_of(str(recipe), ["a"]) == [sys.executable, str(wanted / "train.py"), "a", "--noprogressbar"]
-
-    def test_without_one_it_is_refused(self, tmp_path):
-        with pytest.raises(UsageError, match=r"No train\.py"):
-            command_of(str(tmp_path / "own.yaml"), [])
+def test_a_cell_is_run_by_the_command_wherever_its_recipe_is():
+    words = command_of(["own.yaml", "--lr=1"])
+    assert words == (sys.executable, "-m", "brainplug", "train", "own.yaml", "--lr=1", "--noprogressbar")
 
 
 def test_a_cluster_needs_ray(make_job, monkeypatch):
