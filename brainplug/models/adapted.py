@@ -31,10 +31,6 @@ class AdaptedModel(torch.nn.Module):
     frozen_parts : Sequence[str]
         Paths of backbone modules that stay frozen with every method.
 
-    Raises
-    ------
-    ConfigError
-        The method's settings do not fit the backbone.
     """
 
     def __init__(
@@ -65,18 +61,11 @@ class AdaptedModel(torch.nn.Module):
                 checkpoint_layer(layer)
 
     def merge(self) -> PreTrainedModel:
-        """Adds what was trained to the backbone's own weights.
+        """Adds what was trained to the backbone's own weights, and returns the backbone's model.
 
-        Returns
-        -------
-        PreTrainedModel
-            The backbone's model, without any module of the method; it computes the same as before. Save it with
-            ``backbone.save_pretrained(folder)``: transformers then loads it without brainplug.
-
-        Raises
-        ------
-        ConfigError
-            The method cannot be merged.
+        It has no module of the method any more, and computes the same as before. After
+        ``backbone.save_pretrained(folder)`` transformers loads it without brainplug. A method that cannot be merged
+        raises a `ConfigError`.
         """
         model, spec = self.backbone.model, self.backbone.spec
         self.method.merge(model, spec)
@@ -114,10 +103,7 @@ class AdaptedModel(torch.nn.Module):
     def load_delta(self, delta: dict[str, torch.Tensor]) -> None:
         """Loads what `delta` returned for a model of the same kind.
 
-        Raises
-        ------
-        CheckpointError
-            Tensors are missing, unexpected, or of another shape; the message names them.
+        Missing and unexpected tensors, and those of another shape, are named in a `CheckpointError`.
         """
         own = self.delta()
         missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())

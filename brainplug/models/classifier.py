@@ -24,11 +24,6 @@ class AudioClassifier(AdaptedModel):
         The tokens to take the mean of: ``ALL``, ``CLS``, ``PROMPTS`` (of prompt tuning), ``SPEECH`` (those of the
         clip) or ``PROMPTS+SPEECH``.
 
-    Raises
-    ------
-    ConfigError
-        The pooling does not exist or has no tokens here, or the method's settings do not fit the backbone.
-
     Example
     -------
     >>> from brainplug.backbones import load_backbone
@@ -51,19 +46,9 @@ class AudioClassifier(AdaptedModel):
         self.pooling = pooling
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Classifies a batch.
+        """Logits ``[batch, n_classes]`` of signals ``[batch, frames, mel_bands]`` or ``[batch, samples]``.
 
-        Arguments
-        ---------
-        signal : torch.Tensor
-            ``[batch, frames, mel_bands]`` or ``[batch, samples]``.
-        lengths : torch.Tensor
-            Share of each signal that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        torch.Tensor
-            Logits ``[batch, n_classes]``.
+        `lengths` is the share of each signal that is not padding, ``[batch]``.
         """
         return self.head(self.pool(*self.backbone(signal, lengths)))
 
@@ -76,11 +61,6 @@ def classifier_without_weights(
     config: PreTrainedConfig, method: Method, n_classes: int, pooling: str = "ALL"
 ) -> AudioClassifier:
     """Builds a classifier on torch's meta device, without memory: its tensors have shapes, but no values.
-
-    Raises
-    ------
-    ConfigError
-        Backbone, method and pooling do not fit each other.
 
     Example
     -------

@@ -59,17 +59,9 @@ class CTCModel(AdaptedModel):
         find_module(model, spec.layers.rpartition(".")[0]).register_forward_pre_hook(self._mask)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores a batch.
+        """Logits ``[batch, tokens, characters]``, and how many tokens of each clip are no padding ``[batch]``.
 
-        Arguments
-        ---------
-        signal, lengths : torch.Tensor
-            ``[batch, samples]``, and the share of each that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor]
-            Logits ``[batch, tokens, characters]``, and how many tokens of each clip are no padding ``[batch]``.
+        `signal` is ``[batch, samples]``, and `lengths` the share of each that is not padding, ``[batch]``.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             tokens, present = self.backbone(signal, lengths)

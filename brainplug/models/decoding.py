@@ -7,35 +7,17 @@ import torch
 from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 
 from brainplug.data.characters import BLANK, Characters
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
 
 DECODINGS = ("greedy", "beam")
 Decoder = Callable[[torch.Tensor, torch.Tensor], list[str]]
 
 
 def make_decoder(decoding: str, characters: Characters, beam_size: int = 20) -> Decoder:
-    """Makes the function that writes down what a batch says.
+    """Makes a function from log-probabilities ``[batch, tokens, characters]`` and token counts ``[batch]`` to texts.
 
-    Arguments
-    ---------
-    decoding : str
-        ``greedy``: the best character of each token; ``beam``: the text with the highest probability over all its
-        alignments, as far as a search with `beam_size` prefixes finds it.
-    characters : Characters
-        The vocabulary.
-    beam_size : int
-        Prefixes that are kept.
-
-    Returns
-    -------
-    Callable
-        Called with log-probabilities ``[batch, tokens, characters]`` and the number of tokens of each clip
-        ``[batch]``; returns texts.
-
-    Raises
-    ------
-    UsageError
-        There is no such decoding.
+    ``greedy`` takes the best character of each token; ``beam`` the text with the highest probability over all its
+    alignments, as far as a search that keeps `beam_size` prefixes finds it.
 
     Example
     -------
@@ -53,24 +35,9 @@ def make_decoder(decoding: str, characters: Characters, beam_size: int = 20) -> 
 
 
 def check_decoding(decoding: str) -> None:
-    """Makes sure that there is such a decoding.
-
-    Arguments
-    ---------
-    decoding : str
-        As in `make_decoder`.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-
-    Example
-    -------
-    >>> check_decoding("greedy")
-    """
+    """Raises a `ConfigError` if there is no such decoding."""
     if decoding not in DECODINGS:
-        raise UsageError(
+        raise ConfigError(
             f"The decoding {decoding!r} was asked for.",
             "It does not exist.",
             f"Write --decoding= one of: {nearest(decoding, DECODINGS)}",

@@ -46,19 +46,8 @@ def special_tokens(characters: Characters) -> dict[str, int]:
 class EchoRecognizer(AdaptedModel):
     """An Echo whose encoder is adapted by a method, and whose decoder is trained.
 
-    Arguments
-    ---------
-    backbone : EchoBackbone
-        With the encoder of `echo`.
-    echo : Echo
-        The whole model; its vocabulary is that of the characters.
-    characters : Characters
-        The vocabulary.
-
-    Raises
-    ------
-    ConfigError
-        The encoder is a new one, and the method does not train it.
+    The backbone has the encoder of `echo`, whose vocabulary is that of the characters. A new encoder needs a method
+    that trains all of it.
 
     Example
     -------
@@ -93,14 +82,10 @@ class EchoRecognizer(AdaptedModel):
             self._delta_names |= {name for name, _ in self.named_buffers() if name.endswith(moved)}
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits of reference texts, ``[batch, tokens, vocabulary]``.
+        """Logits ``[batch, tokens, vocabulary]`` of reference texts.
 
-        Arguments
-        ---------
-        signal, lengths : torch.Tensor
-            ``[batch, frames, mel_bands]``, and the share of each that is not padding, ``[batch]``.
-        labels : torch.Tensor
-            ``[batch, tokens]``; -100 behind the end.
+        `signal` is ``[batch, frames, mel_bands]``, `lengths` the share of each that is not padding, ``[batch]``, and
+        `labels` ``[batch, tokens]``, -100 behind the end.
         """
         return self.decoder_logits(self.encode(signal, lengths), labels)
 
@@ -167,23 +152,7 @@ def check_texts_fit(texts: Sequence[str], longest: int) -> None:
 def load_echo(
     name: str, revision: str | None, config: EchoConfig | None, characters: Characters
 ) -> tuple[Echo, EchoBackbone]:
-    """Loads an Echo, or makes a new one, and gives its encoder as a backbone.
-
-    Arguments
-    ---------
-    name : str
-        ``new``, or the folder of a trained one.
-    revision : str, optional
-        Of the hub, where it comes from there.
-    config : EchoConfig, optional
-        What a new one is made of.
-    characters : Characters
-        The vocabulary.
-
-    Raises
-    ------
-    ConfigError
-        It is no Echo, or was trained with other characters.
+    """Loads the Echo in a folder or on the hub, or makes the one called ``new``; its encoder is the backbone.
 
     Example
     -------

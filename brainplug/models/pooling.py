@@ -23,7 +23,7 @@ def check_pooling(pooling: str, special_tokens: int, prompts: int) -> None:
 def pool(
     tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str, special_tokens: int, prompts: int
 ) -> torch.Tensor:
-    """Means over the tokens that a pooling names, without padding.
+    """Means ``[batch, dim]`` over the tokens that one of the `POOLINGS` names, without padding.
 
     Arguments
     ---------
@@ -31,15 +31,6 @@ def pool(
         ``[batch, special tokens + prompts + tokens of the clip, dim]``.
     mask : torch.Tensor, optional
         ``[batch, special tokens + tokens of the clip]``, False where a token is padding.
-    pooling : str
-        One of `POOLINGS`; ``CLS`` is the first token.
-    special_tokens, prompts : int
-        How many there are of each.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, dim]``.
     """
     start, end = {
         "ALL": (0, None),

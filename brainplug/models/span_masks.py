@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from brainplug.data.masking import span_mask
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,6 @@ class SpanMasks:
         Share of the frames, and of the channels, that spans would cover if none overlapped.
     time_length, channel_length : int
         Frames, and channels, of a span.
-
-    Raises
-    ------
-    UsageError
-        A share or a length cannot be.
 
     Example
     -------
@@ -43,49 +38,26 @@ class SpanMasks:
     def __post_init__(self) -> None:
         for name, share in {"time": self.time, "channels": self.channels}.items():
             if not 0 <= share < 1:
-                raise UsageError(f"Masks of {share!r} were asked for.", "It is no share.", f"Write mask_{name}: 0.5")
+                raise ConfigError(f"Masks of {share!r} were asked for.", "It is no share.", f"Write mask_{name}: 0.5")
         for name, length in {"time": self.time_length, "channel": self.channel_length}.items():
             if type(length) is not int or length < 1:
                 reason, write = "That is no whole number from 1 on.", f"Write mask_{name}_length: 10"
-                raise UsageError(f"Masks of length {length!r} were asked for.", reason, write)
+                raise ConfigError(f"Masks of length {length!r} were asked for.", reason, write)
 
     def check_width(self, dim: int) -> None:
-        """Makes sure that a span of channels fits a backbone.
-
-        Arguments
-        ---------
-        dim : int
-            Width of its tokens.
-
-        Raises
-        ------
-        UsageError
-            It does not.
-        """
+        """Raises a `ConfigError` if a span of channels is wider than a backbone's tokens."""
         if self.channels and self.channel_length >= dim:
-            raise UsageError(
+            raise ConfigError(
                 f"Masks of {self.channel_length} channels were asked for.",
                 f"The backbone's tokens are {dim} wide.",
                 f"Write --mask_channel_length={max(1, dim // 12)}, for one, or --mask_channels=0",
             )
 
     def __call__(self, frames: torch.Tensor, counts: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Masks a batch.
+        """Masks frames ``[batch, frames, dim]``: masked frames become `embedding` ``[dim]``, masked channels 0.
 
-        Arguments
-        ---------
-        frames : torch.Tensor
-            ``[batch, frames, dim]``.
-        counts : torch.Tensor
-            How many frames of each clip are no padding, ``[batch]``: spans lie among these. A clip that is no longer
-            than a span is not masked over time.
-        embedding : torch.Tensor
-            What masked frames become, ``[dim]``; masked channels become 0.
-
-        Returns
-        -------
-        torch.Tensor
-            Of the same shape.
+        Spans lie among the first `counts` ``[batch]`` frames of each clip, which are no padding. A clip that is no
+        longer than a span is not masked over time.
         """
         clips, length, dim = frames.shape
         draws = torch.default_generator
