@@ -93,7 +93,7 @@ def _examine_data(
     checked = yield from examine_audio(clips, settings, folder, full)
     yield from examine_content(clips, checked, full)
     if getattr(settings, "few_shot", None):
-        clips = yield from as_finding(draw_examples, clips, settings)
+        clips = (yield from as_finding(draw_examples, clips, settings)) or []
     outputs = clips and (yield from as_finding(task.find_outputs, settings, clips))
     if clips and checked and components and outputs:
         yield from examine_durations(checked, components.backbone)
@@ -189,7 +189,7 @@ def _estimate(
         return
     sample = [clip for part in parts for clip in part[: STEPS * settings.batch_size]]
     try:
-        measured = in_fresh_process(rehearse, arguments, folder, sample, outputs)
+        measured: Any = in_fresh_process(rehearse, arguments, folder, sample, outputs)
     except BrokenProcessPool:
         measured = "its process was ended, as happens where memory is short; write a smaller --batch_size"
     if isinstance(measured, str):
@@ -205,10 +205,10 @@ def _estimate(
 
 def _epochs(measured: Rehearsal, settings: TaskSettings, clips: Sequence[Clip]) -> Iterator[Finding]:
     splits = Counter(clip.split for clip in clips)
-    batches = [math.ceil(splits[split] / settings.batch_size) for split in ("train", "valid")]
+    train, valid = (math.ceil(splits[split] / settings.batch_size) for split in ("train", "valid"))
     cache, epochs = _cache_folder(settings), settings.number_of_epochs
-    first = measured.seconds(*batches, settings.num_workers)
-    later = measured.seconds(*batches, settings.num_workers, cached=cache is not None)
+    first = measured.seconds(train, valid, settings.num_workers)
+    later = measured.seconds(train, valid, settings.num_workers, cached=cache is not None)
     if not find_task(settings.task).is_new(settings) and not loads_offline(
         find_source(settings.backbone), settings.backbone_revision
     ):
@@ -217,7 +217,7 @@ def _epochs(measured: Rehearsal, settings: TaskSettings, clips: Sequence[Clip]) 
         yield Finding("warning", "Time and memory are those of batches of --batch_size clips, not of --batch_seconds")
     times = f"{measured.read:.2g} s to read, {measured.train:.2g} s to train with, {measured.valid:.2g} s to validate"
     yield Finding("ok", f"A batch of {settings.batch_size}: {times}")
-    steps = f"{batches[0]:,} steps of training and {batches[1]:,} of validation"
+    steps = f"{train:,} steps of training and {valid:,} of validation"
     whole = _minutes(first + (epochs - 1) * later)
     yield Finding("ok", f"First epoch, {steps}: {_minutes(first)}; all {epochs} epochs: {whole}")
     if cache:

@@ -47,7 +47,7 @@ def examine_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
     >>> [finding.text for finding in examine_splits(clips) if finding.level == "error"]
     ['Groups in two splits: Rex (test, train, valid); put all clips of a group into one']
     """
-    counts = defaultdict(Counter)  # class -> split -> clips
+    counts: dict[str, Counter[str]] = defaultdict(Counter)  # class -> split -> clips
     for clip in clips:
         counts[clip.label][clip.split] += 1
     splits = Counter(clip.split for clip in clips)
@@ -61,7 +61,7 @@ def examine_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
         yield from refused or [Finding("ok", "No file and no group stands in two splits")]
 
 
-def _table(counts: dict[str, Counter]) -> str:
+def _table(counts: dict[str, Counter[str]]) -> str:
     """Clips of each class and split; of many classes those with the fewest and the most training clips."""
     labels = sorted(counts, key=lambda label: (counts[label]["train"], label))
     rows = [(label, *(f"{counts[label][split]:,}" for split in SPLITS)) for label in labels]
@@ -74,7 +74,7 @@ def _table(counts: dict[str, Counter]) -> str:
     return "\n".join(text.rstrip() for text in texts)
 
 
-def _split_faults(splits: Counter) -> Iterator[Finding]:
+def _split_faults(splits: Counter[str]) -> Iterator[Finding]:
     unknown = [repr(split) for split in splits if split not in SPLITS]
     if unknown:
         yield Finding("error", f"Unknown splits: {listed(unknown)}; write {', '.join(SPLITS)}")
@@ -91,7 +91,7 @@ def _id_faults(clips: Sequence[Clip]) -> Iterator[Finding]:
         )
 
 
-def _class_faults(counts: dict[str, Counter]) -> Iterator[Finding]:
+def _class_faults(counts: dict[str, Counter[str]]) -> Iterator[Finding]:
     lacking = [label for label, of_split in counts.items() if not of_split["train"]]
     untested = [label for label, of_split in counts.items() if not of_split["valid"] + of_split["test"]]
     single = [label for label, of_split in counts.items() if of_split["train"] == 1]
@@ -137,7 +137,7 @@ def examine_audio(
     chosen = existing if full else _sample(existing, settings)
     quarantine = Path(folder, "quarantine.csv")
     checked = check_clips(chosen, str(quarantine), minimum_seconds, max_fraction=1.0)
-    bad = [f"{row['path']}: {row['reason']}" for row in read_table(quarantine, [])] if quarantine.exists() else []
+    bad = [f"{row['path']}: {row['reason']}" for row in read_table(str(quarantine), [])] if quarantine.exists() else []
     missing = [f"{clip.path}: the file does not exist" for clip in clips if not os.path.isfile(clip.path)]
     for text in [*missing[:SHOWN], *bad]:
         yield Finding("warning", f"{text}; mend or remove it, else the run sets it aside")

@@ -51,7 +51,7 @@ def _packages() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     memory = memory_bytes("cpu")
-    cores, threads = counted(os.cpu_count(), "CPU core"), counted(torch.get_num_threads(), "thread")
+    cores, threads = counted(os.cpu_count() or 1, "CPU core"), counted(torch.get_num_threads(), "thread")
     yield Finding("ok", f"{cores}, {threads} of torch, {size(memory)} memory")
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
@@ -108,7 +108,7 @@ def _other_backbones() -> list[str]:
 
 def _model_type(hub_id: str) -> str | None:
     path = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
-    return json.loads(Path(path).read_text()).get("model_type")
+    return json.loads(Path(path).read_text()).get("model_type") if isinstance(path, str) else None
 
 
 def room(path: str) -> tuple[Path, int]:
