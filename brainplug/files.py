@@ -78,11 +78,6 @@ def hparams_folder() -> Path:
     return _packaged("hparams")
 
 
-def recipes_folder() -> Path:
-    """The folder of the recipes: of the installed package, else of the clone."""
-    return _packaged("recipes")
-
-
 def _packaged(name: str) -> Path:
     package = Path(__file__).parent
     return package / name if (package / name).is_dir() else package.parent / name

@@ -8,7 +8,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from brainplug.errors import ConfigError, nearest
-from brainplug.files import folder_name
+from brainplug.files import find_recipe, folder_name
 
 OF_THE_TABLE = {  # settings that cells may not change -> what decides them
     "fold": "folds of a column, or --only",
@@ -57,9 +57,12 @@ def _existing_file(recipe: str, info: ValidationInfo) -> str:
     if not info.context:
         return recipe
     folder: Path = info.context["folder"]
-    if not (folder / recipe).is_file():
+    path = folder / recipe
+    if not path.is_file():
+        path = Path(find_recipe(recipe))  # as brainplug train takes it
+    if not path.is_file():
         raise ValueError(f"there is no file {recipe!r} in {folder.resolve()}")
-    return str((folder / recipe).resolve())
+    return str(path.resolve())
 
 
 def _known(kind: Literal["rows", "columns"]) -> AfterValidator:

@@ -143,4 +143,3 @@ def test_an_installed_package_has_its_recipes_inside(tmp_path, monkeypatch):
     (package / "hparams").mkdir(parents=True)
     monkeypatch.setattr(files, "__file__", str(package / "files.py"))
     assert files.hparams_folder() == package / "hparams"
-    assert files.recipes_folder() == tmp_path / "site-packages" / "recipes"

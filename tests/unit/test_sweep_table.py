@@ -55,6 +55,11 @@ class TestReading:
         table = read_table(write(columns={"own": {"recipe": "own.yaml"}}), {})
         assert table.columns["own"].recipe == str(tmp_path / "own.yaml")
 
+    def test_a_recipe_of_the_package_is_found_from_anywhere(self, write, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        table = read_table(write(columns={"spoken": {"recipe": "hparams/train.yaml"}}), {})
+        assert table.columns["spoken"].recipe == SPOKEN
+
     def test_numbers_are_read_as_in_recipes(self, write):
         table = read_table(write(f"rows: {{a: {{lr: 1e-3}}}}\ncolumns: {{b: {{recipe: {ESC50}}}}}"), {})
         assert table.rows["a"]["lr"] == 0.001
