@@ -31,7 +31,7 @@ def import_torchaudio() -> ModuleType:
         loader = sys.modules.get("torchaudio._extension.utils")
         if loader is None:
             raise
-        loader._load_lib = lambda name: False
+        loader._load_lib = lambda name: False  # type: ignore[attr-defined]  # it has no public switch
         return importlib.import_module("torchaudio")
 
 

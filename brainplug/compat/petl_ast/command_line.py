@@ -11,7 +11,7 @@ import itertools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -32,7 +32,7 @@ from brainplug.methods.prompt import PromptTuning
 from brainplug.methods.soft_moa import SoftMoA
 
 # Every flag that says nothing of a model, with its default there.
-RUN_FLAGS = {
+RUN_FLAGS: Flags = {
     "data_path": "",
     "dataset_name": "",
     "method": "",
@@ -143,19 +143,8 @@ class PublishedCommand:
     given: Flags
     warnings: tuple[str, ...] = ()
 
-    def value(self, name: str) -> str | int | float | bool:
-        """A flag's value.
-
-        Arguments
-        ---------
-        name : str
-            Of a flag.
-
-        Returns
-        -------
-        str | int | float | bool
-            As it was given, else its default there.
-        """
+    def value(self, name: str) -> Any:
+        """A flag's value as it was given, else its default there."""
         return self.given.get(name, (RUN_FLAGS | FLAGS)[name])
 
     @property
@@ -165,22 +154,9 @@ class PublishedCommand:
 
 
 def read_command(text: str) -> PublishedCommand:
-    """Reads a published command line.
+    """Reads published flags, as a shell takes them, with or without the program before them.
 
-    Arguments
-    ---------
-    text : str
-        Flags as a shell takes them, with or without the program before them.
-
-    Returns
-    -------
-    PublishedCommand
-        What the published code makes of it: any text after a switch turns it on.
-
-    Raises
-    ------
-    UsageError
-        An unknown flag, or a value that it cannot have.
+    Any text after a switch turns it on, as in the published code.
 
     Example
     -------
@@ -218,11 +194,6 @@ def read_command(text: str) -> PublishedCommand:
 def chosen_method(command: PublishedCommand) -> Method:
     """The published method that a command line asks for.
 
-    Raises
-    ------
-    ConfigError
-        There is none, or the published code does not have it for this backbone.
-
     Example
     -------
     >>> chosen_method(read_command("--method LoRA --is_AST True --reduction_rate_lora 128")).reduction_rate
@@ -254,17 +225,7 @@ def entry_of(method: Method) -> str:
 def new_command(command: PublishedCommand, pooling: str = "ALL") -> str:
     """Writes the command that computes here what a published one computed: lines for a shell, comments first.
 
-    Arguments
-    ---------
-    command : PublishedCommand
-        As `read_command` returns it.
-    pooling : str
-        The published YAML's ``final_output``, which is no flag there.
-
-    Raises
-    ------
-    ConfigError
-        The data set or the method is unknown, or a flag has a value that it cannot have.
+    `pooling` is the published YAML's ``final_output``, which is no flag there.
 
     Example
     -------
@@ -306,13 +267,13 @@ def _backbone(checkpoint: str) -> str:
     return short.get(checkpoint, checkpoint)
 
 
-def _settings(method: Method) -> dict:
+def _settings(method: Method) -> dict[str, Any]:
     """All settings, since a recipe may have others than the defaults; those of one method are put together."""
     settings = dataclasses.asdict(method)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
-def _flow(value: dict) -> str:
+def _flow(value: dict[str, Any]) -> str:
     """YAML in one line."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf")).strip()
 

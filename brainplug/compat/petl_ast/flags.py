@@ -5,8 +5,10 @@ line is in `brainplug.compat.petl_ast.command_line`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from brainplug.compat.petl_ast.methods import (
+    PublishedAdapter,
     PublishedBitFit,
     PublishedBottleneckAdapter,
     PublishedConformerAdapter,
@@ -22,8 +24,10 @@ from brainplug.errors import ConfigError, nearest
 from brainplug.methods import Method
 from brainplug.methods.prefix import PrefixTuning
 
+Flags = dict[str, Any]  # flag -> text, number or switch
+
 # Every flag of the published command line that says what a model is, with its default there.
-FLAGS = {
+FLAGS: Flags = {
     "seq_or_par": "parallel",
     "reduction_rate_adapter": 64,
     "adapter_type": "Pfeiffer",
@@ -59,15 +63,13 @@ CHOICES = {
     "location_moa": ("MHSA", "FFN"),
     "adapter_module_moa": ("bottleneck", "conformer", "convpass"),
 }
-ADAPTERS = {
+ADAPTERS: dict[str, type[PublishedAdapter]] = {
     "bottleneck": PublishedBottleneckAdapter,
     "conformer": PublishedConformerAdapter,
     "convpass": PublishedConvpassAdapter,
 }
 PROJECTIONS = {"Wq": "query", "Wk": "key", "Wv": "value", "Wo": "output"}
 ON_WAVEFORM = ("full-FT", "linear", "adapter")  # the methods that the published code has for wav2vec 2.0
-
-Flags = dict[str, str | int | float | bool]
 
 
 def _full(flags: Flags) -> Method:
@@ -123,7 +125,7 @@ def _adapter(flags: Flags) -> Method:
     )
 
 
-def _mixture_settings(flags: Flags) -> dict:
+def _mixture_settings(flags: Flags) -> dict[str, Any]:
     return {
         "experts": flags["num_adapters"],
         "expert_block": flags["adapter_module_moa"],
@@ -162,14 +164,9 @@ def translate(method: str, flags: Flags, *, is_AST: bool) -> Method:  # noqa: N8
     method : str
         ``adapter``, ``LoRA``, ...
     flags : Flags
-        Flag -> value; a flag that is left out has its default there.
+        A flag that is left out has its default there.
     is_AST : bool
         AST or wav2vec 2.0.
-
-    Raises
-    ------
-    ConfigError
-        There is no such method, flag or choice, or the published code does not have it for this backbone.
 
     Example
     -------

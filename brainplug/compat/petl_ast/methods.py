@@ -4,7 +4,7 @@ That code has AST and wav2vec 2.0. Models of the same architecture as wav2vec 2.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -63,7 +63,7 @@ def draw_block(block: AdapterBlock, config: PreTrainedConfig) -> None:
         torch.nn.init.zeros_(block.down.bias)
         return
     maps = ((block.down.weight, block.down.bias), (block.up.weight, block.expert_bias))
-    for weight, bias in (*maps, (block.depthwise.weight, block.depthwise.bias)):
+    for weight, bias in (*maps, (block.depthwise.weight, block.depthwise.get_parameter("bias"))):
         if config.model_type in WAV2VEC2:
             torch.nn.init.kaiming_normal_(weight)
         else:
@@ -126,7 +126,7 @@ class PublishedFullFineTuning(InTrainingMode, FullFineTuning):
 
     def trained_modules(self, model: torch.nn.Module, spec: BackboneSpec) -> list[torch.nn.Module]:
         """The model, or its last layers."""
-        if self.layers is None and model.config.model_type in WAV2VEC2:
+        if self.layers is None and cast(PreTrainedModel, model).config.model_type in WAV2VEC2:
             return list(spec.layers_of(model))[-TRAINED_LAYERS_OF_WAV2VEC2:]
         return super().trained_modules(model, spec)
 
@@ -227,12 +227,14 @@ class RememberedOutput(torch.nn.Module):
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
-        self.module, self.output = module, None
+        self.module = module
+        self.output: torch.Tensor | None = None
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps tokens as the module does."""
-        self.output = self.module(tokens)
-        return self.output
+        output: torch.Tensor = self.module(tokens)
+        self.output = output
+        return output
 
 
 class AddedAgain(torch.nn.Module):
@@ -267,8 +269,9 @@ class PublishedMixture(PublishedMethod, MixtureOfAdapters):
             return
         for layer in spec.layers_of(model):
             attention, feed_forward = find_module(layer, spec.attention), find_module(layer, spec.feed_forward)
-            attention.adapter = RememberedOutput(attention.adapter)
-            layer.set_submodule(spec.feed_forward, AddedAgain(feed_forward, attention.adapter))
+            remembered = RememberedOutput(attention.get_submodule("adapter"))
+            attention.add_module("adapter", remembered)
+            layer.set_submodule(spec.feed_forward, AddedAgain(feed_forward, remembered))
 
 
 class PublishedDenseMoA(PublishedMixture, DenseMoA):

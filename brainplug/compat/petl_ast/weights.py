@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from transformers import ASTConfig, Wav2Vec2Config
@@ -16,10 +17,12 @@ from brainplug.methods.adapter import AdapterBlock
 from brainplug.methods.bottleneck import BottleneckBlock
 from brainplug.methods.conformer import ConformerBlock
 from brainplug.methods.convpass import ConvpassBlock
-from brainplug.methods.dense_moa import DenseMoA
-from brainplug.methods.lora import LoRA
-from brainplug.methods.prefix import PrefixTuning
+from brainplug.methods.dense_moa import DenseMixture
+from brainplug.methods.lora import LoRA, LoRALinear
+from brainplug.methods.mixture import Mixture, MixtureOfAdapters
+from brainplug.methods.prefix import Prefix, PrefixTuning
 from brainplug.methods.prompt import PromptTuning
+from brainplug.methods.soft_moa import SoftMixture
 from brainplug.methods.sublayer import AdaptedSublayer
 from brainplug.models.classifier import AudioClassifier
 
@@ -45,7 +48,7 @@ def load_reference(
     is_AST: bool,  # noqa: N803
     final_output: str,
     num_classes: int,
-    config: dict,
+    config: dict[str, Any],
     state_dict: dict[str, torch.Tensor] | None,
 ) -> PublishedModel:
     """Builds what the published code builds, from its own words and weights.
@@ -64,15 +67,6 @@ def load_reference(
         Published parameter name -> tensor. None: first weights, drawn as the published code draws them; the
         backbone's are then random.
 
-    Returns
-    -------
-    PublishedModel
-        Maps ``[batch, frames, mel]`` or ``[batch, samples]`` to logits ``[batch, classes]``.
-
-    Raises
-    ------
-    UsageError
-        A word is unknown, or the state dict does not fit: what is missing, unexpected or misshapen is listed.
     """
     chosen = translate(method, flags, is_AST=is_AST)
     backbone = random_backbone((ASTConfig if is_AST else Wav2Vec2Config)(**config))
@@ -131,7 +125,7 @@ def _load(sources: list[Source], state_dict: dict[str, torch.Tensor]) -> None:
     published = without_prefix(state_dict)
     wanted = {name for source in sources for name in source.names}
     missing, unexpected = sorted(wanted - published.keys()), sorted(published.keys() - wanted)
-    misshapen = []
+    misshapen: list[str] = []
     for source in sources:
         if not missing:
             try:
@@ -193,7 +187,7 @@ def _sources_of_method(classifier: AudioClassifier, flags: Flags) -> Iterator[So
             letters = {target: in_case(LETTERS[target]) for target in method.targets}
             yield from _sources_of_lora(layer, theirs, spec, letters)
         elif isinstance(method, PrefixTuning):
-            prefix = layer.get_submodule(spec.attention).prefix
+            prefix = cast(Prefix, layer.get_submodule(f"{spec.attention}.prefix"))
             yield Source(prefix.keys, (f"{theirs}.attention.attention.key_tokens",))
             yield Source(prefix.values, (f"{theirs}.attention.attention.value_tokens",))
         else:
@@ -206,9 +200,9 @@ def _sources_of_method(classifier: AudioClassifier, flags: Flags) -> Iterator[So
 
 def _sources_of_prompts(layer: torch.nn.Module, index: int, deep: bool) -> Iterator[Source]:
     if index == 0:
-        yield Source(layer.prompts, ("prompt_embeddings",), index=0)
+        yield Source(layer.get_parameter("prompts"), ("prompt_embeddings",), index=0)
     elif deep:
-        yield Source(layer.prompts, ("deep_prompt_embeddings",), index=index - 1)
+        yield Source(layer.get_parameter("prompts"), ("deep_prompt_embeddings",), index=index - 1)
 
 
 def _sources_of_lora(
@@ -216,29 +210,34 @@ def _sources_of_lora(
 ) -> Iterator[Source]:
     for target, letter in letters.items():
         module = "output" if target == "output" else "attention"
-        lora = find_module(layer, getattr(spec, target))
+        lora = cast(LoRALinear, find_module(layer, getattr(spec, target)))
         for tensor, part in ((lora.down.weight, "down"), (lora.up.weight, "up")):
             yield Source(tensor, (f"{theirs}.attention.{module}.lora_{part}_{letter}.weight",))
 
 
 def _sources_of_adapter(adapter: torch.nn.Module, theirs: str, suffix: str, method: Method) -> Iterator[Source]:
+    if isinstance(adapter, RememberedOutput):
+        adapter = adapter.module
     if isinstance(adapter, AdapterBlock):
         yield from _sources_of_block(adapter, [f"{theirs}.adapter_module{suffix}"])
-        return
-    mixture = adapter.module if isinstance(adapter, RememberedOutput) else adapter
-    suffix = suffix.lower() if method.location == "houlsby" else ""
-    experts = [f"{theirs}.moa{suffix}.moa.{expert}" for expert in range(method.experts)]
-    yield from _sources_of_block(mixture.experts, experts)
-    if isinstance(method, DenseMoA):
+    elif isinstance(adapter, Mixture) and isinstance(method, MixtureOfAdapters):
+        suffix = suffix.lower() if method.location == "houlsby" else ""
+        experts = [f"{theirs}.moa{suffix}.moa.{expert}" for expert in range(method.experts)]
+        yield from _sources_of_block(adapter.experts, experts)
+        yield from _sources_of_weights(adapter, theirs, suffix)
+
+
+def _sources_of_weights(mixture: Mixture, theirs: str, suffix: str) -> Iterator[Source]:
+    if isinstance(mixture, DenseMixture):
         yield from _sources_of_module(mixture.router, f"{theirs}.router{suffix}.ff")
-    else:
+    elif isinstance(mixture, SoftMixture):
         yield Source(mixture.slots, (f"{theirs}.moa{suffix}.slot_params",))
-        if method.normalize:
+        if mixture.scale is not None:
             yield Source(mixture.scale, (f"{theirs}.moa{suffix}.scale",))
 
 
 # Ours -> theirs, by the names of a block's maps.
-BLOCK_NAMES = {
+BLOCK_NAMES: dict[type[AdapterBlock], dict[str, str]] = {
     BottleneckBlock: {"down": "linear_downsample", "up": "linear_upsample"},
     ConformerBlock: {
         "norm": "lnorm", "down": "pwise_conv1", "depthwise": "dwise_conv", "batch_norm": "bnorm", "up": "pwise_conv2",
