@@ -18,6 +18,9 @@ def list_inputs(inputs: Sequence[str]) -> list[Clip]:
     clips: dict[Clip, None] = {}
     faults = []
     for name in inputs:
+        if not os.path.exists(name):
+            faults.append(f"{name} does not exist.")
+            continue
         try:
             listed = list(_list_input(name))
         except UsageError as error:
@@ -37,8 +40,6 @@ def _list_input(name: str) -> Iterator[Clip]:
     path = Path(name)
     if path.is_dir():
         return (_clip({"path": file}, name) for file in _audio_below(path))
-    if not path.exists():
-        raise DataError(f"{name} was asked for.", "It does not exist.", "Check its name.")
     if path.suffix.lower() == ".csv":
         rows = read_table(name, ["path"])
         return (_clip({**row, "path": str(path.parent / row["path"])}, name) for row in rows)

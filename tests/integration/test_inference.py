@@ -112,7 +112,7 @@ def test_the_command_goes_on_past_bad_files_and_says_what_cannot_be_done(predict
         ]
     for command, words in (
         (["predict", str(tmp_path / "nowhere"), *paths], "There is no such folder"),
-        (["predict", run, str(tmp_path / "nowhere.wav")], "It does not exist"),
+        (["predict", run, str(tmp_path / "nowhere.wav")], "nowhere.wav does not exist"),
         (["embed", run, *paths, "--output=vectors.txt"], "saved as .npy"),
     ):
         refused = run_train(command, tmp_path, main=main)

@@ -304,7 +304,7 @@ def test_all_inputs_that_name_no_clip_are_listed(tmp_path):
     with pytest.raises(DataError) as caught:
         list_inputs(names)
     of_folder, of_rows, of_columns = "silent names no audio", "empty.csv names no audio", "lacks path; it has file"
-    for words in (of_folder, of_rows, of_columns, "'soon'", "nowhere was asked for"):
+    for words in (of_folder, of_rows, of_columns, "'soon'", "nowhere does not exist"):
         assert words in str(caught.value)
 
 
