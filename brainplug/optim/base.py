@@ -1,11 +1,14 @@
 """What FAM and FAdam share: they check what they are given, and keep their state wider than 16 bits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-Range = tuple[tuple[str, ...], Callable[[object], bool], str]  # settings, what they must fulfil, and how to say it
+Group = dict[str, Any]  # of parameters, as torch.optim has it
+Part = tuple[Group, list[torch.Tensor]]  # a group, and some of its parameters
+Range = tuple[tuple[str, ...], Callable[[Any], bool], str]  # settings, what they must fulfil, and how to say it
 
 
 class CheckedOptimizer(torch.optim.Optimizer):
@@ -18,19 +21,8 @@ class CheckedOptimizer(torch.optim.Optimizer):
     RANGES: tuple[Range, ...]
     STATE: tuple[str, ...]
 
-    def add_param_group(self, param_group: dict) -> None:
-        """Adds a group of parameters.
-
-        Arguments
-        ---------
-        param_group : dict
-            ``params``, and settings that differ.
-
-        Raises
-        ------
-        ValueError
-            A setting is out of its range, or a parameter is complex. No group is added then.
-        """
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group of parameters; a setting out of range or a complex parameter raises a ValueError before that."""
         super().add_param_group(param_group)
         try:
             self.check_group(self.param_groups[-1])
@@ -38,19 +30,8 @@ class CheckedOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Goes on from a saved state, bit for bit.
-
-        Arguments
-        ---------
-        state_dict : dict
-            What `state_dict` returned. Nothing of it is shared with the optimiser afterwards.
-
-        Raises
-        ------
-        ValueError
-            It is the state of another optimiser.
-        """
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a saved state, bit for bit, and copies it; that of another optimiser raises a ValueError."""
         states = state_dict["state"]
         for state in states.values():
             if state and not set(self.STATE) <= set(state):
@@ -67,19 +48,22 @@ class CheckedOptimizer(torch.optim.Optimizer):
                 device, dtype = ("cpu", value.dtype) if name == "step" else (parameter.device, wide(parameter))
                 self.state[parameter][name] = value.to(device, dtype, copy=True)
 
-    def check_group(self, group: dict) -> None:
-        """Refuses settings out of their range, and complex parameters.
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:  # type: ignore[override]
+        """Updates the parameters that have a gradient; a sparse gradient raises a ValueError, and nothing is updated.
 
-        Arguments
-        ---------
-        group : dict
-            Of parameters.
-
-        Raises
-        ------
-        ValueError
-            Says which.
+        A closure computes the loss, which is returned, and the gradients; it is called once, before the update.
         """
+        loss = closure_loss(closure)
+        self.update(list(zip(self.param_groups, self.parameters_with_gradients(), strict=True)))
+        return loss
+
+    def update(self, parts: Sequence[Part]) -> None:
+        """Updates parameters that all have a gradient."""
+        raise NotImplementedError
+
+    def check_group(self, group: Group) -> None:
+        """Refuses settings out of their range, and complex parameters."""
         for names, fits, write in self.RANGES:
             for name in names:
                 self.check_setting(name, group[name], fits, write)
@@ -89,69 +73,31 @@ class CheckedOptimizer(torch.optim.Optimizer):
                 "Write torch.view_as_real(values) in the parameter's place"
             )
 
-    def check_setting(self, name: str, value: object, fits: Callable[[object], bool], write: str) -> None:
-        """Refuses a setting that is out of its range.
-
-        Arguments
-        ---------
-        name : str
-            Of the setting.
-        value : object
-            What it is.
-        fits : Callable
-            Says whether a value is in the range.
-        write : str
-            How to say the range.
-
-        Raises
-        ------
-        ValueError
-            It is out of its range.
-        """
+    def check_setting(self, name: str, value: object, fits: Callable[[Any], bool], write: str) -> None:
+        """Refuses a setting that is out of its range, which `write` names."""
         if not fits(value):
             raise ValueError(
                 f"{self._name} was asked for with {name}={value!r}. That is out of range. Write {name} as {write}"
             )
 
     def parameters_with_gradients(self) -> list[list[torch.Tensor]]:
-        """The parameters that have a gradient, by group.
-
-        Returns
-        -------
-        list[list[Tensor]]
-            One list a group.
-
-        Raises
-        ------
-        ValueError
-            A gradient is sparse.
-        """
-        found = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
-        for parameter in (parameter for parameters in found for parameter in parameters):
+        """The parameters that have a gradient, one list for each group; raises a ValueError if a gradient is sparse."""
+        groups = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        for parameter in (parameter for parameters in groups for parameter in parameters):
             if parameter.grad.layout != torch.strided:
                 raise ValueError(
                     f"{self._name} was asked to update a parameter of shape {tuple(parameter.shape)}. "
                     "Its gradient is sparse. Write sparse=False where its layer is made"
                 )
-        return found
+        return groups
 
     @property
     def _name(self) -> str:
         return type(self).__name__
 
 
-def from_0_on(value: object) -> bool:
+def from_0_on(value: float) -> bool:
     """Whether a value is a finite number from 0 on.
-
-    Arguments
-    ---------
-    value : object
-        Any number.
-
-    Returns
-    -------
-    bool
-        Whether it is.
 
     Example
     -------
@@ -162,17 +108,7 @@ def from_0_on(value: object) -> bool:
 
 
 def whole_from(lowest: int) -> Callable[[object], bool]:
-    """A range of whole numbers.
-
-    Arguments
-    ---------
-    lowest : int
-        Its first number.
-
-    Returns
-    -------
-    Callable[[object], bool]
-        Whether a value is a whole number in it.
+    """A check whether a value is a whole number from `lowest` on.
 
     Example
     -------
@@ -182,24 +118,13 @@ def whole_from(lowest: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, int) and value >= lowest
 
 
+def gradients_of(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of parameters that all have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def closure_loss(closure: Callable[[], torch.Tensor] | None) -> torch.Tensor | None:
-    """Calls the closure of a step, which computes gradients.
-
-    Arguments
-    ---------
-    closure : Callable[[], Tensor], optional
-        As `torch.optim.Optimizer.step` takes it.
-
-    Returns
-    -------
-    Tensor, optional
-        The loss.
-
-    Example
-    -------
-    >>> closure_loss(None) is None
-    True
-    """
+    """Calls the closure of a step, which computes the gradients, and returns its loss."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -207,17 +132,7 @@ def closure_loss(closure: Callable[[], torch.Tensor] | None) -> torch.Tensor | N
 
 
 def wide(parameter: torch.Tensor) -> torch.dtype:
-    """The type that a parameter's update is computed in.
-
-    Arguments
-    ---------
-    parameter : Tensor
-        Of any real type.
-
-    Returns
-    -------
-    torch.dtype
-        float32, or float64 for a parameter of float64.
+    """The type in which a parameter is updated: float32, or float64 for a parameter of float64.
 
     Example
     -------

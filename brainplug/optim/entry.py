@@ -1,9 +1,10 @@
 """Entries of ``hparams/optimizers.yaml`` that are more than an optimiser with its settings."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -30,44 +31,29 @@ class OptimizerEntry:
 
     create: Callable[..., torch.optim.Optimizer]
     lr_scale: float = 1.0
-    groups: Callable[..., list[dict]] | None = None
+    groups: Callable[..., list[dict[str, Any]]] | None = None
 
     def build(
-        self, model: torch.nn.Module, lr: float, parameters: Iterable[torch.Tensor | dict] | None = None
+        self, model: torch.nn.Module, lr: float, parameters: Iterable[torch.Tensor | dict[str, Any]] | None = None
     ) -> torch.optim.Optimizer:
         """Makes the optimiser of what is trained in a model.
 
         Arguments
         ---------
-        model : torch.nn.Module
-            The model.
         lr : float
-            Learning rate, as it is.
+            Learning rate, which `lr_scale` does not change.
         parameters : Iterable, optional
             Parameters of the model, or groups of them, where this entry makes no groups; all of them by default.
-
-        Returns
-        -------
-        torch.optim.Optimizer
-            For what is not frozen.
         """
         if self.groups is not None:
             return self.create(self.groups(model, lr=lr), lr=lr)
-        found = model.parameters() if parameters is None else parameters
-        return self.create([some for some in found if isinstance(some, dict) or some.requires_grad], lr=lr)
+        chosen = model.parameters() if parameters is None else parameters
+        return self.create([entry for entry in chosen if isinstance(entry, dict) or entry.requires_grad], lr=lr)
 
-    def with_settings(self, settings: dict) -> "OptimizerEntry":
-        """Changes settings of the optimiser.
+    def with_settings(self, settings: Mapping[str, Any]) -> "OptimizerEntry":
+        """The same optimiser with other settings: ``lr_scale``, what `groups` takes, and what the optimiser takes.
 
-        Arguments
-        ---------
-        settings : dict
-            ``lr_scale``, what `groups` takes, and what the optimiser takes.
-
-        Returns
-        -------
-        OptimizerEntry
-            The same optimiser with these settings. What it does not take shows when it is made.
+        A setting that the optimiser does not take raises an error when it is made.
 
         Example
         -------
@@ -84,21 +70,5 @@ class OptimizerEntry:
 
 
 def as_entry(optimizer: OptimizerEntry | Callable[..., torch.optim.Optimizer]) -> OptimizerEntry:
-    """Makes an entry of what stands in ``hparams/optimizers.yaml``.
-
-    Arguments
-    ---------
-    optimizer : Callable
-        An entry, or an optimiser with its settings.
-
-    Returns
-    -------
-    OptimizerEntry
-        The entry.
-
-    Example
-    -------
-    >>> as_entry(torch.optim.SGD).lr_scale
-    1.0
-    """
+    """Makes an entry of an optimiser with its settings; an entry stays as it is."""
     return optimizer if isinstance(optimizer, OptimizerEntry) else OptimizerEntry(optimizer)

@@ -15,13 +15,14 @@ f is Adam's second moment after its correction: b is 0 in the first step.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.optim.optimizer import ParamsT
 
-from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, wide
+from brainplug.optim.base import CheckedOptimizer, Group, Part, from_0_on, gradients_of, wide
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]  # what torch's functions for many tensors take
 EPS_MODES = ("rms1", "two", "fixed")
 EPS_FLOOR = 1e-15  # a gradient of zeros has RMS 0, and 0 / 0 would be NaN
 # Elements that are updated together, as far as whole tensors allow: no more than twice as many are made on the way.
@@ -51,18 +52,10 @@ class FAdam(CheckedOptimizer):
         c, the largest RMS of the natural gradient and of the decay.
     p : float
         Exponent of the Fisher information.
-    eps_mode : str
-        How ε̂ follows from ε. ``rms1``: ε min(1, RMS(g)). ``two``: min(ε, ε2 RMS(g)). ``fixed``: ε. It is 1e-15 at
-        least.
-    eps2 : float
-        ε2, for ``two``.
+    eps_mode, eps2 : str, float
+        How ε̂, 1e-15 at least, follows from ε. ``rms1``: ε min(1, RMS(g)). ``two``: min(ε, ε2 RMS(g)). ``fixed``: ε.
     maximize : bool
         Climbs instead.
-
-    Raises
-    ------
-    ValueError
-        A setting is out of its range, a parameter is complex, or, in `step`, a gradient is sparse.
 
     Note
     ----
@@ -118,30 +111,11 @@ class FAdam(CheckedOptimizer):
         }
         super().__init__(params, settings)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Updates the parameters that have a gradient.
-
-        Arguments
-        ---------
-        closure : Callable[[], Tensor], optional
-            Computes the loss and the gradients; called once, before the update.
-
-        Returns
-        -------
-        Tensor, optional
-            The closure's loss.
-
-        Raises
-        ------
-        ValueError
-            A gradient is sparse. Nothing is updated then.
-        """
-        loss = closure_loss(closure)
-        for group, params in zip(self.param_groups, self.parameters_with_gradients(), strict=True):
+    def update(self, parts: Sequence[Part]) -> None:
+        """Updates parameters of one device, type and step count together."""
+        for group, params in parts:
             for block in _blocks([(param, *self._state_of(param)) for param in params]):
                 _step_block(block, group)
-        return loss
 
     def _state_of(self, param: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
@@ -153,27 +127,28 @@ class FAdam(CheckedOptimizer):
         return state["step"], state["fisher"], state["momentum"]
 
 
-def _step_block(block: list[tuple[torch.Tensor, ...]], group: dict) -> None:
+def _step_block(block: list[tuple[torch.Tensor, ...]], group: Group) -> None:
     """Updates parameters of one device, type and step count, which come with their state."""
     params, steps, fishers, momenta = zip(*block, strict=True)
     # With a tensor for the 1: torch would make one for every step count.
     torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
-    weights, gradients = params, [param.grad for param in params]
-    narrow = params[0].dtype != fishers[0].dtype
+    weights: Tensors = params
+    gradients, dtype = gradients_of(params), fishers[0].dtype
+    narrow = params[0].dtype != dtype
     if narrow:
-        weights, gradients = ([some.to(fishers[0].dtype) for some in values] for values in (weights, gradients))
+        weights, gradients = ([tensor.to(dtype) for tensor in tensors] for tensors in (params, gradients))
     _update(weights, gradients, fishers, momenta, steps[0].item(), group)
     if narrow:
         torch._foreach_copy_(params, weights)
 
 
 def _update(
-    weights: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
-    fishers: Sequence[torch.Tensor],
-    momenta: Sequence[torch.Tensor],
+    weights: Tensors,
+    gradients: Tensors,
+    fishers: Tensors,
+    momenta: Tensors,
     step: float,
-    group: dict,
+    group: Group,
 ) -> None:
     """One step, in place, of weights, fishers and momenta."""
     beta1, beta2 = group["betas"]
@@ -199,7 +174,7 @@ def _update(
     torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
 
-def _epsilons(gradients: Sequence[torch.Tensor], roots: torch.Tensor, group: dict) -> tuple[torch.Tensor, ...] | float:
+def _epsilons(gradients: Tensors, roots: torch.Tensor, group: Group) -> tuple[torch.Tensor, ...] | float:
     """ε̂ of each gradient, or of all."""
     highest = max(EPS_FLOOR, group["eps"])
     if group["eps_mode"] == "fixed":
@@ -208,15 +183,13 @@ def _epsilons(gradients: Sequence[torch.Tensor], roots: torch.Tensor, group: dic
     return (slope * _norms(gradients) / roots).clamp(EPS_FLOOR, highest).unbind()
 
 
-def _clip_factors(
-    tensors: Sequence[torch.Tensor], factor: float, roots: torch.Tensor, group: dict
-) -> tuple[torch.Tensor, ...]:
+def _clip_factors(tensors: Tensors, factor: float, roots: torch.Tensor, group: Group) -> tuple[torch.Tensor, ...]:
     """For each tensor x of N elements: factor / max(1, RMS(x) / c) = factor · c√N / max(c√N, |x|)."""
     limits = group["clip"] * roots
     return (factor * limits / torch.maximum(limits, _norms(tensors))).unbind()
 
 
-def _norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _norms(tensors: Tensors) -> torch.Tensor:
     """|x| of each tensor x."""
     return torch.stack(torch._foreach_norm(tensors))
 
@@ -228,7 +201,8 @@ def _blocks(entries: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[list[tuple[
         param, step, *_ = entry
         kinds[param.device, param.dtype, step.item()].append(entry)
     for kind in kinds.values():
-        block, size = [], 0
+        block: list[tuple[torch.Tensor, ...]] = []
+        size = 0
         for entry in kind:
             elements = entry[0].numel()
             if block and size + elements > BLOCK:

@@ -16,14 +16,14 @@ There is no second moment: learning rates that fit are those of gradient descent
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import ParamsT
 
-from brainplug.optim.base import CheckedOptimizer, closure_loss, from_0_on, whole_from, wide
+from brainplug.optim.base import CheckedOptimizer, Group, Part, from_0_on, gradients_of, whole_from, wide
 from brainplug.optim.spectrum import (
     HANDLERS,
     Handler,
@@ -35,7 +35,6 @@ from brainplug.optim.spectrum import (
 )
 
 State = dict[str, torch.Tensor]
-Part = tuple[dict, list[torch.Tensor]]  # a group, and some of its parameters
 Sampler = Callable[[torch.Size, torch.device], torch.Tensor | None]
 RECORD_NAME = "fam.jsonl"
 
@@ -52,13 +51,13 @@ class FAM(CheckedOptimizer):
     """Steps along an average of the gradients, the longer the more noise their spectrum shows.
 
     All state is in tensors, in float32 (float64 for such parameters) whatever the parameters' type. Nothing is random
-    and nothing waits for the GPU, but for records; parameters of one size are analysed together.
+    and nothing waits for the GPU, except for records; parameters of one size are analysed together.
 
     Arguments
     ---------
     params : ParamsT
-        Parameters, or groups of them with settings of their own: all but those that say otherwise, and ``handler``,
-        a name in `handlers`. A group without one has what its ``name`` suggests, see `handler_for`.
+        Parameters, or groups of them with settings of their own and ``handler``, a name in `handlers`; by default the
+        one that the group's ``name`` suggests, see `handler_for`. The settings marked * hold for all groups.
     lr : float
         Learning rate.
     alpha : float
@@ -77,37 +76,27 @@ class FAM(CheckedOptimizer):
         Does nothing, as in the published code, which never reads it.
     min_size : int
         Only parameters of more elements are analysed.
-    debug : bool
-        Appends records to ``fam.jsonl`` (of all groups, and only in the first process): one JSON object a parameter,
-        with ``step``, ``group``, ``name``, ``bands`` (b) and ``momentum`` (a). Of steps that were done twice, because
-        the run was resumed, the later record counts.
-    debug_dir : str
-        Their folder (of all groups).
-    debug_interval : int
-        Steps between two records (of all groups).
+    debug, debug_dir, debug_interval : bool, str, int
+        * Appends records to ``fam.jsonl`` in this folder, every so many steps: one JSON object a parameter, with
+        ``step``, ``group``, ``name``, ``bands`` (b) and ``momentum`` (a). Only the first process does. Of a step that
+        was done twice, because the run was resumed, the later record counts.
     parity : bool
-        Computes what the published code does: samples at random (of all groups), and the next three off.
+        Computes what the published code does: samples at random (*), and the next three off.
     decoupled_wd : bool, optional
-        Decays as above. Else λθ is a part of g, in the spectrum too. On by default, unless `parity`.
+        Decays as above. Otherwise λθ is a part of g, in the spectrum too.
     bias_correction : bool, optional
-        Whether the first steps are as long as the later ones (of all groups). On by default, unless `parity`.
+        * Makes the first steps as long as the later ones.
     cover_all : bool, optional
-        Counts bins that the published bands leave out, the highest among them, to the band below. On by default,
-        unless `parity`.
+        Counts bins that the published bands leave out, the highest among them, to the band below.
     analyse_every : int
         Steps from one analysis to the next; in between a stays.
     spectrum : str
         ``amplitude``, or ``power``: squared.
     handlers : Mapping[str, Handler]
-        How gradients are read (of all groups).
+        * How gradients are read.
     sampler : Callable, optional
-        Called with a gradient's shape and device, returns the flat indices of the elements that are analysed, or None
-        for all (of all groups). By default `strided_sample`.
-
-    Raises
-    ------
-    ValueError
-        A setting is out of its range, a parameter is complex, or, in `step`, a gradient is sparse.
+        * Called with a gradient's shape and device, returns the flat indices of the elements that are analysed, or None
+        for all. By default `strided_sample`.
 
     Note
     ----
@@ -182,64 +171,34 @@ class FAM(CheckedOptimizer):
         }
         super().__init__(params, settings)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         own = ("bias_correction", "handlers", "sampler", "record_file", "debug_interval")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
-    def check_group(self, group: dict) -> None:
-        """Refuses what every optimiser here does, and unknown handlers; a group without one gets its own."""
+    def check_group(self, group: Group) -> None:
+        """Checks the handler too; a group without one gets the one that its name suggests."""
         super().check_group(group)
         group.setdefault("handler", handler_for(group.get("name", "")))
         handlers = f"one of: {', '.join(self.handlers)}"
         self.check_setting("handler", group["handler"], self.handlers.__contains__, handlers)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Updates the parameters that have a gradient.
-
-        Arguments
-        ---------
-        closure : Callable[[], Tensor], optional
-            Computes the loss and the gradients; called once, before the update.
-
-        Returns
-        -------
-        Tensor, optional
-            The closure's loss.
-
-        Raises
-        ------
-        ValueError
-            A gradient is sparse. Nothing is updated then.
-        """
-        loss = closure_loss(closure)
+    def update(self, parts: Sequence[Part]) -> None:
+        """Updates parameters of one device and type together, and writes records of the step."""
         kinds: dict[tuple[torch.device, torch.dtype], list[Part]] = {}
-        for group, parameters in zip(self.param_groups, self.parameters_with_gradients(), strict=True):
-            for kind, alike in _by_kind(parameters).items():
-                kinds.setdefault(kind, []).append((group, alike))
-        for parts in kinds.values():
-            self._step_alike(parts)
+        for group, parameters in parts:
+            for kind, of_kind in _by_kind(parameters).items():
+                kinds.setdefault(kind, []).append((group, of_kind))
+        for alike in kinds.values():
+            self._step_alike(alike)
         if self.record_file is not None and _is_first_process():
-            self._record()
-        return loss
+            self._record(self.record_file)
 
     def momentum_of(self, parameter: torch.Tensor) -> float:
-        """The momentum of a parameter's last step. Reading it waits for the GPU.
-
-        Arguments
-        ---------
-        parameter : Tensor
-            One of those that are optimised.
-
-        Returns
-        -------
-        float
-            a.
-        """
-        [group] = [group for group in self.param_groups if any(some is parameter for some in group["params"])]
+        """The momentum a of a parameter's last step. Reading it waits for the GPU."""
+        [group] = [group for group in self.param_groups if any(other is parameter for other in group["params"])]
         return self._momenta(group, [self._state_of(parameter)], []).item()
 
-    def _handler(self, group: dict) -> Handler:
+    def _handler(self, group: Group) -> Handler:
         return self.handlers[group["handler"]]
 
     def _step_alike(self, parts: list[Part]) -> None:
@@ -262,13 +221,13 @@ class FAM(CheckedOptimizer):
         """The state of a parameter, made where there is none. Its step count is on the CPU, as with torch's Adam."""
         state = self.state[parameter]
         if not state:
-            kept = wide(parameter)
+            dtype = wide(parameter)
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["average"] = torch.zeros_like(parameter, dtype=kept, memory_format=torch.preserve_format)  # m
-            state["product"] = torch.ones((), dtype=kept, device=parameter.device)  # P
+            state["average"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)  # m
+            state["product"] = torch.ones((), dtype=dtype, device=parameter.device)  # P
         return state
 
-    def _analyse(self, group: dict, parameters: list[torch.Tensor]) -> Iterator[Batch]:
+    def _analyse(self, group: Group, parameters: list[torch.Tensor]) -> Iterator[Batch]:
         """Splits parameters into those that are analysed together; keeps their band energies ``bands`` (b)."""
         kinds: dict[tuple[int, bool], tuple[list[State], list[torch.Tensor], list[torch.Tensor]]] = {}
         for parameter, gradient in zip(parameters, _gradients(group, parameters), strict=True):
@@ -283,7 +242,7 @@ class FAM(CheckedOptimizer):
         for states, gradients, samples in kinds.values():
             yield Batch(states, gradients, self._momenta(group, states, samples))
 
-    def _momenta(self, group: dict, states: list[State], samples: list[torch.Tensor]) -> torch.Tensor:
+    def _momenta(self, group: Group, states: list[State], samples: list[torch.Tensor]) -> torch.Tensor:
         """The momenta of parameters that all have band energies or all have none; there may be no samples now."""
         bands = torch.stack([state["bands"] for state in states]) if "bands" in states[0] else None
         if samples:
@@ -300,7 +259,7 @@ class FAM(CheckedOptimizer):
         flat = gradient.flatten()
         return flat if index is None else flat[index]
 
-    def _energies(self, group: dict, samples: torch.Tensor) -> torch.Tensor:
+    def _energies(self, group: Group, samples: torch.Tensor) -> torch.Tensor:
         """Band energies ``[parameters, n_bands]`` of samples ``[parameters, length]``."""
         bins, bands = samples.shape[1] // 2 + 1, self._handler(group).bands
         matrix = band_matrix(bands, bins, group["n_bands"], group["cover_all"], samples.device, samples.dtype)
@@ -316,7 +275,7 @@ class FAM(CheckedOptimizer):
             weights /= 1 - products
         return list(weights.unbind())
 
-    def _record(self) -> None:
+    def _record(self, path: Path) -> None:
         """Appends what was analysed in this step. Reading it waits for the GPU."""
         lines = []
         for number, group in enumerate(self.param_groups):
@@ -333,8 +292,8 @@ class FAM(CheckedOptimizer):
                     }
                     lines.append(f"{json.dumps(record)}\n")
         if lines:
-            self.record_file.parent.mkdir(parents=True, exist_ok=True)
-            with self.record_file.open("a") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
                 file.writelines(lines)
 
 
@@ -343,15 +302,6 @@ class SimpleFAM(FAM):
 
     The momentum is ``min(0.98, α + r / 20)`` with the share r of the upper half in the spectrum of the gradient's first
     1000 elements, for parameters of more elements and after 100 steps. There is no bias correction.
-
-    Arguments
-    ---------
-    params : ParamsT
-        Parameters, or groups of them with ``lr`` and ``alpha`` of their own.
-    lr : float
-        Learning rate.
-    alpha : float
-        α.
 
     Example
     -------
@@ -376,8 +326,8 @@ class SimpleFAM(FAM):
             sampler=_first_thousand,
         )
 
-    def add_param_group(self, param_group: dict) -> None:
-        """Adds a group of parameters; there is one handler, whatever its name."""
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group of parameters; there is one handler, whatever the group's name."""
         super().add_param_group({**param_group, "handler": "default"})
 
 
@@ -401,18 +351,19 @@ def _by_kind(parameters: list[torch.Tensor]) -> dict[tuple[torch.device, torch.d
     return kinds
 
 
-def _gradients(group: dict, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+def _gradients(group: Group, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients in the type of the update; with the decay, where it is a part of them."""
-    kept = wide(parameters[0])
-    gradients = [parameter.grad for parameter in parameters]
-    if any(gradient.dtype != kept for gradient in gradients):
-        gradients = [gradient.to(kept) for gradient in gradients]
+    dtype = wide(parameters[0])
+    gradients = gradients_of(parameters)
+    if any(gradient.dtype != dtype for gradient in gradients):
+        gradients = [gradient.to(dtype) for gradient in gradients]
     if not group["weight_decay"] or group["decoupled_wd"]:
         return gradients
-    return torch._foreach_add(gradients, [parameter.to(kept) for parameter in parameters], alpha=group["weight_decay"])
+    decays = [parameter.to(dtype) for parameter in parameters]
+    return list(torch._foreach_add(gradients, decays, alpha=group["weight_decay"]))
 
 
-def _is_time(group: dict, step: float) -> bool:
+def _is_time(group: Group, step: float) -> bool:
     """Whether a parameter is analysed in its step, counted from 1."""
     analysed = step - group["fam_start_step"]
     return analysed > 0 and (analysed - 1) % group["analyse_every"] == 0

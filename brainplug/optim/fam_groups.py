@@ -1,10 +1,11 @@
-"""Parameter groups for FAM: which parameter is of which kind, from its module and its name.
+"""Parameter groups for FAM, by the kind of each parameter's module and by its name.
 
-The kinds and their settings are those of https://github.com/sine2pi/FAMOptimizer (``get_parameter_groups``), but no
-longer does ``layer`` in a name make a norm of all that stands in a list of layers.
+The kinds and their settings are those of https://github.com/sine2pi/FAMOptimizer (``get_parameter_groups``), but
+``layer`` in a name does not mark a norm, as it does there for everything in a list of layers.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ SETTINGS = {
 }
 NORMS = (torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._NormBase)
 CONVOLUTIONS = torch.nn.modules.conv._ConvNd
-# What a name stands for; the first row that matches counts.
+# Kind -> words in the names of its modules and parameters; the first row that matches counts.
 KEYWORDS = (
     ("norm", ("norm", "ln_")),
     ("embed", ("embed", "token", "prompt", "prefix", "slot")),
@@ -27,22 +28,10 @@ KEYWORDS = (
 )
 
 
-def fam_parameter_groups(model: torch.nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict]:
-    """Groups what is trained in a model, each kind with the settings that FAM has for it.
+def fam_parameter_groups(model: torch.nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Groups the trained parameters of a model, each kind with the settings that FAM has for it.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Its frozen parameters are left out.
-    lr : float
-        Learning rate; embeddings have 0.8 of it.
-    weight_decay : float
-        Embeddings have 1.5 times as much, norms none.
-
-    Returns
-    -------
-    list[dict]
-        Groups for `FAM`, with every trained parameter in exactly one; none is empty.
+    Embeddings have 0.8 of the learning rate and 1.5 times the weight decay, norms no decay. No group is empty.
 
     Example
     -------
@@ -59,21 +48,11 @@ def fam_parameter_groups(model: torch.nn.Module, lr: float, weight_decay: float 
 
 
 def parameter_kind(model: torch.nn.Module, name: str) -> str:
-    """Says of which kind a parameter is.
+    """The kind of a parameter, a key of `SETTINGS`, from the modules that it lies in and their names.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Has the parameter.
-    name : str
-        Its name there.
-
-    Returns
-    -------
-    str
-        A key of `SETTINGS`. A module's type counts before any name. What is called ``down`` or ``up`` beside a
-        convolution is one over single tokens: the linear maps of an adapter. Else the last one among the names on the
-        way to the parameter that stands for a kind counts.
+    A module's type counts before any name. What is called ``down`` or ``up`` beside a convolution is a convolution over
+    single tokens: the linear maps of an adapter. Otherwise the last name on the way to the parameter counts that names
+    a kind.
 
     Example
     -------
@@ -118,7 +97,7 @@ def _named_kind(name: str) -> str:
     return "other"
 
 
-def _group(kind: str, named: list[tuple[str, torch.nn.Parameter]], lr: float, weight_decay: float) -> dict:
+def _group(kind: str, named: list[tuple[str, torch.nn.Parameter]], lr: float, weight_decay: float) -> dict[str, Any]:
     lr_factor, decay_factor, alpha, n_bands, handler = SETTINGS[kind]
     names, parameters = zip(*named, strict=True)
     return {

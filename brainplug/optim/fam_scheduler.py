@@ -1,12 +1,15 @@
 """The learning rate that was published with FAM: warm-up, plateau, cosine."""
 
 import math
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
+
 
 class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
-    """Raises the rate along a line, keeps it, and lowers it along half a cosine; after the end it stays where it is.
+    """Raises the rate linearly, holds it, and lowers it along half a cosine; after the end it stays at `eta_min`.
 
     With L the rate of a group and s the steps of the scheduler so far::
 
@@ -20,27 +23,12 @@ class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     Arguments
     ---------
-    optimizer : torch.optim.Optimizer
-        Any.
-    warmup_steps : int
-        Steps until the rate is that of the group; 1000 by default.
-    total_steps : int
-        Steps until the end; 100,000 by default.
-    decay_start_step : int, optional
-        Steps until the cosine begins; those of the warm-up by default.
+    warmup_steps, total_steps, decay_start_step : int, optional
+        By default 1000, 100,000, and the end of the warm-up.
     warmup_epochs, max_epochs : int, optional
-        These two instead of all of the above, where one steps once an epoch.
-    warmup_start_lr : float, optional
-        Rate of the first step; 1e-6 by default, 1e-8 with epochs.
-    eta_min : float, optional
-        Rate after the end; 1e-6 by default, 1e-8 with epochs.
-    last_epoch : int
-        As in torch's schedulers.
-
-    Raises
-    ------
-    ValueError
-        Both forms at once, or numbers that are out of order.
+        These two instead of the steps, for a scheduler that steps once an epoch.
+    warmup_start_lr, eta_min : float, optional
+        Rates of the first step and after the end: 1e-6 by default, 1e-8 with epochs.
 
     Example
     -------
@@ -69,13 +57,12 @@ class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
         last_epoch: int = -1,
     ):
         steps, epochs = (warmup_steps, total_steps, decay_start_step), (warmup_epochs, max_epochs)
-        in_epochs = None not in epochs
-        if any(number is not None for number in (steps if in_epochs else epochs)):
+        if any(number is not None for number in (epochs if None in epochs else steps)):
             raise ValueError(
                 f"FAMScheduler was asked for with steps {steps} and epochs {epochs}. It counts one of them. "
                 "Write warmup_steps and total_steps, or warmup_epochs and max_epochs"
             )
-        if in_epochs:
+        if warmup_epochs is not None and max_epochs is not None:
             self.warmup, self.end, self.decay_start, smallest = warmup_epochs, max_epochs, warmup_epochs, 1e-8
         else:
             self.warmup, self.end = _or(warmup_steps, 1000), _or(total_steps, 100_000)
@@ -84,17 +71,11 @@ class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
         self._check()
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
-        """The rates of all groups.
-
-        Returns
-        -------
-        list[float]
-            For the steps so far, ``last_epoch``.
-        """
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rates of all groups, for the steps so far, ``last_epoch``."""
         return [self._rate(base) for base in self.base_lrs]
 
-    def _rate(self, base: float) -> float:
+    def _rate(self, base: float | torch.Tensor) -> float | torch.Tensor:
         step = self.last_epoch
         if step < self.warmup:
             return self.warmup_start_lr + (base - self.warmup_start_lr) * step / self.warmup
@@ -116,5 +97,5 @@ class FAMScheduler(torch.optim.lr_scheduler.LRScheduler):
             )
 
 
-def _or(given: float | None, default: float) -> float:
+def _or(given: T | None, default: T) -> T:
     return default if given is None else given

@@ -7,19 +7,7 @@ import math
 
 
 def cosine(step: int, total_steps: int) -> float:
-    """Cosine annealing to zero over every step of the run (Loshchilov and Hutter, 2017, equation 5).
-
-    Arguments
-    ---------
-    step : int
-        Optimiser steps done so far.
-    total_steps : int
-        Optimiser steps of the whole run.
-
-    Returns
-    -------
-    float
-        From 1 down to 0.
+    """Cosine annealing from 1 to 0 over all steps of the run (Loshchilov and Hutter, 2017, equation 5).
 
     Example
     -------
@@ -42,17 +30,10 @@ def tri_stage(
 
     Arguments
     ---------
-    step, total_steps : int
-        As in `cosine`.
     warm_up, hold, decay : float
-        Shares of the steps. Together they may pass 1: the run then ends amid the decay.
+        Shares of the steps. Where they sum to more than 1, the run ends amid the decay.
     start, end : float
-        The factor at the first step, and at the end of the decay; afterwards it stays there.
-
-    Returns
-    -------
-    float
-        From `start` up to 1, then down to `end`.
+        The factor at the first step, and from the end of the decay on.
 
     Example
     -------
@@ -67,40 +48,12 @@ def tri_stage(
 
 
 def constant(step: int, total_steps: int) -> float:
-    """The same rate throughout.
-
-    Arguments
-    ---------
-    step, total_steps : int
-        As in `cosine`.
-
-    Returns
-    -------
-    float
-        Always 1.
-
-    Example
-    -------
-    >>> constant(3, 10)
-    1.0
-    """
+    """The same rate throughout."""
     return 1.0
 
 
 def linear(step: int, total_steps: int, warm_up: float = 0.0) -> float:
-    """A linear warm-up, then a linear way to zero (Vaswani et al., 2017, have the former).
-
-    Arguments
-    ---------
-    step, total_steps : int
-        As in `cosine`.
-    warm_up : float
-        Share of the steps in which the rate rises, 0 to 1.
-
-    Returns
-    -------
-    float
-        Up to 1, then down to 0.
+    """A linear warm-up over a share of the steps, as in Vaswani et al., 2017, then a linear decay to zero.
 
     Example
     -------

@@ -44,20 +44,10 @@ class Handler:
 
 @cache
 def strided_sample(shape: torch.Size, device: torch.device) -> torch.Tensor | None:
-    """Chooses elements at even distances, in their order: the same ones in every step.
+    """Chooses elements at even distances, the same in every step: indices into the flat gradient, or None for all.
 
-    Arguments
-    ---------
-    shape : torch.Size
-        Of the gradient.
-    device : torch.device
-        Where it is.
-
-    Returns
-    -------
-    torch.Tensor, optional
-        Indices into the flat gradient; None takes all of it. Of more than 10,000 elements, 64 rows and 64 columns (the
-        first two dimensions; all of the others) or, of a vector, 1000.
+    Of more than 10,000 elements it takes 64 rows and 64 columns (of the first two dimensions, and all of the others)
+    or, of a vector, 1000 elements.
 
     Example
     -------
@@ -72,17 +62,9 @@ def strided_sample(shape: torch.Size, device: torch.device) -> torch.Tensor | No
 
 
 def random_sample(shape: torch.Size, device: torch.device) -> torch.Tensor | None:
-    """Chooses elements as the published code does: rows and columns at random and in random order, anew in every step.
+    """Chooses as many elements as `strided_sample`, at random and in random order, anew in every step.
 
-    Arguments
-    ---------
-    shape, device : torch.Size, torch.device
-        As in `strided_sample`.
-
-    Returns
-    -------
-    torch.Tensor, optional
-        As in `strided_sample`. Drawn from torch's generator of the CPU.
+    The published code does that. torch's generator of the CPU draws them.
 
     Example
     -------
@@ -114,17 +96,7 @@ def _block(shape: torch.Size, rows: torch.Tensor, columns: torch.Tensor) -> torc
 
 
 def equal_bands(bins: int, n_bands: int) -> Bands:
-    """Bands of the same width.
-
-    Arguments
-    ---------
-    bins, n_bands : int
-        How many bins and bands there are.
-
-    Returns
-    -------
-    Bands
-        The remainder is in none; all are empty where there are fewer bins than bands.
+    """Bands of the same width. The remainder is in none; all are empty where there are fewer bins than bands.
 
     Example
     -------
@@ -136,17 +108,7 @@ def equal_bands(bins: int, n_bands: int) -> Bands:
 
 
 def growing_bands(bins: int, n_bands: int) -> Bands:
-    """Bands whose edges grow by a factor: ``floor(bins^(i / n_bands) - 1)``. The first ones may be empty.
-
-    Arguments
-    ---------
-    bins, n_bands : int
-        As in `equal_bands`.
-
-    Returns
-    -------
-    Bands
-        The last bin is in none.
+    """Bands with edges at ``floor(bins^(i / n_bands) - 1)``. The first ones may be empty; the last bin is in none.
 
     Example
     -------
@@ -158,42 +120,20 @@ def growing_bands(bins: int, n_bands: int) -> Bands:
 
 
 def halved_bands(bins: int, n_bands: int) -> Bands:
-    """Equal bands in the lower half of the bins, and in the upper half.
-
-    Arguments
-    ---------
-    bins, n_bands : int
-        As in `equal_bands`; 2 bands at least.
-
-    Returns
-    -------
-    Bands
-        The remainders of both halves are in none.
+    """Equal bands in the lower half of the bins and in the upper half, of 2 bands or more; the remainders are in none.
 
     Example
     -------
     >>> halved_bands(33, 12)[5:7]
     [(10, 12), (16, 18)]
     """
-    middle, lower = bins // 2, n_bands // 2
-    upper = equal_bands(bins - middle, n_bands - lower)
-    return equal_bands(middle, lower) + [(middle + start, middle + stop) for start, stop in upper]
+    lower_bins, lower_bands = bins // 2, n_bands // 2
+    upper = equal_bands(bins - lower_bins, n_bands - lower_bands)
+    return equal_bands(lower_bins, lower_bands) + [(lower_bins + start, lower_bins + stop) for start, stop in upper]
 
 
 def covering(bands: Bands, bins: int) -> Bands:
-    """Gives bins that are in no band to the band below them.
-
-    Arguments
-    ---------
-    bands : Bands
-        Low frequencies first.
-    bins : int
-        How many there are.
-
-    Returns
-    -------
-    Bands
-        With every bin in one of them; all empty where there are fewer bins than bands.
+    """Gives bins that are in no band to the band below them; all bands are empty where there are fewer bins than bands.
 
     Example
     -------
@@ -215,54 +155,31 @@ def band_matrix(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Says which bin is in which band.
-
-    Arguments
-    ---------
-    bands : Callable
-        Of a `Handler`.
-    bins, n_bands : int
-        As in `equal_bands`.
-    cover_all : bool
-        As by `covering`.
-    device, dtype : torch.device, torch.dtype
-        Of the result.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[bins, n_bands]``: 1 where a bin is in a band, else 0.
+    """A matrix ``[bins, n_bands]``, 1 where a bin is in a band, else 0; `cover_all` applies `covering`.
 
     Example
     -------
     >>> band_matrix(equal_bands, 17, 4, True, torch.device("cpu"), torch.float32).sum(0).tolist()
     [4.0, 4.0, 4.0, 5.0]
     """
-    found = bands(bins, n_bands)
+    edges = bands(bins, n_bands)
     matrix = torch.zeros(bins, n_bands, device=device, dtype=dtype)
-    for band, (start, stop) in enumerate(covering(found, bins) if cover_all else found):
+    for band, (start, stop) in enumerate(covering(edges, bins) if cover_all else edges):
         matrix[start:stop, band] = 1
     return matrix
 
 
 def band_energies(samples: torch.Tensor, matrix: torch.Tensor, eps: float, power: bool = False) -> torch.Tensor:
-    """Shares of the bands in the spectra of samples.
+    """Shares of the bands in the spectra of samples ``[parameters, length]``: ``[parameters, n_bands]``, 0 for zeros.
 
     Arguments
     ---------
-    samples : torch.Tensor
-        ``[parameters, length]``.
     matrix : torch.Tensor
         As `band_matrix` returns it, for ``length // 2 + 1`` bins.
     eps : float
         ε, added to what is divided by.
     power : bool
-        Of squared amplitudes, else of amplitudes.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[parameters, n_bands]``; 0 for samples of zeros.
+        Takes squared amplitudes, else amplitudes.
 
     Example
     -------
@@ -283,18 +200,6 @@ def band_energies(samples: torch.Tensor, matrix: torch.Tensor, eps: float, power
 def raise_for_upper_half(energies: torch.Tensor, alpha: float) -> torch.Tensor:
     """Up to 0.95, by 0.05, where the upper half of the bands has more than 0.3.
 
-    Arguments
-    ---------
-    energies : torch.Tensor
-        ``[parameters, n_bands]``.
-    alpha : float
-        α, the momentum where nothing speaks against it.
-
-    Returns
-    -------
-    torch.Tensor
-        Momenta, ``[parameters]``.
-
     Example
     -------
     >>> raise_for_upper_half(torch.tensor([[0.5, 0.5], [0.8, 0.2]]), 0.5).tolist()
@@ -306,17 +211,7 @@ def raise_for_upper_half(energies: torch.Tensor, alpha: float) -> torch.Tensor:
 
 
 def raise_for_middle_or_top(energies: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Up to 0.97, by 0.07, where the middle half has more than 0.4; else as for a top quarter of more than 0.3.
-
-    Arguments
-    ---------
-    energies, alpha : torch.Tensor, float
-        As in `raise_for_upper_half`; for the top quarter the momentum is that of the upper half there.
-
-    Returns
-    -------
-    torch.Tensor
-        Momenta, ``[parameters]``.
+    """Up to 0.97, by 0.07, where the middle half has more than 0.4; else to 0.95, by 0.05, for a top quarter above 0.3.
 
     Example
     -------
@@ -325,23 +220,13 @@ def raise_for_middle_or_top(energies: torch.Tensor, alpha: float) -> torch.Tenso
     """
     n_bands = energies.shape[1]
     alphas = energies.new_full((len(energies),), alpha)
-    middle = energies[:, n_bands // 4 : 3 * n_bands // 4].sum(1) > 0.4
+    middle_half = energies[:, n_bands // 4 : 3 * n_bands // 4].sum(1) > 0.4
     top = energies[:, 3 * n_bands // 4 :].sum(1) > 0.3
-    return torch.where(middle, min(0.97, alpha + 0.07), torch.where(top, min(0.95, alpha + 0.05), alphas))
+    return torch.where(middle_half, min(0.97, alpha + 0.07), torch.where(top, min(0.95, alpha + 0.05), alphas))
 
 
 def follow_the_strongest(energies: torch.Tensor, alpha: float) -> torch.Tensor:
     """Down to 0.85, by 0.05, where the strongest band is in the lowest quarter; up to 0.98, by 0.08, in the highest.
-
-    Arguments
-    ---------
-    energies, alpha : torch.Tensor, float
-        As in `raise_for_upper_half`.
-
-    Returns
-    -------
-    torch.Tensor
-        Momenta, ``[parameters]``.
 
     Example
     -------
@@ -357,16 +242,6 @@ def follow_the_strongest(energies: torch.Tensor, alpha: float) -> torch.Tensor:
 
 def raise_for_top(energies: torch.Tensor, alpha: float) -> torch.Tensor:
     """Up to 0.98, by 0.08, where the top quarter of the bands has more than 0.2.
-
-    Arguments
-    ---------
-    energies, alpha : torch.Tensor, float
-        As in `raise_for_upper_half`.
-
-    Returns
-    -------
-    torch.Tensor
-        Momenta, ``[parameters]``.
 
     Example
     -------
@@ -384,7 +259,7 @@ HANDLERS = {
     "attention": Handler(halved_bands, follow_the_strongest),
     "embedding": Handler(equal_bands, raise_for_top),
 }
-# A group without a handler has the first one of which its name holds a keyword.
+# Handler -> words in the name of a group that suggest it; the first row that matches counts.
 HANDLER_KEYWORDS = (
     ("conv", ("conv", "cnn")),
     ("attention", ("attention", "mha", "self_attn", "attn")),
@@ -393,17 +268,7 @@ HANDLER_KEYWORDS = (
 
 
 def handler_for(name: str) -> str:
-    """The handler that suits a group of parameters, by its name.
-
-    Arguments
-    ---------
-    name : str
-        Of the group.
-
-    Returns
-    -------
-    str
-        A key of `HANDLERS`; ``default`` where the name says nothing.
+    """The key of `HANDLERS` that suits a group of parameters, by the group's name.
 
     Example
     -------
