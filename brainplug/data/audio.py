@@ -8,7 +8,7 @@ import torchaudio
 
 from brainplug.data.manifest import Clip
 from brainplug.data.protocol.checks import READ_ERRORS, open_clip, why_unreadable
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 LARGEST_TERM = 1000  # 11025 to 16000 Hz is 441 to 640
 
@@ -25,24 +25,9 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
 
 
 def read_audio(clip: Clip, sample_rate: int = 16000) -> torch.Tensor:
-    """Reads a clip as mono audio at one sample rate.
+    """Reads a clip as mono audio at one sample rate: float32 samples ``[time]``, the mean of the channels.
 
-    Arguments
-    ---------
-    clip : Clip
-        What to read. Of a long file only the clip is decoded.
-    sample_rate : int
-        Rate of the result in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        Samples, float32, ``[time]``. Channels are averaged.
-
-    Raises
-    ------
-    UsageError
-        The file is missing or cannot be decoded, or holds nothing between start and stop.
+    Of a long file only the clip is decoded. A file that cannot be read raises a `DataError`.
 
     Example
     -------
@@ -59,10 +44,10 @@ def read_audio(clip: Clip, sample_rate: int = 16000) -> torch.Tensor:
             samples = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))  # [time, channel]
             file_rate = file.samplerate
     except READ_ERRORS as fault:
-        raise UsageError(
+        raise DataError(
             f"The clip {clip.id!r} was asked for.",
             f"{clip.path} cannot be read: {why_unreadable(fault)}.",
-            "Mend or remove the file; a new run lists it in quarantine.csv.",
+            "Mend or replace the file, or leave it out of the list.",
         ) from fault
     waveform = samples.mean(dim=1)
     return waveform if file_rate == sample_rate else _resampler(file_rate, sample_rate)(waveform)

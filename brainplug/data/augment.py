@@ -1,144 +1,112 @@
-"""Augmentation of a batch of signals, on the device, in training only. Each draws from torch's random generator.
+"""Augmentations of a batch of signals, on the device, in training only. Each draws from torch's random generator.
 
 Each is called with signals ``[batch, time, ...]``, the share of each that is not padding ``[batch]``, and targets
-``[batch, classes]``; it returns signals and targets. One that works on log-mels or waveforms alone says so in its
-attribute `signal`.
+``[batch, classes]``; it returns signals and targets. One for log-mels or waveforms alone says so in its attribute
+`signal`.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import brainplug  # noqa: F401  before SpeechBrain: it lets torchaudio load beside any torch
-
-# isort: split
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb
 
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, nearest
 
 SAMPLE_RATE = 16000  # Hz
 logger = logging.getLogger(__name__)
+Augmented = tuple[torch.Tensor, torch.Tensor]  # signals and targets
+Augmentation = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Augmented]
 
-# ln(10) / 10 / (2 * 4.57) for AST, with the deviation of AudioSet; 1 / 10 / 4 for Whisper.
+# ln(10) / 10 / (2 * 4.57) for AST, with AudioSet's standard deviation; 1 / 10 / 4 for Whisper.
 LOG_MEL_DECIBEL = 0.025
 
 
 def choose_augmentations(
-    chosen: Sequence[str | Callable] | str | None, entries: Mapping[str, Callable], settings: Mapping[str, dict] | None
-) -> list[Callable]:
-    """Picks augmentations by name.
+    chosen: Sequence[str | Augmentation] | str | None,
+    entries: Mapping[str, Callable[..., Augmentation]],
+    settings: Mapping[str, dict[str, Any] | None] | None,
+) -> list[Augmentation]:
+    """Picks augmentations by name, in the order in which they are applied.
 
     Arguments
     ---------
     chosen : Sequence[str | Callable] | str | None
-        Names of entries, in the order in which they are applied; an augmentation itself stays as it is.
+        Names of entries; an augmentation itself stays as it is.
     entries : Mapping[str, Callable]
         Makes each augmentation, by name: the block ``augmentations``.
     settings : Mapping[str, dict] | None
         What differs from the entries, by name.
 
-    Returns
-    -------
-    list[Callable]
-        The augmentations.
-
-    Raises
-    ------
-    UsageError
-        There is no such entry, or it does not take its settings.
-
     Example
     -------
-    >>> choose_augmentations(["gain"], {"gain": Gain, "mixup": Mixup}, {"gain": {"deviation": 3.0}})
-    [Gain(deviation=3.0)]
+    >>> choose_augmentations(["gain"], {"gain": Gain, "mixup": Mixup}, {"gain": {"std": 3.0}})
+    [Gain(std=3.0)]
     """
     chosen, settings = [chosen] if isinstance(chosen, str) else chosen or [], settings or {}
     for name in [*chosen, *settings]:
         if not callable(name) and str(name) not in entries:
-            raise UsageError(
+            raise ConfigError(
                 f"The augmentation {name!r} was asked for.",
                 "The recipe's block augmentations has no such entry.",
                 f"Write --augment='[...]' with names among: {nearest(name, entries)}",
             )
-    return [each if callable(each) else _make(each, entries[each], settings.get(each) or {}) for each in chosen]
+    return [name if callable(name) else _make(name, entries[name], settings.get(name) or {}) for name in chosen]
 
 
-def _make(name: str, entry: Callable, settings: dict) -> Callable:
+def _make(name: str, entry: Callable[..., Augmentation], settings: dict[str, Any]) -> Augmentation:
     try:
-        made = entry(**settings)
-        _try(made)
-        return made
+        augment = entry(**settings)
+        _augment_silence(augment)
+        return augment
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(
+        raise ConfigError(
             f"The augmentation {name!r} was asked for, with {settings}.",
             f"It does not take them: {error}.",
             "Write settings that hparams/augmentations.yaml shows for it",
         ) from error
 
 
-def _try(augment: Callable) -> None:
-    """Augments two seconds of nothing: better that a setting fails here than in the first step."""
+def _augment_silence(augment: Augmentation) -> None:
+    """Augments two clips of zeros, so that a wrong setting fails here and not in the first step."""
     shape = (2, 16000) if getattr(augment, "signal", "") == "waveform" else (2, 100, 128)
     with torch.random.fork_rng(devices=[]):
         augment(torch.zeros(shape), torch.ones(2), torch.eye(2))
 
 
-def suitable(augment: Sequence[Callable], signals: Sequence[str]) -> list[Callable]:
-    """Leaves out what does not work on a backbone's signal, and says so in the log.
-
-    Arguments
-    ---------
-    augment : Sequence[Callable]
-        Augmentations, in order.
-    signals : Sequence[str]
-        What passes through the device: ``log_mel``, ``waveform`` or both.
-
-    Returns
-    -------
-    list[Callable]
-        Those that work on it.
+def suitable(augment: Sequence[Augmentation], signals: Sequence[str]) -> list[Augmentation]:
+    """Leaves out augmentations that do not work on a backbone's signals (``log_mel``, ``waveform``), with a warning.
 
     Example
     -------
     >>> suitable([TimeShift(), SpecAugment()], ["waveform"])
     [TimeShift(max_fraction=1.0)]
     """
-    kept = []
-    for each in augment:
-        if getattr(each, "signal", signals[-1]) in signals:
-            kept.append(each)
+    chosen = []
+    for augmentation in augment:
+        wanted = getattr(augmentation, "signal", signals[-1])
+        if wanted in signals:
+            chosen.append(augmentation)
         else:
-            kind, there = type(each).__name__, " and ".join(signals)
-            logger.warning("%s is for %s; here there is %s: left out.", kind, each.signal, there)
-    return kept
+            kind, actual = type(augmentation).__name__, " and ".join(signals)
+            logger.warning("%s is for %s; the signal is %s: left out.", kind, wanted, actual)
+    return chosen
 
 
-def distort(augment: Iterable[Callable], signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Augments signals whose targets stay what they are.
+def distort(augment: Iterable[Augmentation], signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Augments signals ``[batch, time, ...]`` whose targets do not change, with `lengths` as in all augmentations.
 
-    Arguments
-    ---------
-    augment : Iterable[Callable]
-        Augmentations, in their order. One that mixes clips does not suit.
-    signal : torch.Tensor
-        ``[batch, time, ...]``.
-    lengths : torch.Tensor
-        Share of each that is not padding, ``[batch]``.
-
-    Returns
-    -------
-    torch.Tensor
-        Signals, which may be longer or shorter; the shares are the same.
+    The signals may become longer or shorter; their shares without padding stay the same.
 
     Example
     -------
     >>> distort([Gain(), Noise()], torch.ones(2, 8), torch.ones(2)).shape
     torch.Size([2, 8])
     """
-    for each in augment:
-        signal, _ = each(signal, lengths, torch.ones_like(lengths)[:, None])
+    for augmentation in augment:
+        signal, _ = augmentation(signal, lengths, torch.ones_like(lengths)[:, None])
     return signal
 
 
@@ -156,10 +124,7 @@ def _counts(signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 class TimeShift:
     """Rolls each clip along time by a random amount; what leaves at its end comes back at its start.
 
-    Arguments
-    ---------
-    max_fraction : float
-        Largest shift as a share of the clip's length.
+    The largest shift is `max_fraction` of the clip's length.
 
     Example
     -------
@@ -171,29 +136,22 @@ class TimeShift:
 
     max_fraction: float = 1.0
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, time, ...]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments signals ``[batch, time, ...]``."""
         batch, time = signal.shape[:2]
         own = _counts(signal, lengths)
         shift = (torch.rand(batch, 1, device=signal.device) * self.max_fraction * own).long()
-        places = torch.arange(time, device=signal.device)
-        index = torch.where(places < own, (places - shift) % own.clamp(min=1), places)  # [batch, time]
+        positions = torch.arange(time, device=signal.device)
+        index = torch.where(positions < own, (positions - shift) % own.clamp(min=1), positions)  # [batch, time]
         index = index.view(batch, time, *[1] * (signal.dim() - 2)).expand_as(signal)
         return signal.gather(1, index), targets
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Makes each clip louder or softer.
+    """Makes each clip louder or softer by a normally distributed gain of standard deviation `std`, in decibels.
 
-    Waveforms are multiplied. To log-mels a number is added; normalised as AST and Whisper want them, 0.025 a decibel.
-
-    Arguments
-    ---------
-    deviation : float
-        Standard deviation of the gain, in decibels.
+    Waveforms are multiplied. To log-mels, normalised as AST and Whisper take them, 0.025 a decibel is added.
 
     Example
     -------
@@ -202,29 +160,23 @@ class Gain:
     True
     """
 
-    deviation: float = 4.0
+    std: float = 4.0
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes signals ``[batch, time]`` or ``[batch, frames, mel_bands]``, and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments signals ``[batch, time]`` or ``[batch, frames, mel_bands]``."""
         if signal.dim() == 3:
-            offset = LOG_MEL_DECIBEL * self.deviation
+            offset = LOG_MEL_DECIBEL * self.std
             return signal + offset * torch.randn(len(signal), 1, 1, device=signal.device), targets
-        gain = self.deviation * torch.randn(len(signal), 1, device=signal.device)
+        gain = self.std * torch.randn(len(signal), 1, device=signal.device)
         return signal * 10 ** (gain / 20), targets
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Adds noise to each waveform.
+    """Adds noise to each waveform, at a signal-to-noise ratio drawn uniformly from `lowest` to `highest`, in decibels.
 
-    Arguments
-    ---------
-    lowest, highest : float
-        Range of the signal-to-noise ratio, in decibels; it is drawn uniformly. The signal's power is that of the clip.
-    pink : float
-        Share of the clips, drawn by chance, whose noise is pink: its power falls with frequency. Elsewhere it is white.
+    The signal's power is that of the clip. The noise is white, or, for a share `pink` of the clips, drawn by chance,
+    pink: its power falls with frequency.
 
     Example
     -------
@@ -239,10 +191,8 @@ class Noise:
     highest: float = 30.0
     pink: float = 0.0
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, time]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments waveforms ``[batch, time]``."""
         present = _mask_of(signal, lengths)
         power = (signal * present).square().sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
         drawn = torch.rand(len(signal), 1, device=signal.device)
@@ -262,14 +212,9 @@ def _pink(noise: torch.Tensor) -> torch.Tensor:
 
 
 class Speed:
-    """Plays waveforms faster or slower, a whole batch at one speed; pitch and formants move with it.
+    """Plays a batch of waveforms at one of the `speeds`, in per cent; pitch and formants move with it.
 
     Ko et al., "Audio Augmentation for Speech Recognition", 2015.
-
-    Arguments
-    ---------
-    speeds : Sequence[int]
-        Of which one is drawn, in per cent.
 
     Example
     -------
@@ -283,26 +228,19 @@ class Speed:
     def __init__(self, speeds: Sequence[int] = (90, 100, 110)):
         self.perturb = SpeedPerturb(SAMPLE_RATE, list(speeds))
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, time]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments waveforms ``[batch, time]``."""
         self.perturb.device = signal.device
         return self.perturb(signal), targets
 
 
 @dataclass(frozen=True)
 class MelShift:
-    """Moves each log-mel up or down by a few bands, as a shorter or longer vocal tract does; edges are repeated.
+    """Moves each log-mel by up to `largest` bands, as a vocal tract of another length does; edges are repeated.
 
     A change of the vocal tract's length multiplies all frequencies; on the mel scale, which is logarithmic well above
     700 Hz, that is a shift. Jaitly and Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition",
     2013.
-
-    Arguments
-    ---------
-    largest : int
-        Largest shift, in mel bands.
 
     Example
     -------
@@ -314,10 +252,8 @@ class MelShift:
     signal: ClassVar[str] = "log_mel"
     largest: int = 2
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, frames, mel_bands]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments log-mels ``[batch, frames, mel_bands]``."""
         batch, _, bands = signal.shape
         shift = torch.randint(-self.largest, self.largest + 1, (batch, 1), device=signal.device)
         index = (torch.arange(bands, device=signal.device) + shift).clamp(0, bands - 1)  # [batch, mel_bands]
@@ -328,12 +264,8 @@ class MelShift:
 class Mixup:
     """Mixes each clip with another one, and their targets in the same proportion. A longer partner is cut.
 
-    Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, https://arxiv.org/abs/1710.09412
-
-    Arguments
-    ---------
-    alpha : float
-        Both parameters of the Beta distribution of the proportion.
+    The proportion has a Beta distribution with both parameters `alpha`. Zhang et al., "mixup: Beyond Empirical Risk
+    Minimization", 2018, https://arxiv.org/abs/1710.09412
 
     Example
     -------
@@ -344,10 +276,8 @@ class Mixup:
 
     alpha: float = 0.3
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, time, ...]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments signals ``[batch, time, ...]`` and their targets."""
         # Whoever compiles turns torch's checks of distributions off.
         beta = torch.distributions.Beta(self.alpha, self.alpha, validate_args=True)
         share = beta.sample((len(signal),)).to(signal.device)
@@ -363,16 +293,10 @@ class Mixup:
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """Masks one band of frequencies and one stretch of time.
+    """Masks one band of up to `frequency_width` mel bands and one stretch of up to `time_width` frames of each log-mel.
 
-    Park et al., "SpecAugment", 2019, https://arxiv.org/abs/1904.08779
-
-    Arguments
-    ---------
-    frequency_width, time_width : int
-        Largest widths of the masks, in mel bands and frames.
-    value : float, optional
-        What stands in the masks; each log-mel's mean by default.
+    Masked values become `value`, or the log-mel's mean without one. Park et al., "SpecAugment", 2019,
+    https://arxiv.org/abs/1904.08779
 
     Example
     -------
@@ -388,10 +312,8 @@ class SpecAugment:
     time_width: int = 80
     value: float | None = None
 
-    def __call__(
-        self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes and returns signals ``[batch, frames, mel_bands]`` and targets ``[batch, classes]``."""
+    def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> Augmented:
+        """Augments log-mels ``[batch, frames, mel_bands]``."""
         batch, frames, bands = signal.shape
         in_time = _stretch(batch, frames, self.time_width, signal.device)[:, :, None]
         in_frequency = _stretch(batch, bands, self.frequency_width, signal.device)[:, None, :]
@@ -401,8 +323,8 @@ class SpecAugment:
 
 
 def _stretch(batch: int, size: int, largest: int, device: torch.device) -> torch.Tensor:
-    """A random stretch of up to `largest` places for each clip, ``[batch, size]``, True inside."""
+    """A random stretch of up to `largest` positions for each clip, ``[batch, size]``, True inside."""
     width = (torch.rand(batch, 1, device=device) * (min(largest, size) + 1)).floor()
     start = (torch.rand(batch, 1, device=device) * (size - width + 1)).floor()
-    places = torch.arange(size, device=device)
-    return (places >= start) & (places < start + width)
+    positions = torch.arange(size, device=device)
+    return (positions >= start) & (positions < start + width)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 BLANK = 0  # CTC's symbol for "nothing new"
 
@@ -14,16 +14,6 @@ BLANK = 0  # CTC's symbol for "nothing new"
 @dataclass(frozen=True)
 class Characters:
     """A vocabulary of characters; the number of the blank is 0, the first character's 1.
-
-    Arguments
-    ---------
-    symbols : str
-        The characters in order.
-
-    Raises
-    ------
-    UsageError
-        There is none, or one occurs twice.
 
     Example
     -------
@@ -39,8 +29,8 @@ class Characters:
     def __post_init__(self) -> None:
         twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
         if twice or not self.symbols:
-            found = f"{', '.join(map(repr, twice))} occurs twice." if twice else "There is none."
-            raise UsageError(f"The characters {self.symbols!r} were asked for.", found, "Write each character once")
+            problem = f"{', '.join(map(repr, twice))} occurs twice." if twice else "There is none."
+            raise DataError(f"The characters {self.symbols!r} were asked for.", problem, "Write each character once")
 
     def __len__(self) -> int:
         return len(self.symbols) + 1  # the blank
@@ -51,48 +41,16 @@ class Characters:
         return ["", *self.symbols]
 
     def encode(self, text: str) -> list[int]:
-        """Numbers the characters of a text.
-
-        Arguments
-        ---------
-        text : str
-            Has none but these characters.
-
-        Returns
-        -------
-        list[int]
-            One number a character.
-        """
+        """The numbers of the characters of a text, which are all in the vocabulary."""
         return [self.symbols.index(symbol) + 1 for symbol in text]
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """Writes down what `encode` numbered.
-
-        Arguments
-        ---------
-        numbers : Iterable[int]
-            Without blanks.
-
-        Returns
-        -------
-        str
-            The text.
-        """
+        """The text of numbers without blanks."""
         return "".join(self.symbols[number - 1] for number in numbers)
 
 
 def normal_text(text: str) -> str:
     r"""Writes a text as all transcripts are compared: lower case, one space between words, composed characters.
-
-    Arguments
-    ---------
-    text : str
-        Any.
-
-    Returns
-    -------
-    str
-        The text.
 
     Example
     -------
@@ -103,24 +61,9 @@ def normal_text(text: str) -> str:
 
 
 def choose_characters(symbols: str | None, clips: Sequence[Clip]) -> Characters:
-    """Makes the vocabulary of a run, and makes sure that every transcript can be written with it.
+    """Makes the vocabulary of a run: `symbols`, or the characters of the training transcripts.
 
-    Arguments
-    ---------
-    symbols : str, optional
-        The characters; those of the training transcripts by default.
-    clips : Sequence[Clip]
-        All clips, with normalised texts.
-
-    Returns
-    -------
-    Characters
-        The vocabulary.
-
-    Raises
-    ------
-    UsageError
-        A transcript has other characters; they are named, with their clips.
+    A `DataError` names the characters of normalised transcripts that are not in it, with their clips.
 
     Example
     -------
@@ -135,7 +78,7 @@ def choose_characters(symbols: str | None, clips: Sequence[Clip]) -> Characters:
             strangers[symbol].append(clip.id)
     if strangers:
         named = "; ".join(f"{symbol!r} in {len(ids)}, first {ids[0]!r}" for symbol, ids in sorted(strangers.items()))
-        raise UsageError(
+        raise DataError(
             f"Transcripts in the characters {characters.symbols!r} were asked for.",
             f"Others occur in clips: {named}.",
             "Write --characters= with all of them, or change the transcripts",

@@ -1,4 +1,4 @@
-"""Log-mel features as the Audio Spectrogram Transformer wants them, and a cache that keeps them on disk."""
+"""Log-mel features as the Audio Spectrogram Transformer takes them, and a cache of features on disk."""
 
 import hashlib
 import json
@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -31,14 +32,10 @@ class LogMel:
 
     Arguments
     ---------
-    mel_bands : int
-        Number of filters.
     frames : int
         Number of 10 ms frames. Shorter clips are padded with zeros before they are normalised, longer ones cut.
-    mean : float
-        Mean of the log-mel energies; AudioSet's by default.
-    deviation : float
-        Their standard deviation.
+    mean, std : float
+        Mean and standard deviation of the log-mel energies; AudioSet's by default.
     sample_rate : int
         Of the waveforms, in Hz.
 
@@ -52,43 +49,21 @@ class LogMel:
     mel_bands: int = 128
     frames: int = 1024
     mean: float = -4.2677393
-    deviation: float = 4.5689974
+    std: float = 4.5689974
     sample_rate: int = 16000
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Makes the features of one clip.
-
-        Arguments
-        ---------
-        waveform : torch.Tensor
-            Samples in [-1, 1), ``[time]``. A clip shorter than one window is padded with zeros to one window.
-
-        Returns
-        -------
-        torch.Tensor
-            Normalised features, ``[frames, mel_bands]``.
-        """
+        """Features ``[frames, mel_bands]`` of a waveform ``[time]`` in [-1, 1), padded to at least one window."""
         window, shift = self._samples
         waveform = waveform[: window + (self.frames - 1) * shift]  # what is cut off later need not be computed
         waveform = pad(waveform, (0, max(window - len(waveform), 0)))
         return self._normalised(self._log_mel(waveform))
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Makes the features of a padded batch of clips, on their device.
+        """Features ``[batch, frames, mel_bands]`` of padded waveforms ``[batch, time]``, on their device.
 
-        All clips are laid end to end, each a whole number of shifts long, so that one pass has every clip's windows.
-
-        Arguments
-        ---------
-        waveforms : torch.Tensor
-            Samples in [-1, 1), padded with zeros, ``[batch, time]``.
-        lengths : torch.Tensor
-            Share of each clip that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        torch.Tensor
-            For each clip what `extract` returns, ``[batch, frames, mel_bands]``.
+        They equal those of `extract`. `lengths` is the share of each clip that is not padding. All clips are laid end
+        to end, each a whole number of shifts long, so that one pass computes every clip's windows.
 
         Example
         -------
@@ -134,23 +109,23 @@ class LogMel:
     def _normalised(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Pads or cuts ``[..., windows, mel_bands]``, then normalises."""
         log_mel = pad(log_mel, (0, 0, 0, self.frames - log_mel.shape[-2]))
-        return (log_mel - self.mean) / (2 * self.deviation)
+        return (log_mel - self.mean) / (2 * self.std)
 
 
 class FeatureCache:
-    """Reads the features of a clip from disk, or makes them and puts them there.
+    """Reads the features of a clip from disk, or makes them and writes them there.
 
     An entry belongs to one file in one state: a changed file, part or setting has another entry. Several processes and
-    runs may share a folder. One that cannot be written to, such as on a full disk, is told in the log, and read only.
+    runs may share a folder. If it cannot be written to, as on a full disk, a warning is logged once.
 
     Arguments
     ---------
     folder : str, optional
-        Where entries go. Without it nothing is kept and every call makes the features.
+        Where entries are written. Without it every call makes the features.
     extract : Callable[[Clip], torch.Tensor]
         Makes the features of a clip.
     settings : dict
-        All that decides about the features besides the clip; must be able to be written as JSON.
+        JSON values: all that the features depend on besides the clip.
 
     Example
     -------
@@ -166,78 +141,46 @@ class FeatureCache:
     (True, 1)
     """
 
-    def __init__(self, folder: str | None, extract: Callable[[Clip], torch.Tensor], settings: dict):
+    def __init__(self, folder: str | None, extract: Callable[[Clip], torch.Tensor], settings: Mapping[str, Any]):
         self.folder = folder
         self.extract = extract
-        self.settings = json.dumps(settings, sort_keys=True)
-        self.complained = False
+        self.settings = json.dumps(dict(settings), sort_keys=True)
+        self.has_warned = False
 
     def __call__(self, clip: Clip) -> torch.Tensor:
-        """Returns the features of a clip, float32.
-
-        Arguments
-        ---------
-        clip : Clip
-            Which clip.
-
-        Returns
-        -------
-        torch.Tensor
-            What `extract` returns for it.
-
-        Raises
-        ------
-        UsageError
-            The clip's file is missing.
-        """
+        """The features of a clip, float32; a missing file raises a `DataError`."""
         if self.folder is None:
             return self.extract(clip)
         path = self.entry(clip)
         features = _load(path)
         if features is None:
             features = self.extract(clip).float()
-            self._keep(features, path)
+            self._write(features, path)
         return features
 
-    def _keep(self, features: torch.Tensor, path: str) -> None:
+    def _write(self, features: torch.Tensor, path: str) -> None:
         try:
             with atomic_file(path, "wb") as file:
                 np.save(file, features.numpy(), allow_pickle=False)
         except OSError as fault:
-            if not self.complained:
-                told = "The feature cache %s cannot be written to (%s): what it lacks is made again in each epoch."
-                logger.warning(told, self.folder, fault)
-            self.complained = True
+            if not self.has_warned:
+                text = "The feature cache %s cannot be written to (%s): what it lacks is made again in each epoch."
+                logger.warning(text, self.folder, fault)
+            self.has_warned = True
 
     def entry(self, clip: Clip) -> str:
-        """Names the file that holds, or will hold, the features of a clip.
-
-        Arguments
-        ---------
-        clip : Clip
-            Which clip.
-
-        Returns
-        -------
-        str
-            Path of an ``.npy`` file, in one of 256 sub-folders.
-
-        Raises
-        ------
-        UsageError
-            The clip's file is missing.
-        """
+        """The path of the ``.npy`` file with the features of a clip, in one of 256 sub-folders."""
         path = os.path.abspath(clip.path)
         try:
             status = os.stat(path)
         except OSError as fault:
-            found = f"Its file cannot be read: {fault}."
-            raise UsageError(f"The clip {clip.id!r} was asked for.", found, "Put the file back.") from fault
+            problem = f"Its file cannot be read: {fault}."
+            raise DataError(f"The clip {clip.id!r} was asked for.", problem, "Put the file back.") from fault
         # A file that is moved onto another keeps its size and its time, and an archive gives one time to all its files.
         changed = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         state = [path, *changed, clip.start, clip.stop, self.settings]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
-        return os.path.join(self.folder, key[:2], f"{key}.npy")
+        return os.path.join(self.folder or "", key[:2], f"{key}.npy")
 
 
 def _load(path: str) -> torch.Tensor | None:
@@ -249,12 +192,7 @@ def _load(path: str) -> torch.Tensor | None:
 
 
 def cache_folder() -> str:
-    """Where signals are kept that several runs share.
-
-    Returns
-    -------
-    str
-        ``$BRAINPLUG_CACHE/features``, or ``~/.cache/brainplug/features`` where the variable is not set.
+    """The cache that runs share: ``$BRAINPLUG_CACHE/features``, or ``~/.cache/brainplug/features``.
 
     Example
     -------

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from brainplug.data.audio import read_audio
 from brainplug.data.features import FeatureCache
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import ConfigError, DataError, nearest
 
 ORDERS = ("random", "ascending", "descending")
 BUCKETS = 10  # of similar lengths: tenths of the clips
@@ -23,13 +24,11 @@ BUCKETS = 10  # of similar lengths: tenths of the clips
 def make_datasets(
     clips: Iterable[Clip], labels: dict[str, int], read: Callable[[Clip], torch.Tensor]
 ) -> dict[str, DynamicItemDataset]:
-    """Makes one dataset a split.
+    """Makes one dataset for each split. It holds manifest rows only; audio is read when an item is fetched.
 
-    A dataset holds manifest rows only; audio is read when an item is fetched. Its items are ``id``, ``signal`` (what
-    `read` returns) and ``target`` (the class index, ``[1]``); it can be sorted and filtered by ``duration`` (seconds)
-    and ``label`` too.
-
-    Where several processes train, one prepares the manifest and every one makes its datasets from that file.
+    Items are ``id``, ``signal`` (what `read` returns) and ``target`` (the class index, ``[1]``); a dataset can be
+    sorted and filtered by ``duration`` (seconds) and ``label`` too. Where several processes train, one prepares the
+    manifest and each makes its datasets from that file.
 
     Arguments
     ---------
@@ -38,18 +37,8 @@ def make_datasets(
     labels : dict[str, int]
         Label to class index.
     read : Callable[[Clip], torch.Tensor]
-        Reads a clip: log-mel features ``[frames, mel_bands]`` or a waveform ``[time]``. Where workers are not forked
-        it must be picklable.
-
-    Returns
-    -------
-    dict[str, DynamicItemDataset]
-        A dataset for each split that occurs.
-
-    Raises
-    ------
-    UsageError
-        A clip's label is not among the labels.
+        Reads a clip: log-mel features ``[frames, mel_bands]`` or a waveform ``[time]``. It must be picklable where
+        workers are not forked.
 
     Example
     -------
@@ -58,24 +47,17 @@ def make_datasets(
     >>> datasets["train"][0]["target"]
     tensor([1])
     """
-    of_split = {}
+    of_split: dict[str, list[Clip]] = {}
     for clip in clips:
         of_split.setdefault(clip.split, []).append(clip)
-    return {split: _dataset(PackedRows(some, labels), read) for split, some in of_split.items()}
+    return {split: _dataset(PackedRows(clips, labels), read) for split, clips in of_split.items()}
 
 
-class PackedRows(Mapping[str, dict]):
+class PackedRows(Mapping[str, dict[str, Any]]):
     """The rows of a dataset in one piece of memory.
 
-    A worker process shares the memory of the one it was forked from until either writes there, and Python writes to
-    each object that it looks at, to count who uses it: rows of separate objects would come to be copied by each worker.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        With unique ids.
-    labels : dict[str, int]
-        Label to class index.
+    A forked worker shares its parent's memory until either writes there, and Python writes to each object that it
+    reads, to count its users: each worker would come to copy rows that are separate objects.
 
     Example
     -------
@@ -91,24 +73,24 @@ class PackedRows(Mapping[str, dict]):
         ]
         self._packed = b"".join(rows)
         self._ends = np.cumsum([0, *map(len, rows)])
-        self._places = {clip.id: place for place, clip in enumerate(clips)}
+        self._positions = {clip.id: position for position, clip in enumerate(clips)}
 
-    def __getitem__(self, clip_id: str) -> dict:
-        place = self._places[clip_id]
-        row = pickle.loads(self._packed[self._ends[place] : self._ends[place + 1]])
+    def __getitem__(self, clip_id: str) -> dict[str, Any]:
+        position = self._positions[clip_id]
+        row = pickle.loads(self._packed[self._ends[position] : self._ends[position + 1]])
         clip = Clip(*row["clip"])
         return {**row, "clip": clip, "label": clip.label}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._positions)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
 
 def _class_index(clip: Clip, labels: dict[str, int]) -> int:
     if clip.label not in labels:
-        raise UsageError(
+        raise DataError(
             f"The clip {clip.id!r} of the split {clip.split} was asked for.",
             f"Its label {clip.label!r} is not among the {len(labels)} classes of training.",
             f"Nearest: {nearest(clip.label, labels)}.",
@@ -129,9 +111,12 @@ def _target(index: int) -> torch.Tensor:
 
 
 def make_reader(
-    extract: Callable[[torch.Tensor], torch.Tensor], settings: dict, sample_rate: int, cache_folder: str | None
+    extract: Callable[[torch.Tensor], torch.Tensor],
+    settings: Mapping[str, Any],
+    sample_rate: int,
+    cache_folder: str | None,
 ) -> FeatureCache:
-    """Makes the function that turns a clip into a signal: decode, mix, resample, extract; kept on disk if asked.
+    """Makes the function from a clip to a signal: decode, mix, resample, `extract`; in `cache_folder`, if it is given.
 
     Arguments
     ---------
@@ -140,14 +125,7 @@ def make_reader(
     settings : dict
         All that `extract` depends on.
     sample_rate : int
-        Of the waveform that it takes, in Hz.
-    cache_folder : str, optional
-        Where signals are kept; None keeps nothing.
-
-    Returns
-    -------
-    FeatureCache
-        Called with a clip, it returns the signal.
+        Of that waveform, in Hz.
 
     Example
     -------
@@ -164,30 +142,15 @@ def _read_signal(extract: Callable[[torch.Tensor], torch.Tensor], sample_rate: i
 
 
 def check_batching(sorting: str, batch_seconds: float | None) -> None:
-    """Makes sure that batches can be made in this way.
-
-    Arguments
-    ---------
-    sorting, batch_seconds : str, float
-        As in `training_batches`.
-
-    Raises
-    ------
-    UsageError
-        There is no such order, or the seconds are no number above 0.
-
-    Example
-    -------
-    >>> check_batching("random", None)
-    """
+    """Checks settings of `training_batches`: the order exists, and the seconds are a number above 0."""
     if sorting not in ORDERS:
-        raise UsageError(
+        raise ConfigError(
             f"The sorting {sorting!r} was asked for.",
             "It does not exist.",
             f"Write one of: {nearest(sorting, ORDERS)}",
         )
     if batch_seconds is not None and (type(batch_seconds) not in (int, float) or not 0 < batch_seconds < math.inf):
-        raise UsageError(
+        raise ConfigError(
             f"Batches of {batch_seconds!r} seconds were asked for.",
             "It is no number above 0.",
             "Write --batch_seconds=60, for one, or null for --batch_size clips",
@@ -196,8 +159,8 @@ def check_batching(sorting: str, batch_seconds: float | None) -> None:
 
 def training_batches(
     dataset: DynamicItemDataset, batch_size: int, batch_seconds: float | None, sorting: str, seed: int
-) -> tuple[DynamicItemDataset, dict]:
-    """Decides which clips stand together in a batch of training.
+) -> tuple[DynamicItemDataset, dict[str, Any]]:
+    """Decides which clips are in a batch of training; returns the clips and the arguments of their loader.
 
     Every epoch has each clip once, and as many batches as every other one.
 
@@ -208,17 +171,12 @@ def training_batches(
     batch_size : int
         Clips in a batch, where `batch_seconds` is None.
     batch_seconds : float, optional
-        The most seconds of audio in a batch, padding included; a longer clip has a batch of its own. A batch holds
-        clips of similar length.
+        The most seconds of audio in a batch of clips of similar length, padding included; a longer clip has a batch of
+        its own.
     sorting : str
         ``random``; or by length, ``ascending`` or ``descending``, the same in all epochs.
     seed : int
         Of the order; each epoch has its own.
-
-    Returns
-    -------
-    tuple[DynamicItemDataset, dict]
-        The clips, and the arguments of their loader.
 
     Example
     -------

@@ -13,34 +13,17 @@ from brainplug.data.characters import Characters, choose_characters, normal_text
 from brainplug.data.manifest import Clip, write_table
 from brainplug.data.pipeline import make_datasets
 from brainplug.data.protocol.splits import SPLITS
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 
 def list_transcribed(list_clips: Callable[..., list[Clip]], symbols: str | None, **arguments: object) -> list[Clip]:
-    """Lists the clips of a corpus with normalised transcripts, and refuses what cannot be written.
+    """Lists the clips of a corpus with normalised transcripts that can be written with `symbols`.
 
-    Arguments
-    ---------
-    list_clips : Callable
-        Lists the corpus.
-    symbols : str, optional
-        As in `choose_characters`.
-    **arguments : object
-        What `list_clips` takes.
-
-    Returns
-    -------
-    list[Clip]
-        The clips.
-
-    Raises
-    ------
-    UsageError
-        No clip has a text, or one has characters that are not in the vocabulary.
+    `symbols` is as in `choose_characters`; `arguments` are those of `list_clips`.
     """
     clips = [dataclasses.replace(clip, text=normal_text(clip.text)) for clip in list_clips(**arguments)]
     if not any(clip.text for clip in clips):
-        raise UsageError(
+        raise DataError(
             "Transcripts were asked for.",
             f"None of the {len(clips)} clips has a text.",
             "Name data with a column text, such as --dataset=spoken",
@@ -52,45 +35,25 @@ def list_transcribed(list_clips: Callable[..., list[Clip]], symbols: str | None,
 def usable_clips(
     clips: Sequence[Clip], characters: Characters, count_tokens: Callable[[int], int], sample_rate: int
 ) -> tuple[list[Clip], list[tuple[Clip, str]]]:
-    """Sets aside clips without a transcript, and training clips too short for theirs.
+    """The clips to use, and the others with reasons: no transcript, or a training clip too short for it.
 
     CTC writes at most one character a token, and puts a blank between two that are equal. Clips that are only tested
-    may be too short: what is missing counts as an error.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        With durations.
-    characters : Characters
-        The vocabulary.
-    count_tokens : Callable[[int], int]
-        How many tokens the backbone makes of so many samples.
-    sample_rate : int
-        Of the samples, in Hz.
-
-    Returns
-    -------
-    tuple[list[Clip], list[tuple[Clip, str]]]
-        The clips to use, and the others with the reason.
-
-    Raises
-    ------
-    UsageError
-        A split would be empty.
+    may be too short: what is missing counts as an error. `count_tokens` says how many tokens the backbone makes of so
+    many samples.
 
     Example
     -------
-    >>> kept = [Clip(split, "", "", split, duration=1.0, text="no") for split in SPLITS]
+    >>> clips = [Clip(split, "", "", split, duration=1.0, text="no") for split in SPLITS]
     >>> short = Clip("short", "", "", "train", duration=1.0, text="noon")
-    >>> usable, skipped = usable_clips([*kept, short], Characters("no"), lambda samples: 4, 16000)
+    >>> usable, skipped = usable_clips([*clips, short], Characters("no"), lambda samples: 4, 16000)
     >>> len(usable), skipped[0][1]
     (3, 'needs 5 tokens, has 4')
     """
 
     def too_short(clip: Clip) -> str | None:
         needed = _tokens_needed(characters.encode(clip.text))
-        there = count_tokens(int(clip.duration * sample_rate))
-        return f"needs {needed} tokens, has {there}" if clip.split == "train" and there < needed else None
+        actual = count_tokens(int((clip.duration or 0.0) * sample_rate))
+        return f"needs {needed} tokens, has {actual}" if clip.split == "train" and actual < needed else None
 
     return set_aside(clips, too_short)
 
@@ -98,24 +61,9 @@ def usable_clips(
 def set_aside(
     clips: Sequence[Clip], why_not: Callable[[Clip], str | None] = lambda clip: None
 ) -> tuple[list[Clip], list[tuple[Clip, str]]]:
-    """Sets aside clips without a transcript, and others.
+    """The clips to use, and the others with reasons: no transcript, or what `why_not` returns.
 
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        All clips.
-    why_not : Callable[[Clip], str | None]
-        Says why a clip cannot be used, if so.
-
-    Returns
-    -------
-    tuple[list[Clip], list[tuple[Clip, str]]]
-        The clips to use, and the others with the reason.
-
-    Raises
-    ------
-    UsageError
-        A split would be empty.
+    A `DataError` is raised if a split would be empty.
 
     Example
     -------
@@ -124,15 +72,15 @@ def set_aside(
     >>> [clip.id for clip, _ in skipped]
     ['silent']
     """
-    reasons = {clip.id: why_not(clip) if clip.text else "has an empty transcript" for clip in clips}
-    skipped = [(clip, reasons[clip.id]) for clip in clips if reasons[clip.id]]
-    usable = [clip for clip in clips if not reasons[clip.id]]
+    reasons = [why_not(clip) if clip.text else "has an empty transcript" for clip in clips]
+    skipped = [(clip, reason) for clip, reason in zip(clips, reasons, strict=True) if reason]
+    usable = [clip for clip, reason in zip(clips, reasons, strict=True) if not reason]
     for split in SPLITS:
         if not any(clip.split == split for clip in usable):
-            found = [f"{clip.id!r} {reason}" for clip, reason in skipped if clip.split == split]
-            raise UsageError(
+            reasons_of_split = [f"{clip.id!r} {reason}" for clip, reason in skipped if clip.split == split]
+            raise DataError(
                 f"Transcribed clips of the split {split} were asked for.",
-                f"None can be used: {'; '.join(found[:3]) or 'there is none'}.",
+                f"None can be used: {'; '.join(reasons_of_split[:3]) or 'there is none'}.",
                 "Write longer clips or shorter transcripts",
             )
     return usable, skipped
@@ -143,15 +91,7 @@ def _tokens_needed(numbers: Sequence[int]) -> int:
 
 
 def write_skipped(skipped: Sequence[tuple[Clip, str]], path: str) -> None:
-    """Lists the clips that were set aside; the file is removed where there are none.
-
-    Arguments
-    ---------
-    skipped : Sequence[tuple[Clip, str]]
-        As `usable_clips` returns them.
-    path : str
-        A CSV file.
-    """
+    """Lists the clips that were set aside in a CSV file, which is removed if there are none."""
     if skipped:
         write_table(path, ["id", "path", "reason"], [(clip.id, clip.path, reason) for clip, reason in skipped])
     else:
@@ -162,21 +102,7 @@ def write_skipped(skipped: Sequence[tuple[Clip, str]], path: str) -> None:
 def make_transcribed_datasets(
     clips: Sequence[Clip], characters: Characters, read: Callable[[Clip], torch.Tensor]
 ) -> dict[str, DynamicItemDataset]:
-    """Makes one dataset a split, whose items are ``id``, ``signal``, ``text`` and ``characters`` ``[characters]``.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Of all splits, with texts.
-    characters : Characters
-        The vocabulary.
-    read : Callable[[Clip], torch.Tensor]
-        As in `make_datasets`.
-
-    Returns
-    -------
-    dict[str, DynamicItemDataset]
-        A dataset for each split that occurs.
+    """Makes one dataset for each split, with the items ``id``, ``signal``, ``text``, ``characters`` ``[characters]``.
 
     Example
     -------

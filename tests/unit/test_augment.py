@@ -288,7 +288,7 @@ class TestChoice:
         ],
     )
     def test_by_name_with_settings(self, chosen, expected):
-        assert choose_augmentations(chosen, ENTRIES, {"gain": {"deviation": 3.0}, "mixup": None}) == expected
+        assert choose_augmentations(chosen, ENTRIES, {"gain": {"std": 3.0}, "mixup": None}) == expected
 
     @pytest.mark.parametrize("chosen", [["gian"], "gian", ["gain", "gian"], [{"gian": {}}]])
     def test_an_unknown_name_is_refused_with_the_nearest(self, chosen):
@@ -305,7 +305,7 @@ class TestChoice:
 
     @pytest.mark.parametrize(
         ("name", "settings"),
-        [("gain", {"deviation": "loud"}), ("mixup", {"alpha": 0}), ("time_shift", {"max_fraction": None})],
+        [("gain", {"std": "loud"}), ("mixup", {"alpha": 0}), ("time_shift", {"max_fraction": None})],
     )
     def test_values_that_it_cannot_work_with_are_refused(self, name, settings, monkeypatch):
         monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)  # as torch.compile leaves it

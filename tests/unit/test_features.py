@@ -38,7 +38,7 @@ def test_features_equal_those_of_transformers(samples, frames, mel_bands):
 )
 def test_features_equal_those_of_transformers_for_other_sounds(waveform):
     expected = ASTFeatureExtractor(mean=-2.0, std=3.0)(waveform.numpy(), sampling_rate=16000)["input_values"][0]
-    features = LogMel(mean=-2.0, deviation=3.0).extract(waveform)
+    features = LogMel(mean=-2.0, std=3.0).extract(waveform)
     assert np.allclose(features.numpy(), expected, atol=1e-4)
 
 

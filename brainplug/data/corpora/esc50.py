@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brainplug.data.corpora.layout import check_fold, check_layout, path_below
 from brainplug.data.manifest import Clip, read_table
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import DataError, nearest
 
 FOLDS = range(1, 6)
 SUBSETS = ("esc10",)
@@ -18,7 +18,7 @@ COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
 
 
 def list_clips(data_folder: str, fold: int, subset: str | None = None, **_: object) -> list[Clip]:
-    """Lists the clips of one of the five rotations.
+    """Lists the clips of one of the five rotations, in the order of the table; their group is the source recording.
 
     Arguments
     ---------
@@ -29,26 +29,11 @@ def list_clips(data_folder: str, fold: int, subset: str | None = None, **_: obje
         validates on 4; fold 1 trains on 2 to 4 and validates on 5.
     subset : str, optional
         ``esc10`` for the ten classes of ESC-10; all 50 without it.
-
-    Returns
-    -------
-    list[Clip]
-        Clips in the order of the table. Their group is the recording they were cut from.
-
-    Raises
-    ------
-    UsageError
-        No such folder, table, column, fold or subset.
-
-    Example
-    -------
-    >>> split_of(4, test_fold=5), split_of(5, test_fold=1), split_of(5, test_fold=5)
-    ('valid', 'valid', 'test')
     """
     check_fold("ESC-50", fold, FOLDS)
     if subset not in (None, *SUBSETS):
-        found = "ESC-50 has no such part."
-        raise UsageError(f"The subset {subset!r} was asked for.", found, f"Write --subset={nearest(subset, SUBSETS)}")
+        problem = "ESC-50 has no such part."
+        raise DataError(f"The subset {subset!r} was asked for.", problem, f"Write --subset={nearest(subset, SUBSETS)}")
     folder = check_layout("ESC-50", data_folder, ["audio/", TABLE])
     rows = read_table(str(folder / TABLE), COLUMNS)
     return [_clip_from(row, folder, fold) for row in rows if subset is None or row["esc10"].lower() == "true"]
@@ -56,8 +41,8 @@ def list_clips(data_folder: str, fold: int, subset: str | None = None, **_: obje
 
 def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
     if row["fold"] not in map(str, FOLDS):
-        found = f"{row['filename']} is in fold {row['fold']!r}."
-        raise UsageError("The official folds 1 to 5 were asked for.", found, "Take the official meta/esc50.csv.")
+        problem = f"{row['filename']} is in fold {row['fold']!r}."
+        raise DataError("The official folds 1 to 5 were asked for.", problem, "Take the official meta/esc50.csv.")
     fold = int(row["fold"])
     return Clip(
         id=os.path.splitext(row["filename"])[0],

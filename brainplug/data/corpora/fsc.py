@@ -15,31 +15,9 @@ COLUMNS = ("path", "speakerId", "action", "object", "location")
 
 
 def list_clips(data_folder: str, **_: object) -> list[Clip]:
-    """Lists the clips of the three given lists.
+    """Lists the clips of the three given lists, labelled by intent (action, object, location), grouped by speaker.
 
-    Arguments
-    ---------
-    data_folder : str
-        Folder with ``wavs/`` and, in ``data/``, ``train_data.csv``, ``valid_data.csv`` and ``test_data.csv``.
-    **_ : object
-        Options of other corpora, such as a fold, of which this one has none.
-
-    Returns
-    -------
-    list[Clip]
-        Clips in the order of the lists. Their label is the intent (action, object and location), their group the
-        speaker.
-
-    Raises
-    ------
-    UsageError
-        No such folder, list or column.
-
-    Example
-    -------
-    >>> list_clips("nowhere")
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: Fluent Speech Commands was asked for in nowhere. ...
+    `data_folder` holds ``wavs/`` and, in ``data/``, ``train_data.csv``, ``valid_data.csv`` and ``test_data.csv``.
     """
     folder = check_layout("Fluent Speech Commands", data_folder, ["wavs/", *LISTS.values()])
     return [

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -17,7 +18,7 @@ from brainplug.data.corpora.layout import check_layout, path_below, readable, wi
 from brainplug.data.manifest import Clip
 from brainplug.data.protocol.checks import READ_ERRORS, why_unreadable
 from brainplug.data.protocol.splits import SPLITS
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import DataError, nearest
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHER_WORDS = (
@@ -31,13 +32,15 @@ NOISE_FOLDER = "_background_noise_"
 # set's own TensorFlow tutorial; the hash rule takes the same share of the speakers for validation, and for test.
 PERCENT = 10
 HASHES = 2**27
-# Which part of every noise file is whose, in percent of its length: no split hears the noise of another.
+# Part of every noise file for each split, in percent of its length: splits share no noise.
 NOISE_OF = {"train": (0, 80), "valid": (80, 90), "test": (90, 100)}
 STEPS = 100  # a second: silence clips start at multiples of 10 ms
 
 
 def list_clips(data_folder: str, classes: int = 35, seed: int = 0, **_: object) -> list[Clip]:
-    """Lists the clips of the 35 words, or of the task with 12 classes.
+    """Lists the clips of the 35 words, or of the task with 12 classes, in alphabetical order.
+
+    Their group is the speaker, unless the given lists themselves divide the speaker's recordings.
 
     Arguments
     ---------
@@ -49,27 +52,10 @@ def list_clips(data_folder: str, classes: int = 35, seed: int = 0, **_: object) 
         (one-second draws from the background noise).
     seed : int
         Of the draws.
-
-    Returns
-    -------
-    list[Clip]
-        Clips in alphabetical order. Their group is the speaker, unless the given lists themselves divide the speaker's
-        recordings.
-
-    Raises
-    ------
-    UsageError
-        No such folder, list or number of classes; a folder of another word; noise that cannot be read.
-
-    Example
-    -------
-    >>> list_clips("speech_commands_v0.02", classes=20)
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: 20 classes were asked for. ...
     """
     if classes not in TASKS:
-        found = "Speech Commands has a task of 35 classes and one of 12."
-        raise UsageError(f"{classes!r} classes were asked for.", found, "Write --classes=35, or --classes=12")
+        problem = "Speech Commands has a task of 35 classes and one of 12."
+        raise DataError(f"{classes!r} classes were asked for.", problem, "Write --classes=35, or --classes=12")
     parts = [NOISE_FOLDER + "/"] if classes == 12 else []
     folder = check_layout("Speech Commands", data_folder, parts)
     given = _given_splits(folder)
@@ -85,14 +71,14 @@ def _recordings(folder: Path) -> Iterator[str]:
     with readable(folder):
         words = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
     if not words:
-        raise UsageError(
+        raise DataError(
             f"Speech Commands was asked for in {folder}.",
             "It holds no folder of a word.",
             "Write --data_folder=DIR, a folder that holds yes/, no/ and the others",
         )
     for word in sorted(words):
         if word not in COMMANDS + OTHER_WORDS:
-            raise UsageError(
+            raise DataError(
                 f"Speech Commands was asked for in {folder}.",
                 f"It holds a folder {word!r}, which is none of its words.",
                 f"Move it elsewhere, or name it {nearest(word, COMMANDS + OTHER_WORDS)}",
@@ -104,10 +90,10 @@ def _recordings(folder: Path) -> Iterator[str]:
 
 
 def _given_splits(folder: Path) -> dict[str, str]:
-    """What the two lists say, by recording; nothing where both are missing."""
+    """Recording -> split, from the two lists; empty where both are missing."""
     with readable(folder):
-        there = [name for name in LISTS.values() if (folder / name).is_file()]
-    if not there:
+        listed = any((folder / name).is_file() for name in LISTS.values())
+    if not listed:
         return {}
     check_layout("Speech Commands", str(folder), list(LISTS.values()))
     given = {}
@@ -119,17 +105,7 @@ def _given_splits(folder: Path) -> dict[str, str]:
 
 
 def split_by_hash(name: str) -> str:
-    """Says in which split the official rule puts a recording: the hash of its speaker decides.
-
-    Arguments
-    ---------
-    name : str
-        File name, with folders or without.
-
-    Returns
-    -------
-    str
-        ``train``, ``valid`` or ``test``.
+    """The split of a recording by the official rule: the hash of its speaker decides.
 
     Example
     -------
@@ -159,15 +135,15 @@ def _clip_from(folder: Path, name: str, split: str) -> Clip:
 
 def _twelve_classes(clips: list[Clip], noise_folder: Path, generator: np.random.Generator) -> list[Clip]:
     """Keeps the commands, and draws unknown words and silence for each split."""
-    kept = []
+    chosen = []
     for split in SPLITS:
         commands = [clip for clip in clips if clip.split == split and clip.label in COMMANDS]
         others = [clip for clip in clips if clip.split == split and clip.label not in COMMANDS]
         count = math.ceil(len(commands) * PERCENT / 100)
         unknown = [dataclasses.replace(others[i], label="unknown") for i in _draw(len(others), count, generator)]
         pieces = [Clip(label="silence", split=split, **piece) for piece in _noise_pieces(noise_folder, split)]
-        kept += commands + unknown + [pieces[i] for i in _draw(len(pieces), count, generator)]
-    return kept
+        chosen += commands + unknown + [pieces[i] for i in _draw(len(pieces), count, generator)]
+    return chosen
 
 
 def _draw(available: int, count: int, generator: np.random.Generator) -> list[int]:
@@ -175,8 +151,8 @@ def _draw(available: int, count: int, generator: np.random.Generator) -> list[in
     return sorted(generator.choice(available, min(count, available), replace=False).tolist())
 
 
-def _noise_pieces(folder: Path, split: str) -> list[dict]:
-    """Every second of noise that a split may hear. Pieces of one split overlap: there are minutes of noise only."""
+def _noise_pieces(folder: Path, split: str) -> list[dict[str, Any]]:
+    """Every second of a split's part of the noise. Pieces of one split overlap: there are minutes of noise only."""
     first, last = NOISE_OF[split]
     pieces = []
     for path in sorted(folder.glob("*.wav")):
@@ -185,9 +161,9 @@ def _noise_pieces(folder: Path, split: str) -> list[dict]:
             name = f"{folder.name}/{path.stem}-{start / STEPS:.2f}"
             pieces.append({"id": name, "path": str(path), "start": start / STEPS, "stop": (start + STEPS) / STEPS})
     if not pieces:
-        raise UsageError(
+        raise DataError(
             "The task of 12 classes was asked for.",
-            f"{folder} holds no noise of 10 s or more, of which the tenth is the {split} split's.",
+            f"{folder} holds no noise of 10 s or more; a tenth of it is for the split {split}.",
             "Take the official folder, or write --classes=35",
         )
     return pieces
@@ -197,7 +173,7 @@ def _seconds(path: Path) -> float:
     try:
         return soundfile.info(path).duration
     except READ_ERRORS as fault:
-        raise UsageError(
+        raise DataError(
             "The task of 12 classes was asked for.",
             f"The background noise {path} cannot be read: {why_unreadable(fault)}.",
             "Take the official file, or write --classes=35",

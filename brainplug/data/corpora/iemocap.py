@@ -12,7 +12,7 @@ from pathlib import Path
 
 from brainplug.data.corpora.layout import check_fold, check_layout, readable
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import DataError, nearest
 
 SESSIONS = range(1, 6)
 FOLDS = range(1, 11)
@@ -25,7 +25,9 @@ TURN = re.compile(
 
 
 def list_clips(data_folder: str, fold: int, excited: bool = False, **_: object) -> list[Clip]:
-    """Lists the angry, happy, neutral and sad turns for one of the ten folds.
+    """Lists the angry, happy, neutral and sad turns for one of the ten folds, by session and dialogue.
+
+    Their group is the speaker, their fold the one in which they are tested.
 
     Arguments
     ---------
@@ -36,21 +38,6 @@ def list_clips(data_folder: str, fold: int, excited: bool = False, **_: object) 
         tests and the man validates, in the even one the man tests. The four other sessions train.
     excited : bool
         Whether excited turns count as happy; they are left out without it.
-
-    Returns
-    -------
-    list[Clip]
-        Turns, by session and dialogue. Their group is the speaker, their fold the one in which they are tested.
-
-    Raises
-    ------
-    UsageError
-        No such folder or fold; an emotion that the corpus does not have.
-
-    Example
-    -------
-    >>> [split_of(session=2, speaker="F", test_fold=fold) for fold in (1, 3, 4)]
-    ['train', 'test', 'valid']
     """
     check_fold("IEMOCAP", fold, FOLDS)
     parts = [f"Session{session}/{part}/" for session in SESSIONS for part in ("dialog/EmoEvaluation", "sentences/wav")]
@@ -71,7 +58,7 @@ def list_clips(data_folder: str, fold: int, excited: bool = False, **_: object) 
     ]
 
 
-def _turns(folder: Path) -> Iterator[re.Match]:
+def _turns(folder: Path) -> Iterator[re.Match[str]]:
     """The rated turns of a session; what individual raters said stands on other lines."""
     with readable(folder):
         names = sorted(fnmatch.filter(os.listdir(folder), "Ses*.txt"))
@@ -82,7 +69,7 @@ def _turns(folder: Path) -> Iterator[re.Match]:
             turn = TURN.match(line)
             if turn and turn["emotion"] not in (*LABELS, *OTHER_LABELS):
                 known = nearest(turn["emotion"], (*LABELS, *OTHER_LABELS))
-                raise UsageError(
+                raise DataError(
                     f"The emotions of {path} were asked for.",
                     f"{turn['name']} has {turn['emotion']!r}.",
                     f"Take the official file, which has {known}",
@@ -92,21 +79,7 @@ def _turns(folder: Path) -> Iterator[re.Match]:
 
 
 def split_of(session: int, speaker: str, test_fold: int) -> str:
-    """Says which split a speaker is in.
-
-    Arguments
-    ---------
-    session : int
-        1 to 5.
-    speaker : str
-        ``F`` or ``M``.
-    test_fold : int
-        The fold that is tested.
-
-    Returns
-    -------
-    str
-        ``train``, ``valid`` or ``test``.
+    """The split of a speaker (``F`` or ``M``) of a session, in one of the ten folds.
 
     Example
     -------

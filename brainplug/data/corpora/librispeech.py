@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brainplug.data.corpora.layout import check_layout, readable
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 LABEL = "speech"  # of every clip: nothing is classified
 
@@ -21,7 +21,7 @@ def list_clips(
     test: Sequence[str] = ("test-clean",),
     **_: object,
 ) -> list[Clip]:
-    """Lists the utterances of some parts, with their transcripts.
+    """Lists the transcribed utterances of some parts, by part, speaker and chapter; the group is the speaker.
 
     Arguments
     ---------
@@ -30,35 +30,17 @@ def list_clips(
         ``SPEAKER-CHAPTER.trans.txt``.
     train, valid, test : Sequence[str]
         Parts that train, validate and test.
-    **_ : object
-        Options of other corpora.
-
-    Returns
-    -------
-    list[Clip]
-        Utterances by part, speaker and chapter. Their group is the speaker.
-
-    Raises
-    ------
-    UsageError
-        A part is missing, has no utterances, or a line of its transcripts is broken.
-
-    Example
-    -------
-    >>> list_clips("nowhere")
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: LibriSpeech was asked for in nowhere. ...
     """
     parts = {"train": train, "valid": valid, "test": test}
-    folder = check_layout("LibriSpeech", data_folder, [f"{part}/" for some in parts.values() for part in some])
-    return [clip for split, some in parts.items() for part in some for clip in _utterances(folder / part, split)]
+    folder = check_layout("LibriSpeech", data_folder, [f"{part}/" for names in parts.values() for part in names])
+    return [clip for split, names in parts.items() for part in names for clip in _utterances(folder / part, split)]
 
 
 def _utterances(part: Path, split: str) -> Iterator[Clip]:
     with readable(part):
         chapters = sorted(part.glob("*/*/*.trans.txt"))
     if not chapters:
-        raise UsageError(
+        raise DataError(
             f"The transcripts of {part} were asked for.",
             "There is no SPEAKER/CHAPTER/*.trans.txt.",
             "Unpack the part's archive anew",
@@ -69,9 +51,9 @@ def _utterances(part: Path, split: str) -> Iterator[Clip]:
         for number, line in enumerate(lines, start=1):
             name, _, text = line.strip().partition(" ")
             if not (name and text):
-                found = f"Line {number} is {line!r}."
-                raise UsageError(
-                    f"The transcripts of {path} were asked for.", found, "Write: the id, a space, the text"
+                problem = f"Line {number} is {line!r}."
+                raise DataError(
+                    f"The transcripts of {path} were asked for.", problem, "Write: the id, a space, the text"
                 )
             speaker = path.parent.parent.name
             yield Clip(name, str(path.with_name(f"{name}.flac")), LABEL, split, group=speaker, text=text)

@@ -1,18 +1,19 @@
-"""Data of one's own: a folder with one sub-folder a class, or a list of clips in a CSV file."""
+"""Your own data: a folder with one sub-folder a class, or a list of clips in a CSV file."""
 
 import dataclasses
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
 from brainplug.data.manifest import COLUMNS, Clip, clip_from, read_table, write_table
-from brainplug.data.protocol.folds import NINTHS, TENTHS, draw, split_of, stretch_of
-from brainplug.errors import UsageError
+from brainplug.data.protocol.folds import NINTHS, TENTHS, Stretch, draw, split_of, stretch_of
+from brainplug.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,10 @@ def list_clips(
         Holds one sub-folder a class, whose name is the label; audio may lie at any depth in it. With a manifest: where
         its relative paths begin, by default its own folder.
     manifest : str, optional
-        CSV file with the columns ``path`` and ``label`` and, where there is something to say, ``split``, ``fold``,
-        ``group``, ``start``, ``stop`` (seconds) and ``id``. Relative paths may not hold ``..``: such a list was
-        written for another folder. Absolute paths, and links, are for whoever made them to answer for.
+        CSV file with the columns ``path`` and ``label`` and, where they apply, ``split``, ``fold``, ``group``,
+        ``start``, ``stop`` (seconds) and ``id``, by default the path without its extension, or the whole path where two
+        would be equal. Relative paths may not hold ``..``: such a list was written for another folder. Absolute paths
+        and links are followed.
     fold : int, optional
         The test fold.
     folds : int
@@ -60,17 +62,7 @@ def list_clips(
     splits_file : str, optional
         Where it is written down, as a CSV that is itself a manifest.
     transcribed : bool
-        Whether the CSV has, instead of a label, what is said: the column ``text``.
-
-    Returns
-    -------
-    list[Clip]
-        The clips. Without ``id`` it is the path without extension, unless two would be the same.
-
-    Raises
-    ------
-    UsageError
-        The folder or the CSV cannot be used, or a class is too small to be in all splits.
+        Whether the CSV has transcripts in a column ``text`` instead of labels.
 
     Example
     -------
@@ -82,20 +74,21 @@ def list_clips(
     [16, 2, 2]
     """
     if transcribed and not manifest:
-        found = "A folder says nothing of what is said."
-        raise UsageError("Transcribed clips of your own were asked for.", found, "Write --manifest=clips.csv")
+        problem = "A folder says nothing of what is said."
+        raise DataError("Transcribed clips of your own were asked for.", problem, "Write --manifest=clips.csv")
     clips = _from_table(manifest, data_folder, transcribed) if manifest else _from_folders(data_folder)
+    source = manifest or data_folder or ""
     if not transcribed:
-        _check_labels(clips, manifest or data_folder)
-    _check_listed(clips, manifest or data_folder)
+        _check_labels(clips, source)
+    _check_listed(clips, source)
     if fold is not None:
         if not _is_given("fold", clips):
             clips = _drawn("fold", clips, range(1, folds + 1), seed, splits_file)
         return _rotated(clips, fold)
     if not _is_given("split", clips):
         if _is_given("fold", clips):
-            found = f"{manifest} has a column fold and no column split."
-            raise UsageError("Splits were asked for.", found, f"Write --fold={clips[0].fold}, the one to test on.")
+            problem = f"{manifest} has a column fold and no column split."
+            raise DataError("Splits were asked for.", problem, f"Write --fold={clips[0].fold}, the one to test on.")
         return _drawn("split", clips, TENTHS, seed, splits_file)
     if any(clip.split == "valid" for clip in clips):
         return clips
@@ -106,17 +99,7 @@ def list_clips(
 
 
 def given_folds(manifest: str | None) -> list[int]:
-    r"""The folds that a CSV file names.
-
-    Arguments
-    ---------
-    manifest : str, optional
-        As in `list_clips`.
-
-    Returns
-    -------
-    list[int]
-        In order; empty where there is no column ``fold``, or one that `list_clips` refuses.
+    r"""The folds in the column ``fold`` of a CSV file, in order; none without a column that `list_clips` takes.
 
     Example
     -------
@@ -127,8 +110,8 @@ def given_folds(manifest: str | None) -> list[int]:
     """
     if not manifest:
         return []
-    found = {row.get("fold", "").strip() for row in read_table(_absolute(manifest), TABLE_COLUMNS[:1])}
-    return sorted(map(int, found)) if all(text.isdecimal() for text in found) else []
+    texts = {row.get("fold", "").strip() for row in read_table(_absolute(manifest), TABLE_COLUMNS[:1])}
+    return sorted(map(int, texts)) if all(text.isdecimal() for text in texts) else []
 
 
 # Folders
@@ -136,8 +119,8 @@ def given_folds(manifest: str | None) -> list[int]:
 
 def _from_folders(data_folder: str | None) -> list[Clip]:
     if not data_folder:
-        found = "Neither a folder nor a list was given."
-        raise UsageError("Data of your own were asked for.", found, "Write --data_folder=DIR or --manifest=clips.csv")
+        problem = "Neither a folder nor a list was given."
+        raise DataError("Data of your own were asked for.", problem, "Write --data_folder=DIR or --manifest=clips.csv")
     folder = _absolute(data_folder)
     entries = _entries(folder)
     classes = [name for name in entries if os.path.isdir(os.path.join(folder, name)) and not name.startswith(".")]
@@ -158,7 +141,7 @@ def _entries(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as fault:
-        raise UsageError(
+        raise DataError(
             f"The clips in {folder} were asked for.",
             f"The folder cannot be read: {fault.strerror}.",
             "Write --data_folder=DIR, a folder that you may read",
@@ -168,11 +151,11 @@ def _entries(folder: str) -> list[str]:
 def _check_classes(folder: str, classes: Sequence[str]) -> None:
     asked = f"The sub-folders of {folder} were asked for, one a class."
     if len(classes) < 2:
-        found = f"It has {' '.join(map(repr, classes)) or 'none'}."
-        raise UsageError(asked, found, "Write --data_folder=DIR, a folder with one sub-folder a class")
+        problem = f"It has {' '.join(map(repr, classes)) or 'none'}."
+        raise DataError(asked, problem, "Write --data_folder=DIR, a folder with one sub-folder a class")
     if {name.lower() for name in classes} <= SPLIT_NAMES:
-        found = f"{', '.join(map(repr, classes))} are splits, not classes."
-        raise UsageError(asked, found, "Write --manifest=clips.csv, with the columns path, label and split")
+        problem = f"{', '.join(map(repr, classes))} are splits, not classes."
+        raise DataError(asked, problem, "Write --manifest=clips.csv, with the columns path, label and split")
 
 
 def _files_below(folder: str, name: str) -> list[str]:
@@ -186,22 +169,12 @@ def _files_below(folder: str, name: str) -> list[str]:
 
 def _raise(fault: OSError) -> None:
     """os.walk would pass over a folder that may not be read."""
-    found = f"The folder cannot be read: {fault.strerror}."
-    raise UsageError(f"The clips in {fault.filename} were asked for.", found, "Check the folder's permissions.")
+    problem = f"The folder cannot be read: {fault.strerror}."
+    raise DataError(f"The clips in {fault.filename} were asked for.", problem, "Check the folder's permissions.")
 
 
 def is_audio(path: str) -> bool:
-    """Whether a file is named as audio that soundfile reads, and is not hidden.
-
-    Arguments
-    ---------
-    path : str
-        Relative to the data folder.
-
-    Returns
-    -------
-    bool
-        By its name alone.
+    """Whether a path below the data folder is named as audio that soundfile reads, and is not hidden.
 
     Example
     -------
@@ -214,7 +187,7 @@ def is_audio(path: str) -> bool:
 
 def _check_not_empty(folder: str, empty: Sequence[str]) -> None:
     if empty:
-        raise UsageError(
+        raise DataError(
             f"The sub-folders of {folder} were asked for, one a class.",
             f"{len(empty)} hold no audio, first {', '.join(map(repr, empty[:3]))}.",
             "Put clips into them, or move them away.",
@@ -244,17 +217,19 @@ def _from_table(manifest: str, data_folder: str | None, transcribed: bool) -> li
         )
     clips = _clips_from(rows, folder, manifest)
     if clips and not any(os.path.exists(clip.path) for clip in clips):
-        found = f"None of its files exists, first {clips[0].path}; relative paths begin in {folder}."
-        raise UsageError(f"The clips of {manifest} were asked for.", found, "Write --data_folder=DIR, where they begin")
+        problem = f"None of its files exists, first {clips[0].path}; relative paths begin in {folder}."
+        raise DataError(
+            f"The clips of {manifest} were asked for.", problem, "Write --data_folder=DIR, where they begin"
+        )
     return clips
 
 
 def _check_path(number: int, path: str, manifest: str) -> None:
     asked = f"The audio of row {number} of {manifest} was asked for."
     if not path.strip():
-        raise UsageError(asked, "Its path is empty.", "Write the path of a file, or remove the row.")
+        raise DataError(asked, "Its path is empty.", "Write the path of a file, or remove the row.")
     if not os.path.isabs(path) and ".." in re.split(r"[/\\]", path):
-        raise UsageError(
+        raise DataError(
             asked,
             f"Its path {path!r} climbs out of a folder.",
             "Write paths without '..' and, as --data_folder=DIR, the folder where they begin; or absolute paths.",
@@ -287,28 +262,28 @@ def _check_labels(clips: Sequence[Clip], source: str) -> None:
     asked = f"The clips of {source} were asked for."
     for clip in clips:
         if not clip.label:
-            raise UsageError(asked, f"The clip {clip.id!r} has no label.", "Give each clip a label, or leave it out.")
+            raise DataError(asked, f"The clip {clip.id!r} has no label.", "Give each clip a label, or leave it out.")
     labels = sorted({clip.label for clip in clips})
     if len(labels) < 2:
-        found = f"There are {len(clips)} clips, with {' '.join(map(repr, labels)) or 'no label'}."
-        raise UsageError(asked, found, "Give clips of two classes or more.")
+        problem = f"There are {len(clips)} clips, with {' '.join(map(repr, labels)) or 'no label'}."
+        raise DataError(asked, problem, "Give clips of two classes or more.")
 
 
 def _check_listed(clips: Sequence[Clip], source: str) -> None:
     asked = f"The clips of {source} were asked for."
-    stretches = {}
+    stretches: dict[Stretch, Clip] = {}
     for clip in clips:
         other = stretches.setdefault(stretch_of(clip), clip)
         if other is not clip:
-            found = f"{clip.path} is listed as {other.id!r}, {other.label!r} and as {clip.id!r}, {clip.label!r}."
-            raise UsageError(asked, found, "List each clip once, with one label.")
+            problem = f"{clip.path} is listed as {other.id!r}, {other.label!r} and as {clip.id!r}, {clip.label!r}."
+            raise DataError(asked, problem, "List each clip once, with one label.")
 
 
 def _is_given(field: str, clips: Sequence[Clip]) -> bool:
     """Whether a column is filled: for all clips or for none."""
     empty = [clip for clip in clips if getattr(clip, field) in ("", None)]
     if empty and len(empty) < len(clips):
-        raise UsageError(
+        raise DataError(
             f"The column {field} was asked for.",
             f"It is empty for {len(empty)} of {len(clips)} clips, first {empty[0].id!r}.",
             f"Write the {field} of every clip, or of none.",
@@ -317,12 +292,13 @@ def _is_given(field: str, clips: Sequence[Clip]) -> bool:
 
 
 def _rotated(clips: Sequence[Clip], test_fold: int) -> list[Clip]:
-    folds = sorted({clip.fold for clip in clips})
+    fold_of = {clip.id: clip.fold for clip in clips if clip.fold is not None}
+    folds = sorted(set(fold_of.values()))
     if test_fold not in folds or len(folds) < 3:
-        found = f"There are the folds {', '.join(map(str, folds))}."
+        problem = f"There are the folds {', '.join(map(str, folds))}."
         write = f"Write --fold={folds[0]}, for one" if len(folds) >= 3 else "Give three folds or more."
-        raise UsageError(f"The fold {test_fold!r} was asked for.", found, write)
-    return [dataclasses.replace(clip, split=split_of(clip.fold, test_fold, folds)) for clip in clips]
+        raise DataError(f"The fold {test_fold!r} was asked for.", problem, write)
+    return [dataclasses.replace(clip, split=split_of(fold_of[clip.id], test_fold, folds)) for clip in clips]
 
 
 def _drawn(
@@ -337,9 +313,9 @@ def _drawn(
     how = f"seed {seed}: {', '.join(map(str, dict.fromkeys(parts)))}"
     before = {stretch_of(clip): getattr(clip, field) for clip in _read_splits(splits_file, how)}
     earlier = {stretch: part for stretch, part in before.items() if part in parts}
-    drawn = draw(clips, parts, seed, earlier)
-    drawn = [dataclasses.replace(clip, **{field: part}) for clip, part in zip(clips, drawn, strict=True)]
-    listed = [*drawn, *others]
+    drawn = zip(clips, draw(clips, parts, seed, earlier), strict=True)
+    values: Iterator[tuple[Clip, dict[str, Any]]] = ((clip, {field: part}) for clip, part in drawn)
+    listed = [*(dataclasses.replace(clip, **value) for clip, value in values), *others]
     if splits_file:
         write_table(splits_file, [*COLUMNS, "drawn"], ((*dataclasses.astuple(clip), how) for clip in listed))
     return listed

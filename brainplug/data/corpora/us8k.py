@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from brainplug.data.corpora.layout import check_fold, check_layout, path_below, without_divided_groups
 from brainplug.data.manifest import Clip, read_table
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import DataError, nearest
 
 FOLDS = range(1, 11)
 CLASSES = (
@@ -25,7 +25,9 @@ COLUMNS = ("slice_file_name", "fsID", "fold", "class")
 
 
 def list_clips(data_folder: str, fold: int, seed: int = 0, paper_code: bool = False, **_: object) -> list[Clip]:
-    """Lists the clips of one of the ten folds.
+    """Lists the clips of one of the ten folds, in the order of the table.
+
+    Their group is the source recording, unless the official folds themselves divide it.
 
     Arguments
     ---------
@@ -39,23 +41,6 @@ def list_clips(data_folder: str, fold: int, seed: int = 0, paper_code: bool = Fa
     paper_code : bool
         The published protocol has no validation set: all but the smallest recording of each class train. Nothing may
         be selected by so few clips.
-
-    Returns
-    -------
-    list[Clip]
-        Clips in the order of the table. Their group is the recording they were cut from, unless the official folds
-        themselves divide it.
-
-    Raises
-    ------
-    UsageError
-        No such folder, table, column or fold; a row of another fold or class.
-
-    Example
-    -------
-    >>> list_clips("UrbanSound8K", fold=11)
-    Traceback (most recent call last):
-    brainplug.errors.UsageError: The fold 11 was asked for. UrbanSound8K has folds 1 to 10. ...
     """
     check_fold("UrbanSound8K", fold, FOLDS)
     folder = check_layout("UrbanSound8K", data_folder, ["audio/", TABLE])
@@ -72,10 +57,10 @@ def list_clips(data_folder: str, fold: int, seed: int = 0, paper_code: bool = Fa
 def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
     name, fold, label = row["slice_file_name"], row["fold"], row["class"]
     if fold not in map(str, FOLDS):
-        raise UsageError("The official folds 1 to 10 were asked for.", f"{name} is in fold {fold!r}.", f"Mend {TABLE}.")
+        raise DataError("The official folds 1 to 10 were asked for.", f"{name} is in fold {fold!r}.", f"Mend {TABLE}.")
     if label not in CLASSES:
-        found = f"{name} is of the class {label!r}."
-        raise UsageError("The ten official classes were asked for.", found, f"Write {nearest(label, CLASSES)}")
+        problem = f"{name} is of the class {label!r}."
+        raise DataError("The ten official classes were asked for.", problem, f"Write {nearest(label, CLASSES)}")
     return Clip(
         id=name.removesuffix(".wav"),
         path=path_below(folder / "audio" / f"fold{fold}", name),

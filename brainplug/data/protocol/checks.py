@@ -12,7 +12,7 @@ import soundfile
 from tqdm import tqdm
 
 from brainplug.data.manifest import Clip, write_table
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 BLOCK_FRAMES = 2**18  # decoded at a time: hours of audio are checked in a few megabytes
 # TypeError: soundfile's for *.raw. OverflowError: a clip that starts or stops at infinity.
@@ -28,26 +28,9 @@ LOUDEST = 2.0**32  # full scale is 1; float files may hold 32-bit numbers as the
 
 @contextlib.contextmanager
 def open_clip(clip: Clip) -> Iterator[tuple[soundfile.SoundFile, int]]:
-    """Opens the file of a clip at the clip's first sample.
+    """Opens the file of a clip at the clip's first sample, and yields it with the number of frames to read.
 
-    Arguments
-    ---------
-    clip : Clip
-        What to open.
-
-    Yields
-    ------
-    tuple[soundfile.SoundFile, int]
-        The file and the number of frames to read from it.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file; soundfile would call it a system error.
-    PermissionError
-        The file may not be read.
-    ValueError
-        The clip holds no samples, or the sample rate is none that sound has.
+    A missing or forbidden file, a clip without samples and an impossible sample rate raise one of `READ_ERRORS`.
     """
     if not os.path.isfile(clip.path):
         raise FileNotFoundError("the file does not exist")
@@ -66,17 +49,7 @@ def open_clip(clip: Clip) -> Iterator[tuple[soundfile.SoundFile, int]]:
 
 
 def why_unreadable(fault: Exception) -> str:
-    """Says in a few words why a clip could not be read.
-
-    Arguments
-    ---------
-    fault : Exception
-        One of `READ_ERRORS`.
-
-    Returns
-    -------
-    str
-        The reason, without the path, which soundfile puts before it.
+    """Says in a few words why a clip could not be read, without the path, which soundfile puts before it.
 
     Example
     -------
@@ -110,10 +83,10 @@ def _check_complete(decoder_log: str, count: int, frames: int) -> None:
     if damage:
         raise ValueError(f"damaged or truncated: {damage[0].lower()}")
     sizes = [tuple(map(int, match.groups())) for match in ANNOUNCED_BYTES.finditer(decoder_log)]
-    sizes = [(announced, found) for announced, found in sizes if announced < STREAM_BYTES]
-    for announced, found in [(frames, count), *sizes]:
-        if found < TRUNCATED_BELOW * announced:
-            raise ValueError(f"truncated: {found / announced:.0%} of the announced audio is there")
+    sizes = [(announced, actual) for announced, actual in sizes if announced < STREAM_BYTES]
+    for announced, actual in [(frames, count), *sizes]:
+        if actual < TRUNCATED_BELOW * announced:
+            raise ValueError(f"truncated: {actual / announced:.0%} of the announced audio is there")
 
 
 def _fault(clip: Clip, minimum_seconds: float) -> tuple[Clip, str]:
@@ -140,24 +113,12 @@ def check_clips(
 
     Arguments
     ---------
-    clips : Sequence[Clip]
-        What to check.
     quarantine_path : str
         CSV file (id, path, reason) of the clips set aside. It is removed where there are none.
     minimum_seconds : float
-        Shortest clip that is kept.
+        Shortest clip that is used.
     max_fraction : float
-        Share of the clips that may be set aside, 0 to 1.
-
-    Returns
-    -------
-    list[Clip]
-        The clips to use, in order.
-
-    Raises
-    ------
-    UsageError
-        More than `max_fraction` of the clips cannot be used.
+        Share of the clips that may be set aside, 0 to 1; more raise a `DataError`.
     """
     good, bad = [], []
     with ThreadPool() as pool:  # libsndfile works outside the interpreter's lock
@@ -174,7 +135,7 @@ def check_clips(
             os.unlink(quarantine_path)
     if len(bad) > max_fraction * len(clips):
         examples = "; ".join(f"{path}: {reason}" for _, path, reason in bad[:3])
-        raise UsageError(
+        raise DataError(
             f"{len(clips)} clips were asked for.",
             f"{len(bad)} of them ({len(bad) / len(clips):.1%}, at most {max_fraction:.1%} may be) cannot be used, "
             f"first {examples}.",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from brainplug.data.manifest import Clip, write_manifest
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 
 SHORT = ("error", "keep")
 
@@ -18,7 +18,7 @@ def keep_examples(
     """Keeps a few training clips of each class; validation and test stay whole.
 
     The draw depends on the seed and on the training clips' ids, labels and groups alone: not on the order of the clips,
-    and on no random number that was drawn before. The fewer examples of a seed are among its more. Groups, such as
+    and on no random number that was drawn before. A smaller draw of a seed is part of a larger one. Groups, such as
     speakers or source recordings, take turns: a second clip of one comes only after one clip of each other.
 
     Arguments
@@ -34,16 +34,6 @@ def keep_examples(
     short : str
         What happens to a class with fewer clips: ``error``, or ``keep``, which keeps all that it has.
 
-    Returns
-    -------
-    list[Clip]
-        What is kept, in the given order.
-
-    Raises
-    ------
-    UsageError
-        A class has fewer training clips, or `short` is neither.
-
     Example
     -------
     >>> clips = [Clip(f"{split}{number}", "", "dog", split) for split in ("train", "test") for number in range(9)]
@@ -57,33 +47,24 @@ def keep_examples(
             of_class[clip.label].append(clip)
     _check(of_class, examples, short)
     generator = np.random.default_rng(seed)
-    kept = set()
-    for _, found in sorted(of_class.items()):
-        kept.update(clip.id for clip in (found if first else _drawn(found, generator))[:examples])
-    return [clip for clip in clips if clip.split != "train" or clip.id in kept]
+    chosen: set[str] = set()
+    for _, available in sorted(of_class.items()):
+        chosen.update(clip.id for clip in (available if first else _drawn(available, generator))[:examples])
+    return [clip for clip in clips if clip.split != "train" or clip.id in chosen]
 
 
 def write_examples(clips: Sequence[Clip], folder: str, examples: int, seed: int) -> None:
-    """Writes down which training clips were kept.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        What `keep_examples` returned.
-    folder : str
-        Where ``few_shot_<examples>_<seed>.csv``, a manifest, goes.
-    examples, seed : int, int
-        As in `keep_examples`.
-    """
-    kept = [clip for clip in clips if clip.split == "train"]
-    write_manifest(kept, os.path.join(folder, f"few_shot_{examples}_{seed}.csv"))
+    """Writes the training clips that `keep_examples` returned to ``few_shot_<examples>_<seed>.csv``, a manifest."""
+    train = [clip for clip in clips if clip.split == "train"]
+    write_manifest(train, os.path.join(folder, f"few_shot_{examples}_{seed}.csv"))
 
 
 def _drawn(clips: list[Clip], generator: np.random.Generator) -> list[Clip]:
     """Clips of one class in random order, in which groups take turns. A clip without a group is one of its own."""
     clips = sorted(clips, key=lambda clip: clip.id)
     shuffled = [clips[index] for index in generator.permutation(len(clips))]
-    seen, turns = Counter(), {}
+    seen: Counter[str] = Counter()
+    turns = {}
     for clip in shuffled:
         group = clip.group or clip.id
         turns[clip.id] = seen[group]
@@ -93,13 +74,13 @@ def _drawn(clips: list[Clip], generator: np.random.Generator) -> list[Clip]:
 
 def _check(of_class: dict[str, list[Clip]], examples: int, short: str) -> None:
     if short not in SHORT:
-        raise UsageError(
+        raise ConfigError(
             f"few_shot_short {short!r} was asked for.", "There is no such way.", "Write --few_shot_short=error or keep"
         )
-    lacking = {label: len(found) for label, found in sorted(of_class.items()) if len(found) < examples}
+    lacking = {label: len(available) for label, available in sorted(of_class.items()) if len(available) < examples}
     if lacking and short == "error":
         label, count = next(iter(lacking.items()))
-        raise UsageError(
+        raise ConfigError(
             f"{examples} training clips of each class were asked for.",
             f"The class {label!r} has {count}; classes with too few: {len(lacking)}.",
             f"Write --few_shot={min(lacking.values())} or less, or --few_shot_short=keep to keep all that there are",

@@ -1,4 +1,4 @@
-"""Splits and folds of data that came without: stratified by class, whole groups, seeded."""
+"""Splits and folds of data without any: stratified by class, whole groups, seeded."""
 
 import itertools
 import warnings
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 
 TENTHS = ("test", "valid", *["train"] * 8)
 NINTHS = ("valid", *["train"] * 8)  # of what trains, where validation is carved out of it
@@ -18,21 +18,7 @@ Stretch = tuple[str, float | None, float | None]
 
 
 def split_of(fold: int, test_fold: int, folds: Sequence[int]) -> str:
-    """Says which split a fold is in, when one tests, the one before it validates and the others train.
-
-    Arguments
-    ---------
-    fold : int
-        The fold of a clip.
-    test_fold : int
-        The fold that tests.
-    folds : Sequence[int]
-        All folds, in order. The last one is before the first.
-
-    Returns
-    -------
-    str
-        ``train``, ``valid`` or ``test``.
+    """The split of a fold: one tests, the one before it validates (before the first is the last), the others train.
 
     Example
     -------
@@ -44,17 +30,7 @@ def split_of(fold: int, test_fold: int, folds: Sequence[int]) -> str:
 
 
 def group_of(clip: Clip) -> str:
-    """Says which clips are drawn together with a clip.
-
-    Arguments
-    ---------
-    clip : Clip
-        The clip.
-
-    Returns
-    -------
-    str
-        Its group; where it has none, its file: the parts of one recording are alike.
+    """Names what is drawn together with a clip: its group or, without one, its file, whose parts are alike.
 
     Example
     -------
@@ -65,23 +41,7 @@ def group_of(clip: Clip) -> str:
 
 
 def stretch_of(clip: Clip) -> Stretch:
-    """Says which audio a clip is, whatever its id.
-
-    Arguments
-    ---------
-    clip : Clip
-        The clip.
-
-    Returns
-    -------
-    Stretch
-        Its file, start and stop.
-
-    Example
-    -------
-    >>> stretch_of(Clip("a", "a.wav", "dog")) == stretch_of(Clip("b", "a.wav", "cat"))
-    True
-    """
+    """The audio of a clip, whatever its id: file, start and stop."""
     return clip.path, clip.start, clip.stop
 
 
@@ -91,31 +51,19 @@ def draw(
     seed: int,
     earlier: Mapping[Stretch, str | int] | None = None,
 ) -> list[str | int]:
-    """Draws which part of the data each clip is in.
+    """Draws the part of the data that each clip is in.
 
     The classes are shared out evenly, groups stay whole (`group_of`), and every class is in every part. The draw
     depends on the seed and on ids, labels and groups, not on the order of the clips.
 
     Arguments
     ---------
-    clips : Sequence[Clip]
-        The clips.
     parts : Sequence[str | int]
-        Names of parts of equal size. What has one name is joined: `TENTHS` gives 80, 10 and 10 %.
+        Names of parts of equal size. Parts of one name are joined: `TENTHS` gives 80, 10 and 10 %.
     seed : int
         Of the draw.
     earlier : Mapping[Stretch, str | int], optional
         What was drawn before, by `stretch_of`. It stays, and what has joined its groups follows them.
-
-    Returns
-    -------
-    list[str | int]
-        The part of each clip.
-
-    Raises
-    ------
-    UsageError
-        A class is too small, or a group was in two parts before.
 
     Example
     -------
@@ -134,7 +82,7 @@ def draw(
         part_of = {**_draw_once(clips, parts, (seed + attempt) % 2**32), **settled}
         if _spread(part_of, labels_of, set(settled), parts) or settled:
             return [part_of[group_of(clip)] for clip in clips]
-    raise UsageError(
+    raise DataError(
         f"Every class in each of {_listed(parts)} was asked for.",
         f"{DRAWS} draws of whole groups found no way to it.",
         "Write a CSV with the column split, or smaller groups.",
@@ -153,7 +101,7 @@ def _check_sizes(clips: Sequence[Clip], labels_of: Mapping[str, set[str]], parts
     if small:
         of_groups = f", in {groups[small[0]]} groups or files" if groups[small[0]] < sizes[small[0]] else ""
         others = f", and {len(small) - 1} more classes have too few" if small[1:] else ""
-        raise UsageError(
+        raise DataError(
             f"Every class in each of {_listed(parts)} was asked for, in whole groups.",
             f"The class {small[0]!r} has {sizes[small[0]]} clips{of_groups}{others}.",
             f"Add clips until there are {needed} of different groups, leave the class out, or write a CSV with the "
@@ -163,11 +111,11 @@ def _check_sizes(clips: Sequence[Clip], labels_of: Mapping[str, set[str]], parts
 
 def _settled(clips: Sequence[Clip], earlier: Mapping[Stretch, str | int]) -> dict[str, str | int]:
     """The groups that were drawn before, and their parts."""
-    settled = {}
+    settled: dict[str, str | int] = {}
     for clip in clips:
         part = earlier.get(stretch_of(clip))
         if part is not None and settled.setdefault(group_of(clip), part) != part:
-            raise UsageError(
+            raise DataError(
                 "The splits that were drawn before were asked for.",
                 f"The {group_of(clip)} was in {settled[group_of(clip)]} and {part} then.",
                 "Write another --output_folder: the groups have changed since.",

@@ -1,4 +1,4 @@
-"""What stands in two splits: files, contents, groups. And a sample that has something of each class and split."""
+"""Finds what is in two splits: files, contents, groups. And draws a sample with something of each class and split."""
 
 import hashlib
 import os
@@ -18,19 +18,7 @@ BEGINNING = 2**16  # bytes: few files that differ have these in common, so few a
 
 
 def in_two_splits(clips: Sequence[Clip], shared: Callable[[Clip], Hashable]) -> dict[Hashable, list[Clip]]:
-    """Finds what clips of several splits have in common.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits.
-    shared : Callable[[Clip], Hashable]
-        What must not stand in two splits, such as a clip's group; empty or None where there is none.
-
-    Returns
-    -------
-    dict[Hashable, list[Clip]]
-        The clips of each value that stands in more than one split.
+    """The clips of each value, such as a group, that is in more than one split; empty values do not count.
 
     Example
     -------
@@ -38,24 +26,14 @@ def in_two_splits(clips: Sequence[Clip], shared: Callable[[Clip], Hashable]) -> 
     >>> list(in_two_splits(clips, lambda clip: clip.group))
     ['Rex']
     """
-    found = defaultdict(list)
+    sharing = defaultdict(list)
     for clip in clips:
-        found[shared(clip)].append(clip)
-    return {value: some for value, some in found.items() if value and len({clip.split for clip in some}) > 1}
+        sharing[shared(clip)].append(clip)
+    return {value: alike for value, alike in sharing.items() if value and len({clip.split for clip in alike}) > 1}
 
 
 def overlap(clips: Sequence[Clip]) -> bool:
-    """Says whether clips of one file share audio, those of one split left aside.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Parts of one file.
-
-    Returns
-    -------
-    bool
-        Whether a stretch of it stands in two splits.
+    """Whether clips of one file that are in different splits share audio.
 
     Example
     -------
@@ -78,20 +56,10 @@ def _stop(clip: Clip) -> float:
 
 
 def same_content(clips: Sequence[Clip], decode: bool = False) -> list[list[Clip]]:
-    """Finds clips of several splits whose files differ in name alone.
+    """Finds clips of several splits whose files differ in name alone; files that cannot be read are left out.
 
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits.
-    decode : bool
-        Compares the decoded samples of clips whose durations are known and equal, instead of the bytes of files: it
-        sees the same audio in another format too, and takes longer.
-
-    Returns
-    -------
-    list[list[Clip]]
-        Clips with the same content, from two files or more. Files that cannot be read are left out.
+    With `decode` it compares the decoded samples of clips whose durations are known and equal, instead of the bytes of
+    files: it finds the same audio in another format too, and takes longer.
 
     Example
     -------
@@ -102,17 +70,17 @@ def same_content(clips: Sequence[Clip], decode: bool = False) -> list[list[Clip]
     >>> [clip.id for clip in same]
     ['a', 'b']
     """
-    # Each measure takes longer than the one before it and looks at what that one could not tell apart.
-    measures = (_duration, _hash_of_samples) if decode else (_size, _hash_of_beginning, _hash_of_bytes)
+    # Each function takes longer than the one before it and compares what that one could not tell apart.
+    functions = (_duration, _hash_of_samples) if decode else (_size, _hash_of_beginning, _hash_of_bytes)
     suspects = clips if decode else list({(clip.path, clip.split): clip for clip in clips}.values())
     alike = {}
     with ThreadPool() as pool:
-        for measure in measures:
-            values = pool.imap(measure, suspects, chunksize=16)
+        for function in functions:
+            values = pool.imap(function, suspects, chunksize=16)
             shown = tqdm(values, total=len(suspects), desc="Comparing files", unit="clip", disable=not suspects)
             alike = in_two_splits(suspects, dict(zip(suspects, shown, strict=True)).get)
-            suspects = [clip for some in alike.values() for clip in some]
-    return [some for some in alike.values() if len({clip.path for clip in some}) > 1]
+            suspects = [clip for same in alike.values() for clip in same]
+    return [same for same in alike.values() if len({clip.path for clip in same}) > 1]
 
 
 def _duration(clip: Clip) -> float | None:
@@ -150,21 +118,7 @@ def _hash_of_samples(clip: Clip) -> str | None:
 
 
 def draw_sample(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:
-    """Draws clips from all classes and splits in turn, so that a small sample has something of each.
-
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        Clips of all splits.
-    count : int
-        How many are wanted; all where there are fewer.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    list[Clip]
-        The sample.
+    """Draws `count` clips from all classes and splits in turn, so that a small sample has something of each.
 
     Example
     -------
@@ -173,7 +127,8 @@ def draw_sample(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:
     ['common', 'rare']
     """
     shuffled = [clips[index] for index in np.random.default_rng(seed).permutation(len(clips))]
-    taken, turns = Counter(), []
+    taken: Counter[tuple[str, str]] = Counter()
+    turns = []
     for clip in shuffled:
         turns.append(taken[clip.label, clip.split])
         taken[clip.label, clip.split] += 1

@@ -1,17 +1,18 @@
 """From a corpus to its checked manifest on disk, made once."""
 
-import dataclasses
 import hashlib
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
+from typing import Any
 
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.protocol.checks import check_clips
 from brainplug.data.protocol.splits import SPLITS, check_splits
-from brainplug.errors import UsageError
+from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -33,28 +34,14 @@ def prepare_manifest(
 
     Arguments
     ---------
-    list_clips : Callable[..., list[Clip]]
-        A corpus: returns its clips with their splits.
     manifest_folder : str
-        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and ``quarantine.csv`` go.
-    minimum_seconds : float
-        Shortest clip that is kept.
-    max_fraction : float
-        Share of the clips that may be set aside, 0 to 1.
+        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and ``quarantine.csv`` are written.
+    minimum_seconds, max_fraction : float
+        As in `check_clips`.
     trained : bool
-        Whether a model was trained on the manifest that is there: another one does not take its place then.
+        Whether a model was trained on the manifest that is there; it is not replaced by another one then.
     **arguments : object
-        What `list_clips` takes.
-
-    Returns
-    -------
-    list[Clip]
-        The clips to use.
-
-    Raises
-    ------
-    UsageError
-        The corpus, its clips or its splits cannot be used, or are others than a model was trained on.
+        Those of `list_clips`.
     """
     listed = list_clips(**arguments)
     check_splits(listed)  # before the audio is decoded, which takes minutes
@@ -79,12 +66,10 @@ def prepare_manifest(
 
 
 def _check_unchanged(clips: Sequence[Clip], manifest_path: str) -> None:
-    """A trained model may have heard what tests now, and its results would count clips that it never heard."""
-    before, now = (
-        {dataclasses.replace(clip, path="") for clip in some} for some in (read_manifest(manifest_path), clips)
-    )
+    """Refuses other clips: a model may have been trained on what tests now."""
+    before, now = ({replace(clip, path="") for clip in listed} for listed in (read_manifest(manifest_path), clips))
     if before != now:
-        raise UsageError(
+        raise DataError(
             f"The clips of {manifest_path} were asked for again.",
             f"They changed after a model was trained on them: {len(before - now)} are gone or otherwise, "
             f"{len(now - before)} are new.",
@@ -101,7 +86,7 @@ def _signature(clips: Sequence[Clip]) -> str:
             state = (status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):
             state = None  # check_clips says why
-        digest.update(ascii((dataclasses.astuple(clip), state)).encode())
+        digest.update(ascii((astuple(clip), state)).encode())
     return digest.hexdigest()
 
 
@@ -113,7 +98,7 @@ def _file_hash(path: str) -> str | None:
         return None
 
 
-def _read_record(path: str) -> dict | None:
+def _read_record(path: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
@@ -128,7 +113,7 @@ def _log_summary(clips: Sequence[Clip], quarantined: int, path: str) -> None:
         here = [clip for clip in clips if clip.split == split]
         sizes = Counter(clip.label for clip in here).most_common()
         (largest, most), (smallest, fewest) = sizes[0], sizes[-1]
-        hours = sum(clip.duration for clip in here) / 3600
+        hours = sum(clip.duration or 0.0 for clip in here) / 3600
         extremes = f"{smallest} ({fewest}), {largest} ({most})"
         lines.append(f"{split:<6} {len(here):>7} {len(sizes):>8} {hours:>7.2f}  {extremes}")
     logger.info("%s: %d quarantined\n%s", path, quarantined, "\n".join(lines))

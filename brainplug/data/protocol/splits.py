@@ -1,10 +1,10 @@
-"""Splits that can be trained on and that share nothing: names, ids, classes, groups, stretches of audio."""
+"""Checks splits: their names, ids, classes, and that groups and stretches of audio are in one split each."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError, nearest
+from brainplug.errors import DataError, nearest
 
 SPLITS = ("train", "valid", "test")
 
@@ -12,22 +12,14 @@ SPLITS = ("train", "valid", "test")
 def check_splits(clips: Sequence[Clip]) -> None:
     """Refuses splits that cannot be trained on, or that leak from one into another.
 
-    Arguments
-    ---------
-    clips : Sequence[Clip]
-        All clips, with their splits.
-
-    Raises
-    ------
-    UsageError
-        An empty or unknown split, a class in one split only or not in train, an id that occurs twice, a group or a
-        stretch of audio in two splits.
+    Those are empty or unknown splits, a class in one split only or not in train, an id that occurs twice, a group or a
+    stretch of audio in two splits.
 
     Example
     -------
     >>> check_splits([Clip(split, f"{split}.wav", "dog", split, group="Rex") for split in SPLITS])
     Traceback (most recent call last):
-    brainplug.errors.UsageError: ... The group 'Rex' is in train and valid. ...
+    brainplug.errors.DataError: ... The group 'Rex' is in train and valid. ...
     """
     _check_split_names(clips)
     _check_ids(clips)
@@ -41,17 +33,17 @@ def _check_split_names(clips: Sequence[Clip]) -> None:
     counts = Counter(clip.split for clip in clips)
     for split, count in counts.items():
         if split not in SPLITS:
-            raise UsageError(asked, f"{count} clips are in {split!r}.", f"Write {nearest(split, SPLITS)}.")
+            raise DataError(asked, f"{count} clips are in {split!r}.", f"Write {nearest(split, SPLITS)}.")
     for split in SPLITS:
         if not counts[split]:
-            raise UsageError(asked, f"The split {split} is empty.", f"Put clips into {split}.")
+            raise DataError(asked, f"The split {split} is empty.", f"Put clips into {split}.")
 
 
 def _check_ids(clips: Sequence[Clip]) -> None:
     twice = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if twice:
-        found = f"{len(twice)} ids occur more than once, first {', '.join(map(repr, twice[:3]))}."
-        raise UsageError("Clips with one id each were asked for.", found, "Give each clip its own id.")
+        problem = f"{len(twice)} ids occur more than once, first {', '.join(map(repr, twice[:3]))}."
+        raise DataError("Clips with one id each were asked for.", problem, "Give each clip its own id.")
 
 
 def _check_classes(clips: Sequence[Clip]) -> None:
@@ -60,7 +52,7 @@ def _check_classes(clips: Sequence[Clip]) -> None:
         splits_of[clip.label].add(clip.split)
     for label, splits in sorted(splits_of.items()):
         if len(splits) == 1 or "train" not in splits:
-            raise UsageError(
+            raise DataError(
                 "Classes that are trained and tested were asked for.",
                 f"The class {label!r} occurs in {' and '.join(sorted(splits))} only.",
                 "Put clips of it into train and another split, or leave the class out.",
@@ -68,7 +60,7 @@ def _check_classes(clips: Sequence[Clip]) -> None:
 
 
 def _check_groups(clips: Sequence[Clip]) -> None:
-    split_of = {}
+    split_of: dict[str, str] = {}
     for clip in clips:
         if clip.group and split_of.setdefault(clip.group, clip.split) != clip.split:
             raise _leak(f"The group {clip.group!r} is in {split_of[clip.group]} and {clip.split}.")
@@ -76,7 +68,7 @@ def _check_groups(clips: Sequence[Clip]) -> None:
 
 def _check_overlaps(clips: Sequence[Clip]) -> None:
     """Sweeps over each file in the order of the clips' starts."""
-    furthest = {}  # of one file: split -> last second that it reaches so far
+    furthest: dict[str, float] = {}  # of one file: split -> last second that it reaches so far
     path = None
     for clip in sorted(clips, key=lambda clip: (clip.path, clip.start or 0.0)):
         if clip.path != path:
@@ -88,5 +80,5 @@ def _check_overlaps(clips: Sequence[Clip]) -> None:
         furthest[clip.split] = max(stop, furthest.get(clip.split, 0.0))
 
 
-def _leak(found: str) -> UsageError:
-    return UsageError("Splits that share nothing were asked for.", found, "Put all of it into one split.")
+def _leak(problem: str) -> DataError:
+    return DataError("Splits that share nothing were asked for.", problem, "Put all of it into one split.")
