@@ -12,33 +12,26 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError
 
 SYNCHRONOUS_OUTPUT = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when the phrase is spoken
 UTF8_TEXT = 1  # espeakCHARS_UTF8
 RATE_PARAMETER, PITCH_PARAMETER = 1, 3  # espeakRATE in words a minute, espeakPITCH from 0 to 100
-PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS: tells when which phone begins
+PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS: an event where each phone begins
 LIST_END, PHONEME = 0, 7  # espeakEVENT_LIST_TERMINATED, espeakEVENT_PHONEME
 MAX_SAMPLE = 32768.0  # 16-bit samples to [-1, 1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One synthetic speaker: an accent of English and a voice variant.
+    """One synthetic speaker: a voice variant, such as ``f3``, with an accent of English, an espeak-ng language.
 
-    Arguments
-    ---------
-    variant : str
-        Name of the espeak-ng voice variant, such as ``f3`` or ``adam``. It makes the speaker.
-    accent : str
-        Name of the espeak-ng language, such as ``en-us``.
-    pitch : int
-        Base pitch, 0 to 100.
-    rate : int
-        Speed in words a minute.
+    `pitch` is from 0 to 100, `rate` in words a minute.
 
     Example
     -------
@@ -53,7 +46,7 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """The name under which espeak-ng knows the voice."""
+        """espeak-ng's name of the voice."""
         return f"{self.accent}+{self.variant}"
 
 
@@ -79,7 +72,7 @@ _CALLBACK_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), 
 def _library() -> tuple[ctypes.CDLL, int]:
     """Loads and initialises espeak-ng once a process; returns it with its sample rate in Hz."""
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise UsageError(
+        raise ConfigError(
             "Spoken audio was asked for.",
             "The package espeakng-loader, which carries espeak-ng, is not installed.",
             "Write: pip install 'brainplug[demo]'",
@@ -98,12 +91,7 @@ def _library() -> tuple[ctypes.CDLL, int]:
 
 @functools.cache
 def voice_variants() -> frozenset[str]:
-    """The voice variants that espeak-ng has.
-
-    Returns
-    -------
-    frozenset[str]
-        Their names.
+    """The names of espeak-ng's voice variants.
 
     Example
     -------
@@ -116,24 +104,7 @@ def voice_variants() -> frozenset[str]:
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    """Speaks a phrase.
-
-    Arguments
-    ---------
-    text : str
-        What to say.
-    voice : Voice
-        Who says it, how fast and how high.
-
-    Returns
-    -------
-    tuple[np.ndarray, int]
-        Samples in [-1, 1), float32, ``[time]``, and their rate in Hz.
-
-    Raises
-    ------
-    ValueError
-        espeak-ng has no such voice.
+    """Speaks a phrase: float32 samples ``[time]`` in [-1, 1), and their rate in Hz.
 
     Example
     -------
@@ -146,25 +117,9 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 
 
 def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[float, str]], int]:
-    """Speaks a phrase and tells when each phone begins.
+    """Speaks a phrase: samples as in `speak`, the start of each phone in seconds with its name, and the rate.
 
-    Arguments
-    ---------
-    text : str
-        What to say.
-    voice : Voice
-        Who says it, how fast and how high.
-
-    Returns
-    -------
-    tuple[np.ndarray, list[tuple[float, str]], int]
-        Samples as in `speak`; for each phone its start in seconds and espeak-ng's name of it, which begins
-        with _ for a pause; the rate in Hz.
-
-    Raises
-    ------
-    ValueError
-        espeak-ng has no such voice.
+    Names of pauses begin with _. A voice that espeak-ng does not have raises a ValueError.
 
     Example
     -------
@@ -176,7 +131,7 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
     pieces: list[np.ndarray] = []
     phones: list[tuple[float, str]] = []
 
-    def collect(samples: ctypes.Array, count: int, events: ctypes.Array) -> int:
+    def collect(samples: Any, count: int, events: Any) -> int:
         if count > 0:
             pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         at = 0
@@ -186,7 +141,7 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
             at += 1
         return 0  # go on
 
-    callback = _CALLBACK_TYPE(collect)  # kept in a name: espeak-ng calls it while this function runs
+    callback = _CALLBACK_TYPE(collect)  # has a name, so that it lives while espeak-ng calls it
     library.espeak_SetSynthCallback(callback)
     # espeak-ng itself takes an unknown variant for its default voice.
     if voice.variant not in voice_variants() or library.espeak_SetVoiceByName(voice.name.encode()) != 0:
@@ -200,12 +155,7 @@ def speak_with_phones(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[f
 
 
 def espeak_version() -> str:
-    """Version of espeak-ng.
-
-    Returns
-    -------
-    str
-        Such as 1.52.0.
+    """The version of espeak-ng, such as 1.52.0.
 
     Example
     -------
@@ -217,23 +167,11 @@ def espeak_version() -> str:
     return library.espeak_Info(None).decode()
 
 
-def in_fresh_process(function: Callable, *arguments: object) -> object:
-    """Runs a function in a new process.
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """Runs a function, defined at the top of a module, in a new process.
 
     espeak-ng carries state from one phrase to the next, so that the samples of a phrase depend on all that was spoken
     before it. In a new process the same phrases in the same order give the same samples, bit for bit.
-
-    Arguments
-    ---------
-    function : Callable
-        A function at the top of a module.
-    *arguments : object
-        Its arguments.
-
-    Returns
-    -------
-    object
-        What it returns.
 
     Example
     -------

@@ -24,12 +24,12 @@ from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError, DataError
 from brainplug.synthetic.espeak import Voice, espeak_version, in_fresh_process, speak
 from brainplug.synthetic.spoken_phrases import PHRASES
 
-# Whoever changes phrasings, voices or anything else that is heard raises the version: it names the cache folder and
-# seeds the draws.
+# A change of phrasings, voices or anything else in the audio raises the version: it names the cache folder and seeds
+# the draws.
 CORPUS_VERSION = 2
 CLIPS_PER_INTENT = {"train": 60, "valid": 10, "test": 20}
 SAMPLE_RATE = 16000  # Hz
@@ -57,7 +57,7 @@ VOICES = {"train": TRAIN_VOICES, "valid": VALID_VOICES, "test": TEST_VOICES}
 
 @dataclass(frozen=True)
 class Command:
-    """What is said in one clip, by whom, and how. Its fields are columns of the lists."""
+    """The phrase of a clip, its speaker and manner. Its fields are columns of the lists."""
 
     path: str
     split: str
@@ -70,41 +70,18 @@ class Command:
 
 
 def list_clips(data_folder: str | None = None, **_: object) -> list[Clip]:
-    """Lists the clips of the spoken corpus, which is made first where it does not exist.
+    """Lists the clips of the spoken corpus, which is made first where it does not exist. Their group is the speaker.
 
-    Arguments
-    ---------
-    data_folder : str | None
-        Where the corpus is or is to be. None: ``spoken-<version>`` in the folder that the environment variable
-        BRAINPLUG_CACHE names, or else in ``~/.cache/brainplug``.
-    **_ : object
-        Options of other corpora, such as a fold, of which this one has none.
-
-    Returns
-    -------
-    list[Clip]
-        The clips of the splits ``train``, ``valid`` and ``test``; the group of a clip is its speaker.
-
-    Raises
-    ------
-    UsageError
-        The corpus does not exist, and it cannot be made: espeakng-loader is not installed, or the folder holds
-        something else or cannot be written.
-
-    Example
-    -------
-    >>> clips = list_clips()  # doctest: +SKIP
-    >>> {clip.group for clip in clips if clip.split == "test"} == set(TEST_VOICES)  # doctest: +SKIP
-    True
+    `data_folder` is by default ``spoken-<version>`` in ``$BRAINPLUG_CACHE``, or in ``~/.cache/brainplug``.
     """
     folder = Path(data_folder).expanduser() if data_folder else _default_folder()
     if not (folder / "corpus.json").exists():
         _make(folder, CLIPS_PER_INTENT)
-    found = json.loads((folder / "corpus.json").read_text()).get("version")
-    if found != CORPUS_VERSION:
-        raise UsageError(
+    version = json.loads((folder / "corpus.json").read_text()).get("version")
+    if version != CORPUS_VERSION:
+        raise DataError(
             f"The spoken corpus, version {CORPUS_VERSION}, was asked for.",
-            f"{folder} holds version {found}.",
+            f"{folder} holds version {version}.",
             "Write --data_folder= and a folder that does not exist yet, or leave the flag out",
         )
     return [clip for split in CLIPS_PER_INTENT for clip in _read_list(folder, split)]
@@ -132,14 +109,14 @@ def _read_list(folder: Path, split: str) -> Iterator[Clip]:
 def _make(folder: Path, clips_per_intent: dict[str, int]) -> None:
     """Makes the corpus in a temporary folder beside its own and renames that when all is there."""
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(
+        raise DataError(
             f"The spoken corpus was asked for in {folder}.",
             "Something else is there, and no corpus.json.",
             "Write --data_folder= and a folder that does not exist yet, or leave the flag out; for clips of your own "
             "write --dataset=own",
         )
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise UsageError(
+        raise ConfigError(
             "The spoken corpus was asked for.",
             "It is not made yet, and the package espeakng-loader, which speaks it, is not installed.",
             "Write: pip install 'brainplug[demo]'",
@@ -151,7 +128,7 @@ def _make(folder: Path, clips_per_intent: dict[str, int]) -> None:
             in_fresh_process(_record_corpus, made, clips_per_intent)
             _rename_unless_made(made, folder)
     except OSError as error:
-        raise UsageError(
+        raise DataError(
             f"The spoken corpus was asked for in {folder}.",
             f"It cannot be made there: {error}.",
             "Write --data_folder= and a folder in a place that you may write to",
@@ -168,7 +145,7 @@ def _rename_unless_made(made: Path, folder: Path) -> None:
 
 
 def _record_corpus(folder: Path, clips_per_intent: dict[str, int]) -> None:
-    """Speaks and writes all clips, the lists and corpus.json. espeak-ng wants a process of its own for it."""
+    """Speaks and writes all clips, the lists and corpus.json; see `in_fresh_process`."""
     torch.set_num_threads(1)  # for phrases as short as these more threads only wait for one another
     generator = np.random.default_rng(CORPUS_VERSION)
     digest = hashlib.sha256()
@@ -196,7 +173,7 @@ def _record_corpus(folder: Path, clips_per_intent: dict[str, int]) -> None:
 
 def _draw_commands(clips_per_intent: dict[str, int], generator: np.random.Generator) -> list[Command]:
     """Draws the commands: phrasings in turn, the rest by chance."""
-    commands = []
+    commands: list[Command] = []
     for split, count in clips_per_intent.items():
         for intent, i in itertools.product(PHRASES, range(count)):
             command = Command(

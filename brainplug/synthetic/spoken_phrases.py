@@ -1,4 +1,4 @@
-"""What is said in the spoken corpus: 31 intents and their phrasings. Whoever changes one raises CORPUS_VERSION."""
+"""The phrases of the spoken corpus: 31 intents and their phrasings. A change of a phrase raises CORPUS_VERSION."""
 
 ROOMS = {"bedroom": ("bedroom",), "kitchen": ("kitchen",), "washroom": ("washroom", "bathroom")}
 ROOM_PHRASES = {  # action and object -> phrasings, in which {room} stands for a name of the room
@@ -239,12 +239,7 @@ PHRASES: dict[str, list[str]] = {  # intent (action, object, place) -> phrasings
 
 
 def phrase_words() -> set[str]:
-    """Lists the words of the corpus, which pre-training for the demo leaves out.
-
-    Returns
-    -------
-    set[str]
-        All words of all phrasings, in lower case.
+    """All words of all phrasings, in lower case; pre-training for the demo leaves them out.
 
     Example
     -------

@@ -52,7 +52,8 @@ def path_below(folder: Path, name: str) -> str:
     """Joins a corpus's folder and a file's name in its table; a name with ``..`` raises a `DataError`."""
     if ".." in re.split(r"[/\\]", name):
         problem = f"Their table names {name!r}, which climbs out of it."
-        raise DataError(f"The files in {folder} were asked for.", problem, "Write paths without '..', or take the official table.")
+        write = "Write paths without '..', or take the official table."
+        raise DataError(f"The files in {folder} were asked for.", problem, write)
     return str(folder / name)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -29,12 +30,13 @@ from brainplug.synthetic.sound.words import ACCENTS, MADE_UP, made_up_words, pho
 
 PLAYING_RATES = range(19000, 26500, 500)  # Hz that 22,050 are taken for: shorter and longer vocal tracts
 SHORTEST = 800  # samples; shorter clips are no sound
+T = TypeVar("T")
 CHUNK = 250  # clips that one process makes before it ends, so that espeak-ng starts afresh at known clips
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one clip is made of: `kind` is word, event or file; `what` the words, event names or the file's path."""
+    """The content of a clip: `kind` is word, event or file; `what` the words, event names or the file's path."""
 
     number: int
     kind: str
@@ -52,30 +54,22 @@ def plan_corpus(
     known: tuple[int, int] = (1, 2),
     made_up: tuple[int, int] = (0, 2),
 ) -> tuple[list[Plan], list[str]]:
-    """Decides what every clip of the corpus is made of.
+    """Draws the content of every clip of a corpus, and names the packages of recordings that are missing.
 
     Arguments
     ---------
-    spoken_clips : int
-        Number of clips with spoken words.
-    event_clips : int
-        Number of clips with synthetic sound events.
+    spoken_clips, event_clips : int
+        Numbers of clips with spoken words and with synthetic sound events.
     recordings_folder : str
         Where the packages of `packages.yaml` are installed.
-    seed : int
-        The run's seed.
     recordings : int, optional
-        Number of recordings, which are drawn; None: all. A long one makes several clips.
+        Number of recordings, which are drawn; by default all. A long one makes several clips.
     known, made_up : tuple[int, int]
         How many words of the vocabulary, and how many made-up ones, a spoken clip has: at least and at most.
-
-    Returns
-    -------
-    tuple[list[Plan], list[str]]
-        One plan a clip, and the packages that are missing.
     """
     draw = np.random.default_rng(seed)
-    words, plans = np.array(vocabulary()), []
+    words = np.array(vocabulary())
+    plans: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
     others = np.array(made_up_words(MADE_UP, draw) if spoken_clips else [])
     for _ in range(spoken_clips):
         chosen = draw.choice(words, draw.integers(*known, endpoint=True), replace=False)
@@ -128,26 +122,13 @@ def _say(words: tuple[str, ...], draw: np.random.Generator) -> tuple[np.ndarray,
 def make_clip(
     plan: Plan, draw: np.random.Generator, padded_share: float = 0.5, noisy_share: float = 0.5
 ) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Makes one clip's sound.
+    """Makes a clip: a waveform ``[time]`` of 16 kHz and at most 4 s, and the second at which each phone begins.
 
-    Arguments
-    ---------
-    plan : Plan
-        What the clip is made of.
-    draw : np.random.Generator
-        The source of all chance.
-    padded_share : float
-        Share of the clips that are filled up with silence to 4 s.
-    noisy_share : float
-        Share of the clips to which white noise is added.
-
-    Returns
-    -------
-    tuple[np.ndarray, list[tuple[float, str]]]
-        Waveform ``[time]``, 16 kHz, at most 4 s, empty where a file cannot be read; and when each phone begins, in
-        seconds.
+    The waveform is empty if a file cannot be read. `padded_share` of the clips are padded with silence to 4 s, and
+    white noise is added to `noisy_share` of them.
     """
-    longest, phones = int(SECONDS * SAMPLE_RATE), []
+    longest = int(SECONDS * SAMPLE_RATE)
+    phones: list[tuple[float, str]] = []
     if plan.kind == "word":
         waveform, phones = _say(plan.what, draw)
     elif plan.kind == "file":
@@ -168,17 +149,7 @@ def make_clip(
 
 
 def is_sound(waveform: np.ndarray) -> bool:
-    """Whether a clip can be used.
-
-    Arguments
-    ---------
-    waveform : np.ndarray
-        ``[time]``.
-
-    Returns
-    -------
-    bool
-        False for one that is empty or nearly so, and for one that is not finite.
+    """Whether a clip is finite and long enough to be used.
 
     Example
     -------
@@ -188,22 +159,10 @@ def is_sound(waveform: np.ndarray) -> bool:
     return len(waveform) >= SHORTEST and bool(np.isfinite(waveform).all())
 
 
-def make_chunks(function: Callable, plans: list[Plan], *settings: object) -> Iterator[tuple[list[Plan], object]]:
-    """Makes clips in as many processes as there are processors; their number changes no clip.
+def make_chunks(function: Callable[..., T], plans: list[Plan], *settings: object) -> Iterator[tuple[list[Plan], T]]:
+    """Makes clips in as many processes as there are processors, whose number changes no clip; yields plans and results.
 
-    Arguments
-    ---------
-    function : Callable
-        A function at the top of a module: it takes a list of plans and the settings.
-    plans : list[Plan]
-        What is made.
-    *settings : object
-        Its other arguments.
-
-    Yields
-    ------
-    tuple[list[Plan], object]
-        Some of the plans, in order, and what the function returned for them.
+    `function`, defined at the top of a module, takes a list of plans and the settings.
     """
     chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
     context = multiprocessing.get_context("spawn")

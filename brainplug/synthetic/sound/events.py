@@ -3,50 +3,54 @@
 All of them return a waveform ``[time]`` at 16 kHz with a peak of about 1. Nothing here is recorded.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import signal
 
 SAMPLE_RATE = 16000
+Draw = np.random.Generator
+Wave = np.ndarray  # [time]
 
 
-def _time(seconds: float) -> np.ndarray:
+def _time(seconds: float) -> Wave:
     return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def _peak(waveform: np.ndarray) -> np.ndarray:
+def _peak(waveform: Wave) -> Wave:
     return (waveform / (np.abs(waveform).max() + 1e-9)).astype(np.float32)
 
 
-def _log_uniform(draw: np.random.Generator, low: float, high: float) -> float:
+def _log_uniform(draw: Draw, low: float, high: float) -> float:
     return float(np.exp(draw.uniform(np.log(low), np.log(high))))
 
 
-def _harmonics(frequency: np.ndarray, draw: np.random.Generator, count: int, tilt: float) -> np.ndarray:
+def _harmonics(frequency: Wave, draw: Draw, count: int, tilt: float) -> Wave:
     """A harmonic tone whose fundamental follows `frequency` in Hz, with amplitudes falling as n ** -tilt."""
     phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
     highest = max(1, min(count, int(7000 / frequency.max())))
     return sum(n**-tilt * np.sin(n * phase + draw.uniform(0, 6.28)) for n in range(1, highest + 1))
 
 
-def _noise(draw: np.random.Generator, samples: int, color: float) -> np.ndarray:
+def _noise(draw: Draw, samples: int, color: float) -> Wave:
     """Noise whose power falls as frequency ** -color: 0 is white, 1 pink, 2 brown."""
     spectrum = np.fft.rfft(draw.standard_normal(samples))
     spectrum *= np.maximum(np.arange(len(spectrum)), 1) ** (-color / 2)
     return _peak(np.fft.irfft(spectrum, samples))
 
 
-def _band(waveform: np.ndarray, low: float, high: float) -> np.ndarray:
+def _band(waveform: Wave, low: float, high: float) -> Wave:
     filters = signal.butter(2, [low, min(high, 7900)], "bandpass", fs=SAMPLE_RATE, output="sos")
     return signal.sosfilt(filters, waveform)
 
 
-def _slow(draw: np.random.Generator, samples: int, rate: float) -> np.ndarray:
+def _slow(draw: Draw, samples: int, rate: float) -> Wave:
     """A random curve in [0, 1] that changes about `rate` times a second."""
     knots = draw.uniform(0, 1, max(3, int(samples / SAMPLE_RATE * rate) + 2))
     return np.interp(np.linspace(0, len(knots) - 1, samples), np.arange(len(knots)), knots)
 
 
-def _repeat(event: callable, draw: np.random.Generator, seconds: float, gap: float, jitter: float) -> np.ndarray:
+def _repeat(event: Callable[[], Wave], draw: Draw, seconds: float, gap: float, jitter: float) -> Wave:
     """The event again and again, `gap` seconds apart, with that share of `jitter`."""
     out = np.zeros(int(seconds * SAMPLE_RATE) + SAMPLE_RATE)
     at = draw.uniform(0, gap)
@@ -58,46 +62,46 @@ def _repeat(event: callable, draw: np.random.Generator, seconds: float, gap: flo
     return out[: int(seconds * SAMPLE_RATE)]
 
 
-def _decay(waveform: np.ndarray, seconds: float) -> np.ndarray:
+def _decay(waveform: Wave, seconds: float) -> Wave:
     return waveform * np.exp(-np.arange(len(waveform)) / (seconds * SAMPLE_RATE))
 
 
-def tone(draw):
+def tone(draw: Draw) -> Wave:
     """A steady tone with few harmonics."""
     time = _time(draw.uniform(0.5, 4))
-    return _harmonics(np.full(len(time), _log_uniform(draw, 150, 3000)), draw, draw.integers(1, 5), 1)
+    return _harmonics(np.full(len(time), _log_uniform(draw, 150, 3000)), draw, int(draw.integers(1, 5)), 1)
 
 
-def sweep_up(draw):
+def sweep_up(draw: Draw) -> Wave:
     """A tone that rises."""
     low = _log_uniform(draw, 100, 1000)
     curve = np.geomspace(low, low * draw.uniform(2, 6), int(draw.uniform(0.2, 3) * SAMPLE_RATE))
-    return _harmonics(curve, draw, draw.integers(1, 6), 1)
+    return _harmonics(curve, draw, int(draw.integers(1, 6)), 1)
 
 
-def sweep_down(draw):
+def sweep_down(draw: Draw) -> Wave:
     """A tone that falls."""
     low = _log_uniform(draw, 100, 1000)
     curve = np.geomspace(low * draw.uniform(2, 6), low, int(draw.uniform(0.2, 3) * SAMPLE_RATE))
-    return _harmonics(curve, draw, draw.integers(1, 6), 1)
+    return _harmonics(curve, draw, int(draw.integers(1, 6)), 1)
 
 
-def siren(draw):
+def siren(draw: Draw) -> Wave:
     """A tone that goes up and down slowly."""
     time = _time(4)
-    middle, width = _log_uniform(draw, 400, 1500), draw.uniform(0.2, 0.6)
+    center, width = _log_uniform(draw, 400, 1500), draw.uniform(0.2, 0.6)
     shape = np.sin if draw.random() < 0.5 else signal.square
-    return _harmonics(middle * (1 + width * shape(2 * np.pi * draw.uniform(0.2, 2) * time)), draw, 6, 1)
+    return _harmonics(center * (1 + width * shape(2 * np.pi * draw.uniform(0.2, 2) * time)), draw, 6, 1)
 
 
-def beeps(draw):
+def beeps(draw: Draw) -> Wave:
     """Short tones at even distances."""
     frequency, length = _log_uniform(draw, 400, 4000), draw.uniform(0.04, 0.2)
     event = lambda: np.sin(2 * np.pi * frequency * _time(length))  # noqa: E731
     return _repeat(event, draw, 4, draw.uniform(length * 1.3, 1), 0)
 
 
-def bell(draw):
+def bell(draw: Draw) -> Wave:
     """Inharmonic partials that ring out."""
     time, base = _time(draw.uniform(1, 4)), _log_uniform(draw, 200, 2000)
     partials = base * np.array([1, 2.0, 2.4, 3.0, 4.5, 5.3]) * draw.uniform(0.97, 1.03, 6)
@@ -106,10 +110,10 @@ def bell(draw):
     )
 
 
-def pluck(draw):
+def pluck(draw: Draw) -> Wave:
     """Plucked strings."""
 
-    def event():
+    def event() -> Wave:
         period = int(SAMPLE_RATE / _log_uniform(draw, 80, 800))
         excitation = np.zeros(SAMPLE_RATE)
         excitation[:period] = draw.standard_normal(period)
@@ -120,15 +124,16 @@ def pluck(draw):
     return _repeat(event, draw, 4, draw.uniform(0.15, 1), 0.2)
 
 
-def drone(draw):
+def drone(draw: Draw) -> Wave:
     """Several low tones that beat."""
     time = _time(4)
-    return sum(
+    tones = [
         _harmonics(np.full(len(time), _log_uniform(draw, 50, 300)), draw, 12, draw.uniform(0.5, 1.5)) for _ in range(3)
-    )
+    ]
+    return sum(tones, np.zeros(len(time)))
 
 
-def engine(draw):
+def engine(draw: Draw) -> Wave:
     """Combustion: pulses at a low and wandering rate, with noise."""
     samples = 4 * SAMPLE_RATE
     rate = _log_uniform(draw, 15, 90) * (0.8 + 0.4 * _slow(draw, samples, draw.uniform(0.3, 3)))
@@ -136,7 +141,7 @@ def engine(draw):
     return pulses + draw.uniform(0.05, 0.4) * _noise(draw, samples, 1) * (1 + pulses)
 
 
-def saw(draw):
+def saw(draw: Draw) -> Wave:
     """A buzzing motor whose pitch sags under load."""
     samples = 4 * SAMPLE_RATE
     rate = _log_uniform(draw, 80, 300) * (0.6 + 0.5 * _slow(draw, samples, draw.uniform(0.5, 2)))
@@ -144,30 +149,30 @@ def saw(draw):
     return _peak(_harmonics(rate, draw, 40, draw.uniform(0.1, 0.7))) + 0.3 * _noise(draw, samples, 0)
 
 
-def rotor(draw):
+def rotor(draw: Draw) -> Wave:
     """Noise chopped by blades, ten to thirty times a second."""
     time = _time(4)
     blades = (0.5 + 0.5 * np.sin(2 * np.pi * draw.uniform(8, 30) * time)) ** draw.integers(1, 6)
     return _noise(draw, len(time), draw.uniform(1, 2)) * blades + 0.1 * _noise(draw, len(time), draw.uniform(0, 1))
 
 
-def white_noise(draw):
+def white_noise(draw: Draw) -> Wave:
     """Steady noise."""
     return _noise(draw, 4 * SAMPLE_RATE, draw.uniform(0, 0.5))
 
 
-def brown_noise(draw):
+def brown_noise(draw: Draw) -> Wave:
     """Steady dark noise."""
     return _noise(draw, 4 * SAMPLE_RATE, draw.uniform(1.5, 2.5))
 
 
-def band_noise(draw):
+def band_noise(draw: Draw) -> Wave:
     """Noise of a narrow band."""
     low = _log_uniform(draw, 100, 4000)
     return _band(_noise(draw, 4 * SAMPLE_RATE, 0), low, low * draw.uniform(1.1, 1.8))
 
 
-def wind(draw):
+def wind(draw: Draw) -> Wave:
     """Dark noise in gusts with a wandering whistle."""
     samples = 4 * SAMPLE_RATE
     gusts = _slow(draw, samples, draw.uniform(0.5, 2)) ** 2
@@ -175,7 +180,7 @@ def wind(draw):
     return gusts * (_noise(draw, samples, draw.uniform(1, 2)) + draw.uniform(0, 0.3) * whistle)
 
 
-def rain(draw):
+def rain(draw: Draw) -> Wave:
     """Many small drops over hiss."""
     samples = 4 * SAMPLE_RATE
     drops = (draw.random(samples) < _log_uniform(draw, 200, 4000) / SAMPLE_RATE) * draw.exponential(1, samples)
@@ -183,14 +188,14 @@ def rain(draw):
     return _peak(drops) + draw.uniform(0.05, 0.5) * _band(_noise(draw, samples, 0), 400, 7500)
 
 
-def waves(draw):
+def waves(draw: Draw) -> Wave:
     """Noise that swells and falls back."""
     samples = 4 * SAMPLE_RATE
     swell = 0.1 + np.sin(np.pi * (_time(4) * draw.uniform(0.1, 0.4) + draw.random())) ** 2
     return _noise(draw, samples, draw.uniform(0.5, 1.5)) * swell + 0.2 * _noise(draw, samples, 0) * swell**3
 
 
-def crackle(draw):
+def crackle(draw: Draw) -> Wave:
     """Irregular snaps over a faint rumble."""
     samples = 4 * SAMPLE_RATE
     snaps = (draw.random(samples) < _log_uniform(draw, 4, 60) / SAMPLE_RATE) * draw.exponential(1, samples)
@@ -198,7 +203,7 @@ def crackle(draw):
     return _peak(np.convolve(snaps, ring)[:samples]) + draw.uniform(0.01, 0.2) * _noise(draw, samples, 1.5)
 
 
-def ticks(draw):
+def ticks(draw: Draw) -> Wave:
     """Clicks at even distances."""
     sharp = draw.uniform(0.0005, 0.004)
     center = _log_uniform(draw, 800, 5000)
@@ -207,7 +212,7 @@ def ticks(draw):
     return even + 0.002 * draw.standard_normal(len(even))
 
 
-def knocks(draw):
+def knocks(draw: Draw) -> Wave:
     """Dull blows in groups."""
     body = _log_uniform(draw, 80, 500)
     event = lambda: _decay(  # noqa: E731
@@ -216,17 +221,17 @@ def knocks(draw):
     return _repeat(event, draw, 4, draw.uniform(0.12, 0.7), 0.3)
 
 
-def steps(draw):
+def steps(draw: Draw) -> Wave:
     """Footsteps: short bursts of noise."""
     dark = draw.uniform(0.5, 2)
     event = lambda: _decay(_noise(draw, 3200, dark), draw.uniform(0.015, 0.05))  # noqa: E731
     return _repeat(event, draw, 4, draw.uniform(0.3, 0.8), 0.05)
 
 
-def bird(draw):
+def bird(draw: Draw) -> Wave:
     """Fast sweeps of a high whistle."""
 
-    def event():
+    def event() -> Wave:
         time = np.linspace(0, 1, int(draw.uniform(0.05, 0.25) * SAMPLE_RATE))
         curve = base * (1 + draw.uniform(-0.4, 0.4) * time + draw.uniform(0, 0.2) * np.sin(25 * time))
         return np.sin(2 * np.pi * np.cumsum(curve) / SAMPLE_RATE) * np.sin(np.pi * time)
@@ -235,29 +240,29 @@ def bird(draw):
     return _repeat(event, draw, 4, draw.uniform(0.15, 0.8), 0.4)
 
 
-def _voiced(draw, curve: np.ndarray, rough: float) -> np.ndarray:
+def _voiced(draw: Draw, curve: Wave, rough: float) -> Wave:
     """A harmonic source through two resonances, with some breath."""
     source = _harmonics(curve, draw, 40, 0.7) + rough * draw.standard_normal(len(curve))
     first, second = draw.uniform(500, 1100), draw.uniform(1200, 3000)
     return _band(source, first * 0.8, first * 1.2) + 0.5 * _band(source, second * 0.85, second * 1.15)
 
 
-def bark(draw):
+def bark(draw: Draw) -> Wave:
     """Short, rough, falling voiced bursts."""
     base = _log_uniform(draw, 150, 700)
 
-    def event():
+    def event() -> Wave:
         time = np.linspace(0, 1, int(draw.uniform(0.08, 0.25) * SAMPLE_RATE))
         return _voiced(draw, base * (1.2 - 0.6 * time), 2.0) * np.sin(np.pi * time) ** 0.5
 
     return _repeat(event, draw, 4, draw.uniform(0.3, 1.5), 0.3)
 
 
-def wail(draw):
+def wail(draw: Draw) -> Wave:
     """Long voiced cries that glide."""
     base = _log_uniform(draw, 280, 700)
 
-    def event():
+    def event() -> Wave:
         time = np.linspace(0, 1, int(draw.uniform(0.4, 1) * SAMPLE_RATE))
         vibrato = 1 + 0.03 * np.sin(2 * np.pi * draw.uniform(4, 9) * time)
         return _voiced(draw, base * (0.8 + 0.5 * np.sin(np.pi * time)) * vibrato, 0.3) * np.sin(np.pi * time)
@@ -265,7 +270,7 @@ def wail(draw):
     return _repeat(event, draw, 4, draw.uniform(0.7, 1.4), 0.1)
 
 
-def burst(draw):
+def burst(draw: Draw) -> Wave:
     """One explosive burst of breath-like noise."""
     rise = _noise(draw, int(draw.uniform(0.1, 0.6) * SAMPLE_RATE), 0.5) * 0.2
     rise *= np.linspace(0, 1, len(rise)) ** 2
@@ -275,7 +280,7 @@ def burst(draw):
     return np.concatenate([rise, _peak(blow)])
 
 
-def whoosh(draw):
+def whoosh(draw: Draw) -> Wave:
     """Noise whose band passes by."""
     samples = int(draw.uniform(0.5, 2) * SAMPLE_RATE)
     envelope = np.sin(np.pi * np.linspace(0, 1, samples)) ** 2
@@ -293,20 +298,8 @@ EVENTS = {
 }
 
 
-def draw_event(name: str, draw: np.random.Generator) -> np.ndarray:
-    """Draws one event of a class.
-
-    Arguments
-    ---------
-    name : str
-        A key of `EVENTS`.
-    draw : np.random.Generator
-        The source of all chance.
-
-    Returns
-    -------
-    np.ndarray
-        Waveform ``[time]``, 16 kHz, peak 1.
+def draw_event(name: str, draw: Draw) -> Wave:
+    """Draws one event of a class of `EVENTS`: a waveform ``[time]`` at 16 kHz with a peak of 1.
 
     Example
     -------

@@ -1,13 +1,14 @@
 """Free recordings on this machine: their files, and labels from their folders and names.
 
 Debian packages install game sounds, drum kits, spoken prompts and the like below ``/usr/share``; `packages.yaml` lists
-those that are known here, with their licences. What is not installed is left out, and whoever asked is told so.
+those that are known, with their licences. Packages that are not installed are left out and named.
 """
 
 import logging
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -30,13 +31,8 @@ LANGUAGE_FOLDER = re.compile(r"/(?:klettres|ktuberling/sounds|asterisk/sounds|vo
 LANGUAGE_NAME = re.compile(r"/tuxpaint/.*_desc(?:_([a-z]{2})(?:_[a-z]{2})?)?\.(?:ogg|wav)$")
 
 
-def known_packages() -> dict[str, dict]:
-    """The Debian packages of `packages.yaml`.
-
-    Returns
-    -------
-    dict[str, dict]
-        Name -> ``folder``, ``licence`` and maybe ``leave_out``.
+def known_packages() -> dict[str, dict[str, Any]]:
+    """The Debian packages of `packages.yaml`: name -> ``folder``, ``licence`` and maybe ``leave_out``.
 
     Example
     -------
@@ -46,46 +42,26 @@ def known_packages() -> dict[str, dict]:
     return yaml.safe_load(Path(__file__).with_name("packages.yaml").read_text())
 
 
-def find_recordings(folder: str, packages: dict[str, dict]) -> tuple[list[Path], list[str]]:
-    """Finds the audio files of the known packages.
+def find_recordings(folder: str, packages: dict[str, dict[str, Any]]) -> tuple[list[Path], list[str]]:
+    """The audio files of the packages installed below a folder, sorted, and the names of the missing packages.
 
-    Arguments
-    ---------
-    folder : str
-        What the packages' folders are relative to, ``/`` on a Debian machine.
-    packages : dict[str, dict]
-        Package name -> ``{"folder": ..., "licence": ...}``; ``leave_out`` names files that are not used.
-
-    Returns
-    -------
-    tuple[list[Path], list[str]]
-        The files, sorted, and the names of the packages that are not installed.
+    `packages` is as `known_packages` returns it.
     """
     files, missing = [], []
     for name, package in packages.items():
-        found = [
+        of_package = [
             path
             for path in Path(folder, package["folder"]).rglob("*")
             if path.suffix.lower() in AUDIO_SUFFIXES and path.name not in package.get("leave_out", ())
         ]
-        files.extend(found)
-        if not found:
+        files.extend(of_package)
+        if not of_package:
             missing.append(name)
     return sorted(path for path in files if path.is_file()), missing
 
 
 def path_words(path: Path) -> set[str]:
     """Labels that a path suggests: a language for speech, else the words of its last folders and its name.
-
-    Arguments
-    ---------
-    path : Path
-        An audio file.
-
-    Returns
-    -------
-    set[str]
-        Candidate labels.
 
     Example
     -------
@@ -103,41 +79,15 @@ def path_words(path: Path) -> set[str]:
 
 
 def label_recordings(files: list[Path]) -> dict[Path, set[str]]:
-    """Labels each file with those of its words that several files share.
-
-    Arguments
-    ---------
-    files : list[Path]
-        Audio files.
-
-    Returns
-    -------
-    dict[Path, set[str]]
-        File -> labels; files without any are left out.
-    """
+    """Labels each file with those of its words that several files share; files without any are left out."""
     words = {path: path_words(path) for path in files}
-    counts = Counter(word for found in words.values() for word in found)
+    counts = Counter(word for of_path in words.values() for word in of_path)
     common = {word for word, count in counts.items() if count >= FEWEST_FILES}
-    return {path: found & common for path, found in words.items() if found & common}
+    return {path: of_path & common for path, of_path in words.items() if of_path & common}
 
 
 def read_recording(path: str, start: float = 0.0, seconds: float = SECONDS, rate: int = SAMPLE_RATE) -> torch.Tensor:
-    """Reads a part of a recording, mono.
-
-    Arguments
-    ---------
-    path : str
-        An audio file.
-    start, seconds : float
-        Where the part begins and how long it is at most, in seconds.
-    rate : int
-        Samples a second of the result.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[time]``, empty where the file cannot be read.
-    """
+    """Reads a part of a recording, mono, in seconds: samples ``[time]``, none if the file cannot be read."""
     try:
         return read_audio(Clip(path, path, label="", start=start, stop=start + seconds), rate)
     except UsageError as error:

@@ -6,12 +6,13 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
-from brainplug.errors import UsageError
+from brainplug.errors import ConfigError, DataError
 from brainplug.files import write_json
 from brainplug.synthetic.espeak import espeak_version
 from brainplug.synthetic.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
@@ -23,10 +24,9 @@ from brainplug.synthetic.spoken import TEST_VOICES, VALID_VOICES
 logger = logging.getLogger(__name__)
 
 INDEX_NAME, PHONES_NAME = "sound.json", "phones.json"
-# What is said in one breath by one voice; words that follow one another can be guessed of one another's sounds, if few
-# are made up.
+# Words of a clip, which one voice speaks. With few made-up words, the sounds of a word predict those of its neighbours.
 WORDS = {"known": (5, 8), "made_up": (0, 1)}
-VERSION = 2  # of what a clip is made of
+VERSION = 2  # of the content of clips
 
 
 def render(
@@ -36,46 +36,33 @@ def render(
     recordings_folder: str = "/",
     seed: int = 1000,
     recordings: int | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Makes sound and writes it below a folder, unless it is there: ``{word,event,file}/NNNNN.flac``.
 
     ``phones.json`` has for each spoken clip its words, and the second at which each phone begins; a pause is a phone
-    without a name. ``sound.json`` has what else is to be known. Clips last as long as what is in them, 4 s at most.
+    without a name. ``sound.json``, which is returned, describes the rest. Clips last as long as their content, 4 s at
+    most.
 
     Arguments
     ---------
     folder : str
-        It appears when all is there.
-    spoken_clips, event_clips : int
-        Number of clips with spoken words, and with synthetic events.
-    recordings_folder : str
-        Where the packages of `packages.yaml` are installed, ``/`` on a Debian machine.
+        It appears when it is complete.
+    spoken_clips, event_clips, recordings_folder, recordings : int, int, str, int
+        As in `plan_corpus`.
     seed : int
         Of every draw.
-    recordings : int, optional
-        Number of recordings, which are drawn; None: all. A long one makes several clips.
-
-    Returns
-    -------
-    dict
-        What sound.json says.
-
-    Raises
-    ------
-    UsageError
-        The folder holds something else, or sound of other settings; or there is nothing to make.
     """
     settings = {
         "spoken_clips": spoken_clips, "event_clips": event_clips, "recordings_folder": recordings_folder,
         "seed": seed, "recordings": recordings, "version": VERSION,
     }  # fmt: skip
-    if made := _there(folder, settings):
+    if made := _existing_index(folder, settings):
         return made
     plans, missing = plan_corpus(spoken_clips, event_clips, recordings_folder, seed, recordings, **WORDS)
     if missing:
         logger.warning("packages of free recordings that are not installed: %s", ", ".join(missing))
     if not plans:
-        raise UsageError(
+        raise ConfigError(
             f"Sound was asked for in {folder}.",
             f"Nothing is to be spoken or synthesised, and {recordings_folder} holds no recording that is known.",
             "Write --spoken_clips=1000, for one",
@@ -84,7 +71,7 @@ def render(
     shutil.rmtree(unfinished, ignore_errors=True)
     for kind in {plan.kind for plan in plans}:
         (unfinished / kind).mkdir(parents=True)
-    clips = {}
+    clips: dict[str, dict[str, Any]] = {}
     for _, written in make_chunks(_render_chunk, plans, seed, unfinished):
         clips.update(written)
     spoken = {path: clip for path, clip in clips.items() if path.startswith("word/")}
@@ -105,22 +92,22 @@ def render(
     return made
 
 
-def _there(folder: str, settings: dict) -> dict | None:
-    """The index of a folder that was made with these settings; None where there is nothing yet."""
+def _existing_index(folder: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The index of a folder that was made with these settings; None if it does not exist yet."""
     asked = f"Sound was asked for in {folder}."
     index = Path(folder, INDEX_NAME)
     if index.is_file():
         made = json.loads(index.read_text())
         if made["settings"] == settings:
             return made
-        raise UsageError(asked, f"It was made with other settings: {made['settings']}.", "Write another folder")
+        raise DataError(asked, f"It was made with other settings: {made['settings']}.", "Write another folder")
     if Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
-        raise UsageError(asked, f"Something else is there, and no {INDEX_NAME}.", "Write another folder")
+        raise DataError(asked, f"Something else is there, and no {INDEX_NAME}.", "Write another folder")
     return None
 
 
-def _render_chunk(plans: list[Plan], seed: int, folder: Path) -> dict[str, dict]:
-    """Writes clips; returns what is to be known of each by its path, without those that are no sound."""
+def _render_chunk(plans: list[Plan], seed: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Writes clips; returns the seconds, words and phones of each by its path, without those that are no sound."""
     torch.set_num_threads(1)
     clips = {}
     for plan in plans:
@@ -129,8 +116,8 @@ def _render_chunk(plans: list[Plan], seed: int, folder: Path) -> dict[str, dict]
             continue
         path, seconds = f"{plan.kind}/{plan.number:05d}.flac", len(waveform) / SAMPLE_RATE
         soundfile.write(folder / path, waveform, SAMPLE_RATE, subtype="PCM_16")
-        heard = [(round(start, 4), name) for start, name in phones if start < seconds]
-        clips[path] = {"seconds": seconds, "words": plan.what, "phones": heard}
+        starts = [(round(start, 4), name) for start, name in phones if start < seconds]
+        clips[path] = {"seconds": seconds, "words": plan.what, "phones": starts}
     return clips
 
 

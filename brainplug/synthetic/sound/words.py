@@ -1,4 +1,4 @@
-"""What is said, and by whom: words and voices, none of which the spoken corpus needs for validation or test."""
+"""Words and voices of made sound, without those of the spoken corpus's validation and test."""
 
 from pathlib import Path
 
@@ -31,42 +31,18 @@ MADE_UP = 6000  # made-up words: phones beside other neighbours than in the voca
 
 
 def voices() -> list[str]:
-    """The voices that may speak here: none of the spoken corpus's validation and test voices.
-
-    Returns
-    -------
-    list[str]
-        espeak-ng voice variants.
-    """
+    """The espeak-ng voice variants that may speak: none of the spoken corpus's validation and test voices."""
     barred = {*TEST_VOICES, *VALID_VOICES, *RELATIVES}
     return [voice for voice in VOICES if voice not in barred]
 
 
 def vocabulary() -> list[str]:
-    """The words that are spoken here: none that the spoken corpus's phrases use.
-
-    Returns
-    -------
-    list[str]
-        Words, sorted.
-    """
+    """The words that may be spoken, sorted: none of the spoken corpus's phrases."""
     return sorted(set(Path(__file__).with_name("words.txt").read_text().split()) - phrase_words())
 
 
 def made_up_words(count: int, draw: np.random.Generator) -> list[str]:
-    """Makes up words of one to three syllables, none that is spelled or sounds like one of the spoken corpus's phrases.
-
-    Arguments
-    ---------
-    count : int
-        How many.
-    draw : np.random.Generator
-        The source of all chance.
-
-    Returns
-    -------
-    list[str]
-        Words; some may occur twice.
+    """Makes up words of one to three syllables, none spelled or sounding like one of the spoken corpus.
 
     Example
     -------
@@ -76,7 +52,7 @@ def made_up_words(count: int, draw: np.random.Generator) -> list[str]:
     """
     barred = phrase_words()
     barred_sounds = {_sound(word) for word in barred}
-    words = []
+    words: list[str] = []
     while len(words) < count:
         syllables = draw.integers(1, 4)
         word = "".join(str(draw.choice(part)) for _ in range(syllables) for part in (ONSETS, NUCLEI, CODAS))
@@ -91,17 +67,7 @@ def _sound(word: str) -> tuple[str, ...]:
 
 
 def phone_name(name: str) -> str:
-    """A phone without its stress; empty for a pause.
-
-    Arguments
-    ---------
-    name : str
-        As espeak-ng names it.
-
-    Returns
-    -------
-    str
-        The phone.
+    """A phone of espeak-ng without its stress; empty for a pause.
 
     Example
     -------
@@ -112,12 +78,6 @@ def phone_name(name: str) -> str:
 
 
 def phone_names() -> list[str]:
-    """All phones that the words have in any accent.
-
-    Returns
-    -------
-    list[str]
-        Sorted.
-    """
+    """All phones that the vocabulary has in any accent, sorted."""
     spoken = (speak_with_phones(word, Voice(voices()[0], accent))[1] for accent in ACCENTS for word in vocabulary())
     return sorted({phone_name(name) for phones in spoken for _, name in phones} - {""})
