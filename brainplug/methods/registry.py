@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from peft import AdaLoraConfig, PeftConfig
 
-from brainplug.errors import CheckpointError, ConfigError, nearest
+from brainplug.errors import CheckpointError, ConfigError, UsageError, nearest
 from brainplug.methods.adalora import AdaLoRA
 from brainplug.methods.base import Method
 from brainplug.methods.peft_method import PeftMethod
@@ -75,10 +75,12 @@ def choose_method(
     lr = settings.pop("lr", methods[name]["lr"])
     try:
         made = _with_variant(methods[name]["settings"], variants or {})(**settings)
-    except TypeError as error:
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:  # ValueError: peft's own checks
         raise ConfigError(
             f"The method {name!r} was asked for with {settings}.",
-            f"It does not take them: {error}.",
+            f"It does not take them: {str(error).rstrip('.')}.",
             "Write settings that hparams/methods.yaml shows for it",
         ) from error
     return _from_peft(made) if isinstance(made, PeftConfig) else made, lr

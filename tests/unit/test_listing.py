@@ -9,9 +9,10 @@ from brainplug.backbones import known_config, load_backbone
 from brainplug.backbones.loading import BUNDLED_FOLDER, HUB_NAMES, bundled_names
 from brainplug.cli.backbones import list_backbones
 from brainplug.cli.methods import count_on_meta, describe_settings, list_methods, read_methods
+from brainplug.errors import ConfigError
 from brainplug.methods import choose_method
 from brainplug.methods.bottleneck import BottleneckAdapter
-from brainplug.models.classifier import AudioClassifier
+from brainplug.models.classifier import AudioClassifier, classifier_without_weights
 from brainplug.results.documents import METHODS_MARKS
 from tests.conftest import TINY_BACKBONES
 
@@ -83,6 +84,22 @@ def test_all_that_an_entry_sets_is_shown(name):
     shown = describe_settings(method, given)
     for setting, value in given.items():
         assert (f"{setting}: " in shown) == (value is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("lora", {"rnak": 4}),
+        ("lora", {"rank": 4}),
+        ("adalora", {"tinit": 9}),
+        ("dora", {"r": 0}),
+        ("dora", {"task_type": "nowhere"}),
+        ("soft_moa", {"slots": "many"}),
+    ],
+)
+def test_settings_that_a_method_does_not_take_are_refused(name, settings):
+    with pytest.raises(ConfigError):
+        classifier_without_weights(known_config("nano-ast"), choose_method(name, METHODS, {name: settings})[0], 2)
 
 
 def test_the_table_in_the_readme_is_the_one_that_the_command_prints():
