@@ -100,7 +100,7 @@ def make_us8k(folder: Path) -> Path:
 
 
 def make_iemocap(folder: Path) -> Path:
-    """IEMOCAP: in each session one dialogue, of which each speaker says a turn of every emotion."""
+    """IEMOCAP: in each session one dialogue, in which each speaker has a turn of every emotion."""
     for session in range(1, 6):
         dialogue = f"Ses0{session}F_script01_1b" if session % 2 else f"Ses0{session}M_impro01"
         lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]

@@ -20,7 +20,13 @@ from brainplug.backbones.whisper import Whisper
 from brainplug.errors import CheckpointError, ConfigError, nearest
 
 # A new family adds its row.
-FAMILIES: tuple[type[Backbone], ...] = (AudioSpectrogram, Wav2Vec2, WavLM, Whisper, EchoBackbone)
+FAMILIES: tuple[type[Backbone], ...] = (
+    AudioSpectrogram,
+    Wav2Vec2,
+    WavLM,
+    Whisper,
+    EchoBackbone,
+)
 
 CHECKPOINTS: dict[str, Checkpoint] = {name: made for family in FAMILIES for name, made in family.checkpoints.items()}
 HUB_NAMES = {name: checkpoint.hub_id for name, checkpoint in CHECKPOINTS.items() if checkpoint.hub_id}

@@ -22,11 +22,11 @@ BUCKETS = 10  # of similar lengths: tenths of the clips
 
 
 def make_datasets(
-    clips: Iterable[Clip], labels: dict[str, int], read: Callable[[Clip], torch.Tensor]
+    clips: Iterable[Clip], labels: Mapping[str, float], read: Callable[[Clip], torch.Tensor]
 ) -> dict[str, DynamicItemDataset]:
     """Makes one dataset for each split. It holds manifest rows only; audio is read when an item is fetched.
 
-    Items are ``id``, ``signal`` (what `read` returns) and ``target`` (the class index, ``[1]``); a dataset can be
+    Items are ``id``, ``signal`` (what `read` returns) and ``target`` (the label's number, ``[1]``); a dataset can be
     sorted and filtered by ``duration`` (seconds) and ``label`` too. Where several processes train, one prepares the
     manifest and each makes its datasets from that file.
 
@@ -34,8 +34,8 @@ def make_datasets(
     ---------
     clips : Iterable[Clip]
         Clips of all splits, with unique ids.
-    labels : dict[str, int]
-        Label to class index.
+    labels : Mapping[str, float]
+        Label to class index, or to the number that it stands for.
     read : Callable[[Clip], torch.Tensor]
         Reads a clip: log-mel features ``[frames, mel_bands]`` or a waveform ``[time]``. It must be picklable where
         workers are not forked.
@@ -66,7 +66,7 @@ class PackedRows(Mapping[str, dict[str, Any]]):
     (2.0, 1)
     """
 
-    def __init__(self, clips: Sequence[Clip], labels: dict[str, int]):
+    def __init__(self, clips: Sequence[Clip], labels: Mapping[str, float]):
         rows = [
             pickle.dumps({"clip": astuple(clip), "duration": clip.duration, "index": _class_index(clip, labels)})
             for clip in clips
@@ -88,7 +88,7 @@ class PackedRows(Mapping[str, dict[str, Any]]):
         return len(self._positions)
 
 
-def _class_index(clip: Clip, labels: dict[str, int]) -> int:
+def _class_index(clip: Clip, labels: Mapping[str, float]) -> float:
     if clip.label not in labels:
         raise DataError(
             f"The clip {clip.id!r} of the split {clip.split} was asked for.",
@@ -106,7 +106,7 @@ def _dataset(rows: PackedRows, read: Callable[[Clip], torch.Tensor]) -> DynamicI
     return dataset
 
 
-def _target(index: int) -> torch.Tensor:
+def _target(index: float) -> torch.Tensor:
     return torch.tensor([index])  # [1]: PaddedBatch pads along a dimension, which a scalar lacks
 
 

@@ -9,6 +9,12 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(REPOSITORY.glob("brainplug/**/*.py"))
+FOLDERS = (".github", "benchmarks", "brainplug", "docs", "hparams", "recipes", "tests")
+TEXTS = sorted(
+    path
+    for path in (*REPOSITORY.glob("*.*"), *(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.*")))
+    if path.suffix in (".cfg", ".md", ".py", ".yaml", ".yml")
+)
 
 
 # Names that another word of the field replaced.
@@ -68,7 +74,8 @@ def test_names_are_the_field_s(path):
 
 
 def test_prose_is_plain():
-    texts = [path for path in MODULES if relative(path) not in DATA_TABLES]
+    texts = [path for path in TEXTS if relative(path) not in DATA_TABLES and path != Path(__file__)]
+    assert len(texts) > len(MODULES)
     lines = {relative(path): path.read_text().splitlines() for path in texts}
     assert [
         f"{name}:{number}: {line.strip()}"

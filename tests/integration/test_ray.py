@@ -1,4 +1,4 @@
-"""Cells on a cluster of two nodes, of which one is lost."""
+"""Cells on a cluster of two nodes; one of them is lost."""
 
 import sys
 import threading

@@ -27,7 +27,7 @@ from tests.processes import LONGEST, kill, kill_together, living, until
 
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
 ROWS = ("linear", "lora")
-# Stands for brainplug train: three steps, each of which is kept. Files beside it say how it behaves.
+# Stands for brainplug train: three steps, all of them recorded. Files beside it tell it how to behave.
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path

@@ -50,4 +50,4 @@ def test_what_was_measured_is_written_between_its_marks(tmp_path, capsys):
 
 
 def test_the_document_of_the_project_has_the_marks():
-    assert all(mark in (ROOT / "README.md").read_text().splitlines() for mark in MARKS)
+    assert all(mark in (ROOT / "docs" / "data.md").read_text().splitlines() for mark in MARKS)

@@ -1,4 +1,4 @@
-"""Echo as a whole: hears the audio, is saved whole, generates, and refuses what does not fit."""
+"""Echo as a whole: reads the audio, is saved whole, generates, and refuses what does not fit."""
 
 import itertools
 import json

@@ -43,7 +43,7 @@ def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> torch.nn.Param
     return torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
 
 
-def heard(gradient: torch.Tensor, handler: str = "default", **settings: object) -> tuple[list[float], float]:
+def analysed(gradient: torch.Tensor, handler: str = "default", **settings: object) -> tuple[list[float], float]:
     """Band energies and momentum after one step with a gradient."""
     weight = parameter(*gradient.shape)
     optimizer = FAM([{"params": [weight], "handler": handler}], **{**AS_PUBLISHED, **settings})
@@ -83,22 +83,22 @@ class TestWorkedExamples:
         ],
     )
     def test_bands_and_momentum(self, gradient, bands, momentum):
-        found = heard(gradient)
+        found = analysed(gradient)
         assert found[0] == pytest.approx(bands, abs=1e-5)
         assert found[1] == pytest.approx(momentum)
 
     def test_power_hears_the_strong_wave_alone(self):
-        bands, momentum = heard(TWO_WAVES, spectrum="power")
+        bands, momentum = analysed(TWO_WAVES, spectrum="power")
         assert bands == pytest.approx([0.8, 0, 0.2, 0], abs=1e-5)
         assert momentum == pytest.approx(0.9)
 
     def test_the_highest_bin_counts_where_all_are_covered(self):
-        bands, momentum = heard(ALTERNATING, cover_all=True)
+        bands, momentum = analysed(ALTERNATING, cover_all=True)
         assert bands == pytest.approx([0, 0, 0, 1], abs=1e-5)
         assert momentum == pytest.approx(0.95)
 
     def test_white_noise(self):
-        bands, momentum = heard(torch.randn(4096, generator=torch.Generator().manual_seed(0)), n_bands=8)
+        bands, momentum = analysed(torch.randn(4096, generator=torch.Generator().manual_seed(0)), n_bands=8)
         assert sum(bands[4:]) == pytest.approx(0.5, abs=0.02)
         assert sum(bands[6:]) == pytest.approx(0.25, abs=0.02)
         assert momentum == pytest.approx(0.95)
@@ -106,8 +106,8 @@ class TestWorkedExamples:
     def test_order_tells_a_smooth_gradient_from_noise(self):
         generator = torch.Generator().manual_seed(0)
         walk = torch.randn(4096, generator=generator).cumsum(0)
-        ordered, _ = heard(walk)
-        shuffled, _ = heard(walk[torch.randperm(4096, generator=generator)])
+        ordered, _ = analysed(walk)
+        shuffled, _ = analysed(walk[torch.randperm(4096, generator=generator)])
         assert sum(ordered[2:]) < 0.2
         assert sum(shuffled[2:]) > 0.4
 
@@ -115,7 +115,7 @@ class TestWorkedExamples:
         bands = growing_bands(33, 10)
         assert [start for start, _ in bands] == [0, 0, 1, 1, 3, 4, 7, 10, 15, 22]
         assert bands[-1] == (22, 32)
-        energies, momentum = heard((torch.arange(64) == 0).float(), "conv", n_bands=10)
+        energies, momentum = analysed((torch.arange(64) == 0).float(), "conv", n_bands=10)
         assert sum(energies[2:7]) == pytest.approx(9 / 33)
         assert sum(energies[7:]) == pytest.approx(22 / 33)
         assert momentum == pytest.approx(0.95)
@@ -248,8 +248,8 @@ class TestParity:
 
     def test_samples_can_be_given(self):
         gradient = torch.cat([IMPULSE, torch.ones(32)])
-        assert heard(gradient, sampler=lambda shape, device: torch.arange(32))[1] == pytest.approx(0.95)
-        assert heard(gradient, sampler=lambda shape, device: torch.arange(32, 64))[1] == pytest.approx(0.9)
+        assert analysed(gradient, sampler=lambda shape, device: torch.arange(32))[1] == pytest.approx(0.95)
+        assert analysed(gradient, sampler=lambda shape, device: torch.arange(32, 64))[1] == pytest.approx(0.9)
 
     def test_samples_of_the_published_code_are_rows_and_columns(self):
         shape = torch.Size([130, 90, 2])
@@ -292,7 +292,7 @@ class TestProperties:
     )
     def test_bands_are_shares(self, seed, length, n_bands, handler, cover_all, spectrum):
         gradient = torch.randn(length, generator=torch.Generator().manual_seed(seed))
-        bands, momentum = heard(gradient, handler, n_bands=n_bands, cover_all=cover_all, spectrum=spectrum)
+        bands, momentum = analysed(gradient, handler, n_bands=n_bands, cover_all=cover_all, spectrum=spectrum)
         assert min(bands) >= 0
         assert sum(bands) <= 1 + 1e-5
         if cover_all:
@@ -303,7 +303,7 @@ class TestProperties:
     def test_scale_does_not_matter(self, handler):
         for seed in range(20):
             gradient = torch.randn(300, generator=torch.Generator().manual_seed(seed)).cumsum(0)
-            (bands, momentum), (others, other) = heard(gradient, handler), heard(10 * gradient, handler)
+            (bands, momentum), (others, other) = analysed(gradient, handler), analysed(10 * gradient, handler)
             assert bands == pytest.approx(others, abs=1e-6)
             assert momentum == other
 
@@ -313,7 +313,7 @@ class TestProperties:
         for seed in range(30):
             gradient = torch.randn(300, generator=torch.Generator().manual_seed(seed)).cumsum(0)
             for values in (gradient, gradient.diff(), torch.zeros(300)):
-                momentum = heard(values, handler, alpha=alpha, n_bands=n_bands)[1]
+                momentum = analysed(values, handler, alpha=alpha, n_bands=n_bands)[1]
                 assert 0.85 - 1e-6 <= momentum <= 0.98 + 1e-6
 
     @pytest.mark.parametrize("bias_correction", [False, True])

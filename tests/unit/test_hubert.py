@@ -26,7 +26,7 @@ def make_objective(alpha: float = 1.0, clusters: int = CLUSTERS) -> HubertObject
 
 
 def published_logits(tokens: torch.Tensor, labels: torch.Tensor, objective: HubertObjective) -> torch.Tensor:
-    """As fairseq's compute_nce does: the positive, then all codes, of which the positive counts minus infinity."""
+    """As fairseq's compute_nce does: the positive, then all codes, where the positive counts minus infinity."""
     projected, codes = objective.projection(tokens), objective.codebook
     positives = codes.index_select(0, labels)
     negatives = codes.unsqueeze(1).expand(-1, len(projected), -1)  # [clusters, frames, dim]

@@ -102,8 +102,8 @@ def test_settings_that_a_method_does_not_take_are_refused(name, settings):
         classifier_without_weights(known_config("nano-ast"), choose_method(name, METHODS, {name: settings})[0], 2)
 
 
-def test_the_table_in_the_readme_is_the_one_that_the_command_prints():
-    _, _, rest = (ROOT / "README.md").read_text().partition(METHODS_MARKS[0])
+def test_the_table_in_the_manual_is_the_one_that_the_command_prints():
+    _, _, rest = (ROOT / "docs" / "methods.md").read_text().partition(METHODS_MARKS[0])
     table, end, _ = rest.partition(METHODS_MARKS[1])
     assert end
     assert table.strip() == list_methods(HPARAMS, "ast", n_classes=50), "write it anew, as the line below it says"

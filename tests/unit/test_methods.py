@@ -280,7 +280,7 @@ class TestPooling:
 def test_a_clip_does_not_hear_its_batch(tiny_backbones, family, method):
     """Prompts and prefixes leave the mask of the padding in force; convolutions and slots have their own."""
     config = AutoConfig.from_pretrained(tiny_backbones[family])
-    config.feat_extract_norm = "layer"  # frame by frame: the other norm hears the padding, in transformers too
+    config.feat_extract_norm = "layer"  # frame by frame: the other norm reads the padding, in transformers too
     model = make_random(AudioClassifier(random_backbone(config), method, 3))
     with torch.no_grad():
         for parameter in model.backbone.model.feature_extractor.parameters():

@@ -35,7 +35,7 @@ def config_of(kind: str) -> PreTrainedConfig:
 
 
 def loud_backbone(kind: str) -> Backbone:
-    """A backbone with large weights, biases and statistics, so that what leaks is heard."""
+    """A backbone with large weights, biases and statistics, so that a leak is seen."""
     torch.manual_seed(0)
     backbone = random_backbone(config_of(kind))
     for name, tensor in backbone.state_dict().items():

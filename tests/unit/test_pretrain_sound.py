@@ -19,7 +19,7 @@ def test_no_word_and_no_held_out_voice_of_the_spoken_corpus_is_heard():
 
 
 def test_no_made_up_word_is_spelled_or_sounds_like_one_of_the_spoken_corpus(monkeypatch):
-    # Syllables of which "lamp" ("lampe" sounds the same) and "glamp" can be made.
+    # Syllables that make "lamp" ("lampe" sounds the same) and "glamp".
     monkeypatch.setattr(words, "ONSETS", ["l", "gl"])
     monkeypatch.setattr(words, "NUCLEI", ["a"])
     monkeypatch.setattr(words, "CODAS", ["mp", "mpe"])
