@@ -10,7 +10,7 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of the hub's own library
     EntryNotFoundError,
     HFValidationError,
     HTTPError,

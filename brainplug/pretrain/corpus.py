@@ -174,7 +174,7 @@ def _samples(clip: Clip) -> tuple[np.ndarray | None, str]:
     return (whole * (FULL_SCALE / max(1.0, peak))).round().to(torch.int16).numpy(), ""
 
 
-class Crops(torch.utils.data.Dataset):
+class Crops(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Batches of random crops. A batch depends on the seed and its number alone, so that a run can be resumed.
 
     Arguments

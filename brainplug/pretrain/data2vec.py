@@ -58,7 +58,9 @@ class Teacher:
         self.encoder.pos_conv_embed.load_state_dict(self.student.encoder.pos_conv_embed.state_dict())
         outputs: list[torch.Tensor] = []
         hooks = [
-            layer.feed_forward.register_forward_hook(lambda block, inputs, output: outputs.append(output))
+            layer.get_submodule("feed_forward").register_forward_hook(
+                lambda block, inputs, output: outputs.append(output)
+            )
             for layer in self.encoder.layers[-self.top :]
         ]
         try:

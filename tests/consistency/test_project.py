@@ -101,17 +101,17 @@ def commands(text: str) -> list[list[str]]:
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    start = re.compile(r"(\$ )?(\w+=\S* )*(\.venv/bin/)?(python3?|torchrun|make|pytest) ")
+    start = re.compile(r"(\$ )?(\w+=\S* )*(\.venv/bin/)?(python3?|torchrun|make|pytest|brainplug) ")
     return [shlex.split(line.strip(), comments=True) for line in lines + spans if start.match(line.strip())]
 
 
+# A run makes `results`; names in capitals, and lists without a folder, stand for the reader's own.
+FILE = re.compile(r"(?!results/|[A-Z]+\.)([\w./-]+\.(py|yaml)|[\w.-]+/[\w./-]+\.(txt|csv))")
+
+
 def missing_files(words: list[str]) -> list[str]:
-    """The parts of a command that name files, modules or make targets which are not there; a run makes ``results``."""
-    missing = [
-        word
-        for word in words
-        if re.fullmatch(r"(?!results/)[\w./-]+\.(py|yaml|txt|csv)", word) and not (REPOSITORY / word).exists()
-    ]
+    """The parts of a command that name files, modules or make targets which do not exist."""
+    missing = [word for word in words if FILE.fullmatch(word) and not (REPOSITORY / word).exists()]
     if "-m" in words and (module := words[words.index("-m") + 1]).startswith("brainplug"):
         path = REPOSITORY / module.replace(".", "/")
         missing += [] if path.with_suffix(".py").is_file() or (path / "__main__.py").is_file() else [module]
@@ -137,8 +137,9 @@ def test_command_that_names_no_file_is_found(text, expected):
     assert set(missing_files(words)) >= set(expected) - {"train.py"}
 
 
-def test_readme_commands_name_files_that_exist():
-    readmes = matching("README.md") + matching("recipes/**/README.md")
+def test_commands_of_documents_name_files_that_exist():
+    pages = [path for path in matching("docs/*.md") if path.name != "extending.md"]  # which a test of its own performs
+    readmes = [*matching("README.md"), *matching("recipes/**/README.md"), *pages]
     found = {relative(path): commands(path.read_text()) for path in readmes}
     assert found["README.md"], "the README shows no command"
     wrong = {path: [words for words in lines if missing_files(words)] for path, lines in found.items()}

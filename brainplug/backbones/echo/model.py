@@ -9,7 +9,8 @@ import torch
 from transformers import GenerationMixin, WhisperFeatureExtractor
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
-from transformers.utils import FEATURE_EXTRACTOR_NAME, can_return_tuple
+from transformers.utils import FEATURE_EXTRACTOR_NAME
+from transformers.utils.generic import can_return_tuple
 
 from brainplug.backbones.echo.attention import Attention
 from brainplug.backbones.echo.config import EchoConfig
