@@ -169,11 +169,11 @@ def compare_epochs(backbones: list[str], n_clips: int, repeats: int) -> str:
         clips = make_files(folder, n_clips)
         for name, backbone in zip(backbones, readers, strict=True):
             rounds = [_round(clips, backbone) for _ in tqdm(range(1 + repeats), desc=name, dynamic_ncols=True)]
-            for kept, epochs in zip(("no", "yes"), zip(*rounds[1:], strict=True), strict=True):
+            for remaining, epochs in zip(("no", "yes"), zip(*rounds[1:], strict=True), strict=True):
                 first, second = (statistics.median(seconds) / n_clips for seconds in zip(*epochs, strict=True))
                 quotient = statistics.median(second / first for first, second in epochs)
                 row = f"{1000 * first:.2f}", f"{1000 * second:.2f}", f"{quotient:.3f}"
-                rows.append((f"{backbone.spec.signal} ({name})", kept, *row))
+                rows.append((f"{backbone.spec.signal} ({name})", remaining, *row))
     columns = ("signal", "cached", "first epoch (ms a clip)", "second epoch (ms a clip)", "second / first")
     return markdown_table(columns, rows)
 

@@ -43,7 +43,7 @@ class PublishedRotary(CombinedRotary):
 
     def forward(self, *states: torch.Tensor, offset: int = 0) -> tuple[torch.Tensor, ...]:
         """Takes and returns what `CombinedRotary` does."""
-        return tuple(self.positions(self._mixed(each), offset) for each in states)
+        return tuple(self.positions(self._mixed(item), offset) for item in states)
 
     def _mixed(self, states: torch.Tensor) -> torch.Tensor:
         angles = self.givens.thetas * self.givens.theta_scale

@@ -206,8 +206,8 @@ class Comparison:
 
     def best_rate(self, cell: tuple[str, str, str]) -> int:
         """The learning rate of corpus, method and optimiser, among those that were tried with the first seed."""
-        tried = {rate: self.outcome(Run(*cell, rate, SEEDS[0])) for rate in FURTHEST}
-        return max((rate for rate, outcome in tried.items() if outcome), key=lambda rate: tried[rate].merit)
+        attempted = {rate: self.outcome(Run(*cell, rate, SEEDS[0])) for rate in FURTHEST}
+        return max((rate for rate, outcome in attempted.items() if outcome), key=lambda rate: attempted[rate].merit)
 
     def run_all(self, cells: Sequence[tuple[str, str, str]]) -> None:
         """Searches the learning rate of each cell, then does the other seeds."""
@@ -285,8 +285,8 @@ def draw_rates(comparison: Comparison, path: Path) -> None:
 
     def points(cell: tuple[str, str, str]) -> Points:
         runs = [Run(*cell, rate, SEEDS[0]) for rate in FURTHEST]
-        found = [(run.lr, max(outcome.valid, default=0)) for run in runs if (outcome := comparison.outcome(run))]
-        return tuple(zip(*found, strict=True))
+        actual = [(run.lr, max(outcome.valid, default=0)) for run in runs if (outcome := comparison.outcome(run))]
+        return tuple(zip(*actual, strict=True))
 
     _draw(points, "learning rate", "best validation accuracy (%)", "log", path)
 

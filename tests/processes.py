@@ -11,11 +11,11 @@ import psutil
 LONGEST = 120  # seconds; only what hangs takes longer
 
 
-def until(happened: Callable[[], object], told: Callable[[], str] = "it did not happen".__str__) -> None:
+def until(happened: Callable[[], object], printed: Callable[[], str] = "it did not happen".__str__) -> None:
     """Waits; what `told` gives is the error where it takes too long."""
     end = time.monotonic() + LONGEST
     while not happened():
-        assert time.monotonic() < end, told()
+        assert time.monotonic() < end, printed()
         time.sleep(0.005)
 
 

@@ -122,14 +122,16 @@ def _row(variant: str, results: dict[str, dict[int, dict]]) -> tuple[str, ...]:
     runs = results.get(variant, {})
     if not runs:
         return (variant, *["not run"] * (len(COLUMNS) - 2), "")
-    rates = ([100 * found[f"test_{rate}"] for found in runs.values()] for rate in ("wer", "cer"))
-    word_errors, letter_errors = (spread(mean(some), stdev(some) if len(some) > 1 else None) for some in rates)
+    rates = ([100 * actual[f"test_{rate}"] for actual in runs.values()] for rate in ("wer", "cer"))
+    word_errors, letter_errors = (
+        spread(mean(several), stdev(several) if len(several) > 1 else None) for several in rates
+    )
     differences, p = _judged(variant, results)
     return (
         variant,
         f"{next(iter(runs.values()))['total']:,}",
         word_errors,
-        ", ".join(f"{100 * found['test_wer']:.1f}" for found in runs.values()),
+        ", ".join(f"{100 * actual['test_wer']:.1f}" for actual in runs.values()),
         letter_errors,
         f"{mean(differences):+.1f}" if differences else "",
         "" if p is None else p_text(p),
@@ -151,13 +153,13 @@ def _conclusion(results: dict[str, dict[int, dict]]) -> str:
         differences, p = _judged(variant, results)
         if p is not None and p < LEVEL:
             clear.append(f"{variant} ({mean(differences):+.1f} points from {beside})")
-    found = f"Clear at p < {LEVEL}: {'; '.join(clear)}."
+    actual = f"Clear at p < {LEVEL}: {'; '.join(clear)}."
     if not any(p is not None for _, p in (_judged(variant, results) for variant in VARIANTS)):
-        found = "Nothing was tested: that takes two seeds."
+        actual = "Nothing was tested: that takes two seeds."
     elif not clear:
-        found = f"Nothing is clear at p < {LEVEL}: no part changes more than the spread of the seeds."
+        actual = f"Nothing is clear at p < {LEVEL}: no part changes more than the spread of the seeds."
     epochs = {str(run["epochs"]) for runs in results.values() for run in runs.values()}
-    return f"Runs of {', '.join(epochs)} epochs. {found} Tests are paired by seed and not corrected for their number."
+    return f"Runs of {', '.join(epochs)} epochs. {actual} Tests are paired by seed and not corrected for their number."
 
 
 def main(arguments: list[str]) -> None:
@@ -180,15 +182,15 @@ def main(arguments: list[str]) -> None:
         for seed in chosen.seeds
         for variant in VARIANTS
     }
-    commands = {folder: command_line(*place, folder, others) for place, folder in folders.items()}
+    commands = {folder: command_line(*position, folder, others) for position, folder in folders.items()}
     for command in commands.values():  # before the work: a folder may hold a run with other options
         file, run_opts, overrides = parse_arguments(command)
         recipe = load_recipe(file, overrides, run_opts)
         check_output_folder(recipe, recipe.settings.output_folder, recipe.settings.save_folder)
     with ThreadPoolExecutor(chosen.jobs) as pool:
         runs = [pool.submit(run, command, folder) for folder, command in commands.items()]
-        for each in tqdm(runs, desc="Runs"):
-            each.result()
+        for item in tqdm(runs, desc="Runs"):
+            item.result()
     results: dict[str, dict[int, dict]] = {}
     for (variant, seed), folder in folders.items():
         results.setdefault(variant, {})[seed] = json.loads((folder / "results.json").read_text())

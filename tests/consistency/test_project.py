@@ -140,9 +140,9 @@ def test_command_that_names_no_file_is_found(text, expected):
 def test_commands_of_documents_name_files_that_exist():
     pages = [path for path in matching("docs/*.md") if path.name != "extending.md"]  # which a test of its own performs
     readmes = [*matching("README.md"), *matching("recipes/**/README.md"), *pages]
-    found = {relative(path): commands(path.read_text()) for path in readmes}
-    assert found["README.md"], "the README shows no command"
-    wrong = {path: [words for words in lines if missing_files(words)] for path, lines in found.items()}
+    actual = {relative(path): commands(path.read_text()) for path in readmes}
+    assert actual["README.md"], "the README shows no command"
+    wrong = {path: [words for words in lines if missing_files(words)] for path, lines in actual.items()}
     assert {path: lines for path, lines in wrong.items() if lines} == {}
 
 
@@ -151,12 +151,12 @@ def test_commands_of_documents_name_files_that_exist():
 
 def undocumented(tree: ast.AST, name: str) -> list[str]:
     """The public functions and classes of a module or class that have no docstring, the module or class too."""
-    found = [] if ast.get_docstring(tree) else [name]
+    names = [] if ast.get_docstring(tree) else [name]
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            found += [f"{name}.{node.name}"] if ast.get_docstring(node) is None else []
-            found += undocumented(node, f"{name}.{node.name}") if isinstance(node, ast.ClassDef) else []
-    return found
+            names += [f"{name}.{node.name}"] if ast.get_docstring(node) is None else []
+            names += undocumented(node, f"{name}.{node.name}") if isinstance(node, ast.ClassDef) else []
+    return names
 
 
 def test_undocumented_names_are_found():

@@ -61,8 +61,8 @@ def norms_before(backbone: str, *sublayers: str) -> int:
     return len(sublayers) * NORM if backbone in ("ast", "whisper", "echo") else 0
 
 
-def block_count(down: int, inside: int, up: int) -> int:
-    return (DIM + 1) * down + inside + (up + 1) * DIM
+def block_count(down: int, inner: int, up: int) -> int:
+    return (DIM + 1) * down + inner + (up + 1) * DIM
 
 
 def conformer_count(backbone: str) -> int:
@@ -210,7 +210,7 @@ class TestEveryMethod:
         assert counts["trainable"] == expected + HEAD
 
     def test_recomputing_layers_changes_nothing(self, backbone, method):
-        models = [build(backbone[1], method, gradient_checkpointing=some) for some in (False, True)]
+        models = [build(backbone[1], method, gradient_checkpointing=several) for several in (False, True)]
         if method == "full":  # so that layer drop, which draws for each layer, draws nothing
             for model in models:
                 model.eval()

@@ -131,13 +131,13 @@ def _run(arguments: list[str], folder: str, output: str, sabotage: Callable[[], 
     sys.exit(run_command(command, arguments))
 
 
-def kill(place: str, count: int = 1, when: str = "before", stage: str = "") -> None:
+def kill(position: str, count: int = 1, when: str = "before", stage: str = "") -> None:
     """Arranges that this process dies at the `count`-th call of a function, as by ``kill -9``.
 
     `place` names the function, such as ``brainplug.training.classification:ClassificationBrain.fit_batch``. With
     `stage`, only calls with this stage among the arguments are counted.
     """
-    owner_name, _, name = place.replace(":", ".").rpartition(".")
+    owner_name, _, name = position.replace(":", ".").rpartition(".")
     owner = resolve_name(owner_name)
     original, calls = getattr(owner, name), 0
 

@@ -284,7 +284,7 @@ def test_missing_part_of_the_data(damage, words, esc50, train_esc50):
 
 
 @pytest.mark.parametrize(
-    ("option", "asked", "found"),
+    ("option", "asked", "actual"),
     [
         ("--lr=0.25", "'lr: 0.25'", "'lr:'"),
         ("--precision=bf16", "'--precision=bf16'", "'--precision=fp32'"),
@@ -292,10 +292,10 @@ def test_missing_part_of_the_data(damage, words, esc50, train_esc50):
         ("--remove_vector_weight_decay", "'--remove_vector_weight_decay=True'", "'--remove_vector_weight_decay=False'"),
     ],
 )
-def test_results_of_another_configuration(option, asked, found, results, train_esc50):
+def test_results_of_another_configuration(option, asked, actual, results, train_esc50):
     before = state(results)
     run = train_esc50(option, "--output_folder=results")
-    assert_refused(run, asked, found, "Write another --output_folder")
+    assert_refused(run, asked, actual, "Write another --output_folder")
     assert state(results) == before
 
 

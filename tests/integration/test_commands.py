@@ -82,9 +82,9 @@ def test_the_report_prints_its_table_and_writes_its_page(tmp_path):
 def test_without_what_draws_the_report_prints_its_table_and_says_what_is_missing(tmp_path):
     results = make_run(tmp_path / "runs" / "run")
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('it is hidden', name='matplotlib')")
-    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    positions = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, "-m", "brainplug", "report", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": positions})
     assert done.returncode == 2
     assert done.stdout == f"{results_table([results])}\n"
     assert "matplotlib is missing" in done.stderr and "brainplug[plot]" in done.stderr
@@ -128,7 +128,7 @@ def test_a_published_command_line_starts_a_run(tiny_backbones, shared_esc50, tmp
     )
     assert run.code == 0, run.output
     [path] = tmp_path.rglob("results.json")
-    found = json.loads(path.read_text())
-    assert (found["method"], found["few_shot"], found["n_train"], found["seed"]) == ("conformer", 9, 18, 3)
-    assert found["paper_code"]
+    actual = json.loads(path.read_text())
+    assert (actual["method"], actual["few_shot"], actual["n_train"], actual["seed"]) == ("conformer", 9, 18, 3)
+    assert actual["paper_code"]
     assert path.parent.parent.name.endswith("-conformer-fold1-9shot-published")

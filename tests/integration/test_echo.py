@@ -70,8 +70,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert run.code == 0, run.output
     results, whole = tmp_path / "results", tmp_path / "uninterrupted"
     assert_same(outcome(results), outcome(whole))
-    found = json.loads((results / "results.json").read_text())
-    assert [found[f"n_{name}"] for name in ("train", "valid", "test", "skipped")] == [8, 3, 3, 1]
+    actual = json.loads((results / "results.json").read_text())
+    assert [actual[f"n_{name}"] for name in ("train", "valid", "test", "skipped")] == [8, 3, 3, 1]
     rows = rows_of(results / "transcripts.csv")
     assert [row["reference"] for row in rows] == [text.lower() for text in TEXTS[:3]]
     recognizer = SpeechRecognizer.from_run(str(results))

@@ -29,16 +29,16 @@ def train_all(arguments: list[str]) -> None:
 def predict_all(arguments: list[str]) -> None:
     """Writes, for each run folder and batch size, the predictions for the run's test clips."""
     report, *folders = arguments
-    found = {}
+    actual = {}
     for folder in folders:
         classifier = Classifier.from_run(folder)
         paths = [row["path"] for row in read_predictions(folder)]
         for batch_size in (1, 16):
-            found[f"{Path(folder).name} {batch_size}"] = [
+            actual[f"{Path(folder).name} {batch_size}"] = [
                 (prediction.path, prediction.label, prediction.probability)
                 for prediction in classifier.classify_files(paths, batch_size)
             ]
-    Path(report).write_text(json.dumps(found))
+    Path(report).write_text(json.dumps(actual))
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def predictions(clips, tiny_backbones, tmp_path_factory) -> tuple[Path, dict]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_predictions_equal_those_of_the_run(backbone, method, batch_size, predictions):
-    folder, found = predictions
+    folder, actual = predictions
     rows = read_predictions(str(folder / f"{backbone}-{method}"))
     assert len(rows) == len(SECONDS)
-    paths, labels, probabilities = zip(*found[f"{backbone}-{method} {batch_size}"], strict=True)
+    paths, labels, probabilities = zip(*actual[f"{backbone}-{method} {batch_size}"], strict=True)
     assert list(paths) == [row["path"] for row in rows]
     assert list(labels) == [row["predicted"] for row in rows]
     assert probabilities == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)

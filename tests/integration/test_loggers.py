@@ -18,10 +18,10 @@ def test_a_killed_run_has_every_epoch_once(when, train_esc50, tmp_path):
     assert train_esc50(*options, sabotage=partial(kill, SAVE, 2, when)).code == KILLED
     run = train_esc50(*options)
     assert run.code == 0, run.output
-    found = EventAccumulator(str(tmp_path / "results" / "tensorboard")).Reload()
-    assert set(found.Tags()["scalars"]) == {"epoch", "lr", "loss/train", "loss/valid", "accuracy/valid"}
-    for tag in found.Tags()["scalars"]:
-        assert [event.step for event in found.Scalars(tag)] == [1, 2, 3]
+    actual = EventAccumulator(str(tmp_path / "results" / "tensorboard")).Reload()
+    assert set(actual.Tags()["scalars"]) == {"epoch", "lr", "loss/train", "loss/valid", "accuracy/valid"}
+    for tag in actual.Tags()["scalars"]:
+        assert [event.step for event in actual.Scalars(tag)] == [1, 2, 3]
 
 
 def without(package: str) -> None:

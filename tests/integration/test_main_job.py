@@ -84,18 +84,18 @@ def test_every_method(method, train_esc50, tmp_path):
     run = succeeded(train_esc50(*options, sabotage=partial(record_logits, str(logits_path))))
     assert {path.name for path in folder.iterdir()} == FILES
 
-    found = results(folder)
-    assert found["method"] == method
-    assert 0 < found["trainable_without_head"] < found["trainable"] <= found["total"]
-    assert found["trainable"] - found["trainable_without_head"] == (16 + 1) * 2
-    assert f"{found['trainable']:,} parameters" in run.output
+    actual = results(folder)
+    assert actual["method"] == method
+    assert 0 < actual["trainable_without_head"] < actual["trainable"] <= actual["total"]
+    assert actual["trainable"] - actual["trainable_without_head"] == (16 + 1) * 2
+    assert f"{actual['trainable']:,} parameters" in run.output
 
     description = json.loads((folder / "adapter.json").read_text())
     clips = [clip for clip in read_manifest(str(folder / "manifest.csv")) if clip.split == "test"]
     logits = logits_of_adapter(folder, clips)
     assert torch.allclose(logits, torch.load(logits_path), atol=1e-5)
     wanted = torch.tensor([description["labels"].index(clip.label) for clip in clips])
-    assert found["test_accuracy"] == (logits.argmax(1) == wanted).float().mean().item()
+    assert actual["test_accuracy"] == (logits.argmax(1) == wanted).float().mean().item()
     indices = [description["labels"].index(row["predicted"]) for row in read_predictions(str(folder))]
     assert indices == logits.argmax(1).tolist()
     seen, labels = read_observations(str(folder))
@@ -112,7 +112,7 @@ def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
     run = succeeded(train_esc50())
     [path] = tmp_path.rglob("results.json")
     assert path.parent == tmp_path / f"results/ESC50/{folder_name(tiny_backbones['ast'])}-conformer-fold1/1234"
-    found = json.loads(path.read_text())
+    actual = json.loads(path.read_text())
     wanted = {
         "dataset": "esc50",
         "fold": 1,
@@ -139,20 +139,27 @@ def test_results_say_what_was_run(train_esc50, tiny_backbones, tmp_path):
         "precision": "fp32",
         "paper_code": False,
     }
-    assert {name: found[name] for name in wanted} == wanted
-    assert found["backbone_revision"].startswith("sha256-")
-    assert found["best_epoch"] in (1, 2)
+    assert {name: actual[name] for name in wanted} == wanted
+    assert actual["backbone_revision"].startswith("sha256-")
+    assert actual["best_epoch"] in (1, 2)
     for name in ("valid_accuracy", "test_accuracy", "test_accuracy_last_epoch"):
-        assert found[name] * 8 == int(found[name] * 8)
-        assert 0 <= found[name] <= 1
-    assert 0 < found["seconds"] < 120
-    assert found["seconds_per_epoch"] * 2 == pytest.approx(found["seconds"], rel=0.1)
-    assert 10**8 < found["peak_memory_bytes"] < 10**11
-    assert found["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert found["packages"].keys() >= {"brainplug", "speechbrain", "transformers", "peft", "torchaudio", "hyperpyyaml"}
+        assert actual[name] * 8 == int(actual[name] * 8)
+        assert 0 <= actual[name] <= 1
+    assert 0 < actual["seconds"] < 120
+    assert actual["seconds_per_epoch"] * 2 == pytest.approx(actual["seconds"], rel=0.1)
+    assert 10**8 < actual["peak_memory_bytes"] < 10**11
+    assert actual["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert actual["packages"].keys() >= {
+        "brainplug",
+        "speechbrain",
+        "transformers",
+        "peft",
+        "torchaudio",
+        "hyperpyyaml",
+    }
     for words in (
         "8 test clips, 2 classes",
-        f"test accuracy   {100 * found['test_accuracy']:.2f} %",
+        f"test accuracy   {100 * actual['test_accuracy']:.2f} %",
         str(path.parent.name),
     ):
         assert words in run.output
@@ -170,12 +177,12 @@ def test_log_has_a_line_for_each_epoch(train_esc50, tmp_path):
 def test_best_epoch_is_tested_with_the_last_beside_it(train_esc50, tmp_path):
     options = ["--number_of_epochs=6", "--method=linear", "--lr=0.5", "--seed=5", "--augment=[]", "--frames=48"]
     succeeded(train_esc50(*options, "--output_folder=results"))
-    found = results(tmp_path / "results")
+    actual = results(tmp_path / "results")
     lines = (tmp_path / "results" / "train_log.txt").read_text().splitlines()
     accuracies = [float(line.rpartition("valid accuracy: ")[2]) / 100 for line in lines]
-    assert found["epochs"] == len(lines) == 6
+    assert actual["epochs"] == len(lines) == 6
     assert len(set(accuracies)) > 1  # so that the choice matters
-    assert found["valid_accuracy"] == max(accuracies) == accuracies[found["best_epoch"] - 1]
+    assert actual["valid_accuracy"] == max(accuracies) == accuracies[actual["best_epoch"] - 1]
 
 
 def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
@@ -183,15 +190,15 @@ def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
     run = succeeded(train_esc50(*options, "--paper_code=True", "--output_folder=results"))
     assert "code            as published" in run.output
     assert "(epoch 6, the last)" in run.output
-    found, folder = results(tmp_path / "results"), tmp_path / "results"
+    actual, folder = results(tmp_path / "results"), tmp_path / "results"
     lines = (folder / "train_log.txt").read_text().splitlines()
     accuracies = [float(line.rpartition("valid accuracy: ")[2]) / 100 for line in lines]
     assert max(accuracies) != accuracies[-1]  # so that the choice matters
-    assert found["tested_epoch"] == 6
-    assert accuracies[found["best_epoch"] - 1] == max(accuracies)
-    assert found["valid_accuracy"] == accuracies[-1]
-    assert found["test_accuracy"] == found["test_accuracy_last_epoch"]
-    assert (found["paper_code"], found["method_settings"]["class"]) == (True, "PublishedLinearProbe")
+    assert actual["tested_epoch"] == 6
+    assert accuracies[actual["best_epoch"] - 1] == max(accuracies)
+    assert actual["valid_accuracy"] == accuracies[-1]
+    assert actual["test_accuracy"] == actual["test_accuracy_last_epoch"]
+    assert (actual["paper_code"], actual["method_settings"]["class"]) == (True, "PublishedLinearProbe")
     last = max(folder.glob("save/CKPT*"), key=lambda path: path.stat().st_mtime_ns)
     assert (folder / "adapter.safetensors").read_bytes() == (last / "model.ckpt").read_bytes()
     assert json.loads((folder / "adapter.json").read_text())["positions"] == "published"
@@ -203,8 +210,8 @@ def test_few_training_clips(paper_code, train_esc50, tmp_path):
     for folder, few_shot in (("all", "null"), ("few", "2"), ("again", "2")):
         options = [f"--few_shot={few_shot}", f"--paper_code={paper_code}", f"--output_folder={folder}"]
         succeeded(train_esc50(*options))
-    found = results(tmp_path / "few")
-    assert (found["few_shot"], found["n_train"], found["n_valid"], found["n_test"]) == (2, 4, 8, 8)
+    actual = results(tmp_path / "few")
+    assert (actual["few_shot"], actual["n_train"], actual["n_valid"], actual["n_test"]) == (2, 4, 8, 8)
     adapters = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("all", "few", "again")]
     assert adapters[0] != adapters[1] == adapters[2]
 
@@ -212,8 +219,8 @@ def test_few_training_clips(paper_code, train_esc50, tmp_path):
 def test_all_folds_and_draws_are_runs_of_their_own(train_esc50, tmp_path):
     options = ["--fold=all", "--folds=3", "--few_shot=2", "--few_shot_draws=2", "--seed=5", "--number_of_epochs=1"]
     output = succeeded(train_esc50(*options)).output
-    found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
-    assert sorted((run["fold"], run["seed"]) for run in found) == [
+    actual = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert sorted((run["fold"], run["seed"]) for run in actual) == [
         (fold, seed) for fold in (1, 2, 3) for seed in (5, 6)
     ]
     assert "over 6 runs" in output and "(2 draws)" in output.splitlines()[-1]
@@ -232,19 +239,19 @@ def test_flags_override_the_recipe(train_esc50, tmp_path):
     flags = {"seed": 7, "fold": 3, "lr": 0.01, "batch_size": 6, "number_of_epochs": 1}
     options = [f"--{name}={value}" for name, value in flags.items()]
     succeeded(train_esc50(*options, "--optimizer=adamw", "--output_folder=mine"))
-    found = results(tmp_path / "mine")
-    assert [found[name] for name in ("seed", "fold", "lr", "epochs", "optimizer")] == [7, 3, 0.01, 1, "adamw"]
+    actual = results(tmp_path / "mine")
+    assert [actual[name] for name in ("seed", "fold", "lr", "epochs", "optimizer")] == [7, 3, 0.01, 1, "adamw"]
     assert {clip.fold for clip in read_manifest(str(tmp_path / "mine/manifest.csv")) if clip.split == "test"} == {3}
     lines = (tmp_path / "mine/hyperparams.yaml").read_text().splitlines()
-    kept = yaml.safe_load("\n".join(line for line in lines if line.partition(":")[0] in flags))
-    assert kept == flags
+    remaining = yaml.safe_load("\n".join(line for line in lines if line.partition(":")[0] in flags))
+    assert remaining == flags
 
 
 @pytest.mark.parametrize(("options", "lr"), [([], 40 * RATE), (["--lr=0.3"], 0.3)])
 def test_an_optimiser_scales_the_rates_of_the_methods(options, lr, train_esc50, tmp_path):
     succeeded(train_esc50("--optimizer=fam", "--number_of_epochs=1", "--output_folder=results", *options))
-    found = results(tmp_path / "results")
-    assert (found["optimizer"], found["lr"]) == ("fam", lr)
+    actual = results(tmp_path / "results")
+    assert (actual["optimizer"], actual["lr"]) == ("fam", lr)
     last = next((tmp_path / "results").glob("save/CKPT*/optimizer.ckpt"))
     groups = torch.load(last)["param_groups"]
     assert [group["name"] for group in groups] == ["conv", "norm", "other"]
@@ -345,7 +352,11 @@ def test_with_the_cache_a_clip_is_decoded_once(options, train_esc50, esc50, tmp_
 
     def run(number: int, *more: str) -> list[str]:
         decoded.write_text("")
-        folders = [f"--data_folder={esc50}", f"--cache_folder={tmp_path / 'kept'}", f"--output_folder=results-{number}"]
+        folders = [
+            f"--data_folder={esc50}",
+            f"--cache_folder={tmp_path / 'remaining'}",
+            f"--output_folder=results-{number}",
+        ]
         succeeded(train_esc50(*folders, *options, *more, sabotage=partial(note_calls, str(decoded))))
         return decoded.read_text().split()
 
@@ -423,8 +434,8 @@ def test_a_run_on_random_weights_can_be_rebuilt_from_what_it_wrote(train_esc50, 
 )
 def test_two_processes(options, two_processes, tmp_path):
     two_processes("--output_folder=results", "--ckpt_interval_steps=1", *options)
-    found = results(tmp_path / "results")
-    assert (found["n_train"], found["epochs"]) == (24, 2)
+    actual = results(tmp_path / "results")
+    assert (actual["n_train"], actual["epochs"]) == (24, 2)
     # Each process takes half of the batches, so an epoch has 3 steps; the second one ends at cosine(5, 6).
     rate = RATE * (1 + math.cos(math.pi * 5 / 6)) / 2
     assert f"lr: {rate:.2e}" in (tmp_path / "results/train_log.txt").read_text().splitlines()[1]

@@ -58,18 +58,18 @@ def train_own(tiny_backbones: dict[str, str], tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "actual"),
     [
         (["--dataset=own", "--data_folder=sounds"], (28, 4, 4)),
         (["--dataset=own", "--data_folder=sounds", "--fold=2", "--folds=3"], (12, 12, 12)),
         (["--manifest=clips.csv", "--data_folder=sounds"], (24, 6, 6)),
     ],
 )
-def test_ones_own_clips_train(options, found, sounds, train_own):
+def test_ones_own_clips_train(options, actual, sounds, train_own):
     run = train_own("--debug", *options)
     assert run.code == 0, run.output
     counts = [line.split()[1] for line in run.output.splitlines() if line.startswith(("train ", "valid ", "test  "))]
-    assert counts[:3] == [str(count) for count in found]
+    assert counts[:3] == [str(count) for count in actual]
     assert "test accuracy" in run.output
     assert "own" in run.output
 

@@ -115,7 +115,7 @@ def one_of_two(rank: int, folder: str, folders: dict[str, str]) -> None:
     """Does all cases as one of two processes, and writes how each went."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    told = {}
+    printed = {}
     for name, case in CASES.items():
         safetensors.torch.save_file(train(*case, folders), f"{folder}/{name}-{rank}.safetensors")
     safetensors.torch.save_file(train_echo(), f"{folder}/{ECHO}-{rank}.safetensors")
@@ -123,8 +123,8 @@ def one_of_two(rank: int, folder: str, folders: dict[str, str]) -> None:
     try:
         train(*CASES["convpass, published code"], folders)
     except RuntimeError as error:
-        told[UNTOLD] = str(error)
-    Path(folder, f"told-{rank}.json").write_text(json.dumps(told))
+        printed[UNTOLD] = str(error)
+    Path(folder, f"told-{rank}.json").write_text(json.dumps(printed))
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ def test_both_processes_train_the_same_model(case, trained):
 def test_a_method_that_does_not_say_what_it_leaves_unused_is_refused_by_torch(trained):
     """So that the test above can fail."""
     for rank in (0, 1):
-        told = json.loads((trained / f"told-{rank}.json").read_text())
-        assert "Expected to have finished reduction in the prior iteration" in told[UNTOLD]
+        printed = json.loads((trained / f"told-{rank}.json").read_text())
+        assert "Expected to have finished reduction in the prior iteration" in printed[UNTOLD]
 
 
 def test_two_processes_do_what_one_does(launch, command_line, tmp_path):

@@ -60,12 +60,12 @@ def cluster(environment) -> Iterator[object]:
 
 def running(jobs: list[Job]) -> dict[int, int]:
     """The processes of the cells that run, by place."""
-    found = {}
-    for place, job in enumerate(jobs):
+    actual = {}
+    for position, job in enumerate(jobs):
         starts = (job.folder / "started").read_text() if (job.folder / "started").exists() else ""
         if starts.endswith("\n") and not (job.folder / "ended").exists():  # else it is just being written
-            found.update((place, number) for number in living([int(starts.splitlines()[-1].split()[0])]))
-    return found
+            actual.update((position, number) for number in living([int(starts.splitlines()[-1].split()[0])]))
+    return actual
 
 
 def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
@@ -83,7 +83,7 @@ def test_whoever_stops_listening_ends_the_cells(cluster, tmp_path):
 
 def lost_of(processes: dict[int, int], parents: dict[int, int]) -> list[int]:
     """The places whose processes have ended, or run without what started them."""
-    return [place for place, number in processes.items() if parent_of(number) != parents[place]]
+    return [position for position, number in processes.items() if parent_of(number) != parents[position]]
 
 
 def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
@@ -96,7 +96,7 @@ def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     listener.start()
     until(lambda: len(running(jobs)) == 2)
     processes = running(jobs)
-    parents = {place: parent_of(number) for place, number in processes.items()}
+    parents = {position: parent_of(number) for position, number in processes.items()}
     cluster.remove_node(min(cluster.worker_nodes, key=id), allow_graceful=False)
     until(lambda: lost_of(processes, parents))
     [lost] = lost_of(processes, parents)
@@ -106,7 +106,7 @@ def test_the_cells_of_a_lost_node_run_again(cluster, tmp_path):
     assert sorted((event.job, event.reason) for event in events) == expected
     assert outcome(jobs) == outcome(alone) == ["0", "1", "4", ""]
     starts = [len((job.folder / "started").read_text().splitlines()) for job in jobs]
-    assert starts == [2 if place == lost else 1 for place in range(CELLS)]
+    assert starts == [2 if position == lost else 1 for position in range(CELLS)]
 
 
 def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch):

@@ -81,9 +81,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert_same(outcome(results), outcome(whole))
     assert (results / "transcripts.csv").read_text() == (whole / "transcripts.csv").read_text()
 
-    found = json.loads((results / "results.json").read_text())
-    assert [found[f"n_{name}"] for name in ("train", "valid", "test", "skipped")] == [8, 3, 3, 2]
-    assert (found["updates"], found["frozen_updates"], found["n_characters"]) == (4, 1, 28)
+    actual = json.loads((results / "results.json").read_text())
+    assert [actual[f"n_{name}"] for name in ("train", "valid", "test", "skipped")] == [8, 3, 3, 2]
+    assert (actual["updates"], actual["frozen_updates"], actual["n_characters"]) == (4, 1, 28)
     assert [(row["id"], row["reason"]) for row in rows_of(results / "skipped.csv")] == [
         ("short", "needs 22 tokens, has 7"),
         ("silent", "has an empty transcript"),
@@ -94,16 +94,16 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     words = [len(row["reference"].split()) for row in rows]
     rates = [float(row["wer"]) for row in rows]
     total = sum(rate * count for rate, count in zip(rates, words, strict=True)) / sum(words)
-    assert found["test_wer"] == pytest.approx(total, abs=1e-4)
-    assert f"WER {100 * found['test_wer']:.2f} %" in run.output
+    assert actual["test_wer"] == pytest.approx(total, abs=1e-4)
+    assert f"WER {100 * actual['test_wer']:.2f} %" in run.output
 
     recognizer = SpeechRecognizer.from_run(str(results))
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
     together = recognizer.transcribe_files([row["path"] for row in rows])
     assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
-    kept = safetensors.torch.load_file(results / "adapter.safetensors")
-    assert kept
-    assert not any("feature_extractor" in name for name in kept)
+    remaining = safetensors.torch.load_file(results / "adapter.safetensors")
+    assert remaining
+    assert not any("feature_extractor" in name for name in remaining)
     assert "| own clips |" in results_table(read_results(str(results)))
 
 
@@ -128,8 +128,8 @@ def test_librispeech(train, tmp_path):
     corpus = make_librispeech(tmp_path / "LibriSpeech")
     run = train(f"--data_folder={corpus}", "--number_of_epochs=1", recipe="LibriSpeech_ctc")
     assert run.code == 0, run.output
-    found = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert [found["dataset"], *(found[f"n_{split}"] for split in ("train", "valid", "test"))] == [
+    actual = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert [actual["dataset"], *(actual[f"n_{split}"] for split in ("train", "valid", "test"))] == [
         "librispeech",
         4,
         2,

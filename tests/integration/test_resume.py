@@ -129,12 +129,12 @@ def outcome(results: Path) -> dict:
     }
 
 
-def assert_same(found: dict, wanted: dict) -> None:
+def assert_same(actual: dict, wanted: dict) -> None:
     """Compares what two runs left behind, the weights without a page of bytes in the report."""
-    assert found["results"] == wanted["results"]
-    assert found["log"] == wanted["log"]
+    assert actual["results"] == wanted["results"]
+    assert actual["log"] == wanted["log"]
     for name in ("adapter", "model", "optimizer"):
-        same = found[name] == wanted[name]
+        same = actual[name] == wanted[name]
         assert same, f"the {name} differs"
 
 
@@ -155,8 +155,8 @@ def test_runs_that_differ_are_told_apart(expected, train_esc50, tmp_path):
     """So that the comparison above can fail."""
     wanted = expected("conformer")
     assert train_esc50(*COMMON, *SETUPS["conformer"], "--seed=2").code == 0
-    found = outcome(tmp_path / "results")
-    assert [name for name in wanted if found[name] != wanted[name]] == list(wanted)
+    actual = outcome(tmp_path / "results")
+    assert [name for name in wanted if actual[name] != wanted[name]] == list(wanted)
 
 
 @pytest.mark.parametrize(

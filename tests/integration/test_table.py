@@ -287,9 +287,9 @@ def test_a_summary_that_cannot_be_written_ends_the_cells(project):
 
 
 def test_a_cell_s_folder_that_cannot_be_written(project):
-    place = project.folder / "results/tables/small/ESC-50/linear"
-    place.mkdir(parents=True)
-    (place / "fold1-seed1234").touch()
+    position = project.folder / "results/tables/small/ESC-50/linear"
+    position.mkdir(parents=True)
+    (position / "fold1-seed1234").touch()
     run = project.run()
     assert run.code == 1
     assert "linear / ESC-50, fold 1, seed 1234: not finished: its folder" in run.output
@@ -310,12 +310,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_and_loses_no_finished_cell(project, small_disk):
-    place = f"--output_folder={small_disk / 'table'}"
-    assert project.run(place, "--only=method=linear").code == 0
+    position = f"--output_folder={small_disk / 'table'}"
+    assert project.run(position, "--only=method=linear").code == 0
     finished = {path: path.stat().st_mtime_ns for path in small_disk.rglob("results.json")}
     assert len(finished) == 2
     (project.folder / "fills").touch()
-    run = project.run(place)
+    run = project.run(position)
     assert run.code in (1, 2)
     assert "No space left on device" in run.output
     assert "Traceback" not in run.output
@@ -323,7 +323,7 @@ def test_a_full_disk_is_told_and_loses_no_finished_cell(project, small_disk):
     (project.folder / "fills").unlink()
     for checkpoint in small_disk.rglob("checkpoint"):
         checkpoint.unlink()
-    again = project.run(place, "--retry_failed")
+    again = project.run(position, "--retry_failed")
     assert again.code == 0, again.output
     assert len(list(small_disk.rglob("results.json"))) == 4
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -368,10 +368,10 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
         arguments = [f"--method={row}", "--fold=1", "--number_of_epochs=10", "--ckpt_interval_steps=2"]
         done = run_train(command_line(*arguments, f"--output_folder={alone}"), tmp_path)
         assert done.code == 0, done.output
-        found, wanted = (json.loads((each / "results.json").read_text()) for each in (cell, alone))
+        actual, wanted = (json.loads((item / "results.json").read_text()) for item in (cell, alone))
         for name in CHANGES_WITH_EACH_RUN:
-            del found[name], wanted[name]
-        assert found == wanted
+            del actual[name], wanted[name]
+        assert actual == wanted
         same = (cell / "adapter.safetensors").read_bytes() == (alone / "adapter.safetensors").read_bytes()
         assert same, "the weights differ"
 

@@ -199,9 +199,9 @@ def test_signals_are_distorted_in_order_and_their_padding_stays_silent():
     torch.manual_seed(1)
     clips = torch.randn(2, 1000)
     clips[1, 500:] = 0
-    found = distort([Speed([50]), Noise(0.0, 0.0)], clips, torch.tensor([1.0, 0.5]))
-    assert found.shape == (2, 2000)
-    assert found[1, :950].abs().min() > 0 and found[1, 1050:].abs().max() < 1e-3
+    actual = distort([Speed([50]), Noise(0.0, 0.0)], clips, torch.tensor([1.0, 0.5]))
+    assert actual.shape == (2, 2000)
+    assert actual[1, :950].abs().min() > 0 and actual[1, 1050:].abs().max() < 1e-3
     assert distort([], clips, torch.ones(2)) is clips
 
 
@@ -241,10 +241,10 @@ def test_spec_augment_masks_one_stretch_and_one_band(seed, value):
         in_time, in_frequency = is_masked.all(1), is_masked.all(0)
         assert torch.equal(is_masked, in_time[:, None] | in_frequency[None, :])
         assert torch.equal(clip[~is_masked], before[~is_masked])
-        for places, largest in ((in_time, 16), (in_frequency, 8)):
-            inside = places.nonzero().flatten().tolist()
-            assert len(inside) <= largest
-            assert inside == list(range(inside[0], inside[0] + len(inside))) if inside else True
+        for positions, largest in ((in_time, 16), (in_frequency, 8)):
+            inner = positions.nonzero().flatten().tolist()
+            assert len(inner) <= largest
+            assert inner == list(range(inner[0], inner[0] + len(inner))) if inner else True
     assert torch.equal(targets, batch()[1])
 
 
@@ -320,13 +320,13 @@ class TestChoice:
         assert torch.equal(torch.rand(1), drawn)
 
     @pytest.mark.parametrize(
-        ("signals", "kept"),
+        ("signals", "remaining"),
         [
             (["log_mel"], [TimeShift(), SpecAugment()]),
             (["waveform"], [TimeShift(), Noise()]),
             (["waveform", "log_mel"], [TimeShift(), Noise(), SpecAugment()]),
         ],
     )
-    def test_what_does_not_suit_the_signal_is_left_out_with_a_warning(self, signals, kept, caplog):
-        assert suitable([TimeShift(), Noise(), SpecAugment()], signals) == kept
-        assert len(caplog.records) == 3 - len(kept)
+    def test_what_does_not_suit_the_signal_is_left_out_with_a_warning(self, signals, remaining, caplog):
+        assert suitable([TimeShift(), Noise(), SpecAugment()], signals) == remaining
+        assert len(caplog.records) == 3 - len(remaining)

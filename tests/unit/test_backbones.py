@@ -592,13 +592,13 @@ class TestWhisper:
         assert tokens.shape == (1, frames // 2, 16)
 
     @pytest.mark.parametrize(
-        ("mode", "frames", "kept"),
+        ("mode", "frames", "remaining"),
         [("zero", 64, False), ("zero", 40, False), ("published", 64, True), ("published", 40, False)],
     )
-    def test_zero_sets_all_to_zero(self, mode, frames, kept, tiny_backbones):
+    def test_zero_sets_all_to_zero(self, mode, frames, remaining, tiny_backbones):
         backbone = load_backbone(tiny_backbones["whisper"], frames=frames, positions=mode)
         assert backbone.model.embed_positions.weight.shape == (frames // 2, 16)
-        assert bool(backbone.model.embed_positions.weight.any()) == kept
+        assert bool(backbone.model.embed_positions.weight.any()) == remaining
 
     def test_interpolation_of_a_ramp_is_a_ramp(self):
         model = WhisperEncoder(copy.deepcopy(WHISPER_CONFIG))

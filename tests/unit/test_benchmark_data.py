@@ -23,19 +23,19 @@ def test_every_backbone_has_a_row_without_and_with_the_cache():
     lines = compare_epochs(["nano-ast", "wav2vec2"], n_clips=2, repeats=1).splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[:2] for row in rows] == [
-        [signal, kept] for signal in ("log_mel (nano-ast)", "waveform (wav2vec2)") for kept in ("no", "yes")
+        [signal, remaining] for signal in ("log_mel (nano-ast)", "waveform (wav2vec2)") for remaining in ("no", "yes")
     ]
     assert all(float(number) > 0 for row in rows for number in row[2:])
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_the_second_epoch_decodes_where_nothing_is_kept(kept, tmp_path, monkeypatch):
+@pytest.mark.parametrize("remaining", [False, True])
+def test_the_second_epoch_decodes_where_nothing_is_kept(remaining, tmp_path, monkeypatch):
     decoded = []
     backbone = random_backbone(known_config("nano-ast"), frames=64)
     monkeypatch.setattr(type(backbone), "extract", lambda self, waveform: decoded.append(1) or torch.zeros(1))
     clips = make_files(str(tmp_path), 3)
-    seconds_of_two_epochs(clips, backbone, str(tmp_path / "cache") if kept else None)
-    assert len(decoded) == (3 if kept else 6)
+    seconds_of_two_epochs(clips, backbone, str(tmp_path / "cache") if remaining else None)
+    assert len(decoded) == (3 if remaining else 6)
 
 
 @pytest.mark.slow

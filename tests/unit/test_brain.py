@@ -104,11 +104,11 @@ class TestSeeds:
         assert self.draws(other, 3, 5) == first
 
     def test_every_seed_epoch_and_step_draws_its_own(self, make_brain):
-        found = [
+        actual = [
             self.draws(make_brain(seed=seed), epoch, step) for seed in (1, 2) for epoch in (1, 2) for step in (1, 2)
         ]
-        for drawn in zip(*found, strict=True):
-            assert len(set(drawn)) == len(found)
+        for drawn in zip(*actual, strict=True):
+            assert len(set(drawn)) == len(actual)
 
     def test_every_process_of_a_run_draws_its_own(self, make_brain):
         brain = make_brain()
@@ -233,7 +233,7 @@ class TestAccuracies:
         counts = brain.optimizer_step, brain.hparams.epoch_counter.current
         assert counts == (9, 3)
         tested = brain.test_epochs(sets["test"], chosen, {"batch_size": 2})
-        assert {name: (found["epoch"], found["valid_accuracy"]) for name, found in tested.items()} == {
+        assert {name: (actual["epoch"], actual["valid_accuracy"]) for name, actual in tested.items()} == {
             "best": (2, 0.9),
             "last": (3, 0.4),
         }

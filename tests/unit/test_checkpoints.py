@@ -69,25 +69,25 @@ def test_crash_between_two_files_leaves_no_checkpoint(checkpointer):
     def crash(module, path):
         raise CrashError
 
-    kept = checkpointer.save_checkpoint()
+    remaining = checkpointer.save_checkpoint()
     checkpointer.add_recoverable("last", torch.nn.Linear(1, 1), custom_save_hook=crash)
     with pytest.raises(CrashError):
         checkpointer.save_checkpoint()
     left = sorted(path.name for path in checkpointer.checkpoints_dir.iterdir())
     assert len(left) == 2
-    assert [checkpoint.path for checkpoint in checkpointer.list_checkpoints()] == [kept.path]
+    assert [checkpoint.path for checkpoint in checkpointer.list_checkpoints()] == [remaining.path]
 
     again = SafeCheckpointer(checkpointer.checkpoints_dir, {"layer": torch.nn.Linear(2, 2)})
     saved = again.save_checkpoint()
-    assert sorted(again.checkpoints_dir.iterdir()) == sorted([kept.path, saved.path])
+    assert sorted(again.checkpoints_dir.iterdir()) == sorted([remaining.path, saved.path])
 
 
 @pytest.mark.parametrize("name", ["CKPT.yaml", "layer.ckpt", "other.ckpt", CHECKSUMS_NAME])
 def test_torn_checkpoint_is_skipped_and_reported(name, checkpointer, caplog):
-    kept, torn = checkpointer.save_checkpoint(), checkpointer.save_checkpoint()
+    remaining, torn = checkpointer.save_checkpoint(), checkpointer.save_checkpoint()
     again = tear(checkpointer, torn, name)
     with caplog.at_level(logging.WARNING):
-        assert again.recover_if_possible().path == kept.path
+        assert again.recover_if_possible().path == remaining.path
     assert [record.getMessage() for record in caplog.records if "torn" in record.getMessage()] == [
         f"The checkpoint {torn.path} is torn; the one before it is used instead."
     ]
@@ -114,7 +114,7 @@ def test_torn_best_checkpoint_gives_way_to_the_second_best(checkpointer):
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "kept"),
+    ("accuracies", "remaining"),
     [
         ([0.1, 0.2, 0.3, 0.4], [0.3, 0.4]),
         ([0.9, 0.1, 0.8, 0.2, 0.3], [0.9, 0.8, 0.2, 0.3]),
@@ -122,14 +122,14 @@ def test_torn_best_checkpoint_gives_way_to_the_second_best(checkpointer):
         ([0.5], [0.5]),
     ],
 )
-def test_the_best_two_and_the_newest_two_are_kept(accuracies, kept, checkpointer):
+def test_the_best_two_and_the_newest_two_are_kept(accuracies, remaining, checkpointer):
     for accuracy in accuracies:
         checkpointer.save_and_keep_only(
             {"accuracy": accuracy}, num_to_keep=2, max_keys=["accuracy"], importance_keys=[]
         )
-    found = sorted(checkpointer.list_checkpoints(), key=lambda checkpoint: checkpoint.meta["unixtime"])
-    assert [checkpoint.meta["accuracy"] for checkpoint in found] == kept
-    assert len(list(checkpointer.checkpoints_dir.iterdir())) == len(kept)
+    actual = sorted(checkpointer.list_checkpoints(), key=lambda checkpoint: checkpoint.meta["unixtime"])
+    assert [checkpoint.meta["accuracy"] for checkpoint in actual] == remaining
+    assert len(list(checkpointer.checkpoints_dir.iterdir())) == len(remaining)
 
 
 def test_torn_checkpoint_is_left_alone(checkpointer):

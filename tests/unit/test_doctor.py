@@ -387,8 +387,8 @@ def test_other_parts_of_a_copied_file_are_told_once(full, tmp_path):
         soundfile.write(path, noise(0.5), SAMPLE_RATE)
         clips.append(Clip(split, str(path), "dog", split, start=start, stop=start + 0.25, duration=0.25))
     whole = [dataclasses.replace(clip, id=f"{clip.id} whole", start=None, duration=0.5) for clip in clips]
-    for some in (clips, [*clips, *whole]):
-        [finding] = examine_content(some, some, full)
+    for several in (clips, [*clips, *whole]):
+        [finding] = examine_content(several, several, full)
         assert finding.level == "error"
         assert finding.text.startswith("The same content: ")
 
@@ -469,9 +469,9 @@ def test_backbones_in_the_cache_are_listed(tiny_backbones, tmp_path, monkeypatch
     put_into_cache(tmp_path, "facebook/hubert-base-ls960", tiny_backbones["hubert"])
     put_into_cache(tmp_path, "someone/whole", tiny_backbones["ast"])
     put_into_cache(tmp_path, "someone/without-weights", tiny_backbones["ast"], without="model.safetensors")
-    found = texts(examine_machine(), "ok")
-    assert "Backbones that load offline: nano-ast, nano-data2vec, nano-hubert, hubert, someone/whole" in found
-    assert "Backbones that would be downloaded: ast, wav2vec2, data2vec, wavlm, whisper" in found
+    actual = texts(examine_machine(), "ok")
+    assert "Backbones that load offline: nano-ast, nano-data2vec, nano-hubert, hubert, someone/whole" in actual
+    assert "Backbones that would be downloaded: ast, wav2vec2, data2vec, wavlm, whisper" in actual
 
 
 def put_into_cache(cache, hub_id, folder, without=None):

@@ -57,8 +57,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         options = dict(option[2:].split("=", 1) for option in command if option.startswith("--") and "=" in option)
         if options["use_convolution"] == "True" and len(made) < 10:
             return subprocess.CompletedProcess(command, 1)
-        found = {"test_wer": 0.1 * int(options["seed"]), "test_cer": 0.05, "total": 10, "epochs": 3}
-        Path(options["output_folder"], "results.json").write_text(json.dumps(found))
+        actual = {"test_wer": 0.1 * int(options["seed"]), "test_cer": 0.05, "total": 10, "epochs": 3}
+        Path(options["output_folder"], "results.json").write_text(json.dumps(actual))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(ablation.subprocess, "run", run)

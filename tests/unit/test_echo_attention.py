@@ -142,9 +142,9 @@ class TestCrossAttention:
         attention = trained(CrossAttention(config()))
         text, audio = torch.randn(1, 4, DIM), torch.randn(1, 6, DIM)
         before = attention(text, audio)[0]
-        for place in range(6):
+        for position in range(6):
             other = audio.clone()
-            other[:, place] += 1
+            other[:, position] += 1
             assert (attention(text, other)[0] - before).abs().sum(2).min() > 1e-4
 
     def test_positions_play_no_part_but_with_card_parity(self):

@@ -86,10 +86,10 @@ class TestEveryVariant:
         tokens, audio = texts(), clips()
         expected = model(audio, decoder_input_ids=tokens).logits
         encoded, cache, made = model.encoder(audio), None, []
-        for place in range(tokens.shape[1]):
+        for position in range(tokens.shape[1]):
             step = model(
                 encoder_outputs=encoded,
-                decoder_input_ids=tokens[:, place : place + 1],
+                decoder_input_ids=tokens[:, position : position + 1],
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -137,11 +137,11 @@ class TestEveryVariant:
         recomputing = Echo.from_pretrained(tmp_path, checkpointing=True)
         assert all(layer.gradient_checkpointing for layer in [*recomputing.encoder.layers, *recomputing.decoder.layers])
         gradients = []
-        for each in (model, recomputing):
-            each.train()
-            loss = each(clips(), labels=texts()).loss
+        for entry in (model, recomputing):
+            entry.train()
+            loss = entry(clips(), labels=texts()).loss
             loss.backward()
-            gradients.append([loss.detach(), *(parameter.grad for parameter in each.parameters())])
+            gradients.append([loss.detach(), *(parameter.grad for parameter in entry.parameters())])
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
 
     def test_folding_changes_nothing_and_is_saved(self, model, tmp_path):
@@ -162,9 +162,9 @@ class TestEveryVariant:
             best = model(encoder_outputs=encoded, decoder_input_ids=text).logits[:, -1].argmax(1)
             text = torch.cat([text, best[:, None]], dim=1)
         rows = text.tolist()
-        places = {token: {row.index(token, 1) if token in row[1:] else 8 for row in rows} for token in range(11)}
-        end = max(places, key=lambda token: len(places[token]))  # ends texts at different places
-        assert len(places[end]) > 1
+        locations = {token: {row.index(token, 1) if token in row[1:] else 8 for row in rows} for token in range(11)}
+        end = max(locations, key=lambda token: len(locations[token]))  # ends texts at different places
+        assert len(locations[end]) > 1
         made = model.generate(audio, max_new_tokens=8, do_sample=False, eos_token_id=end)
         for row, expected in zip(made.tolist(), rows, strict=True):
             stop = expected.index(end, 1) + 1 if end in expected[1:] else len(expected)
@@ -194,10 +194,10 @@ class TestPrecision:
             mixed = model(clips(), mask, decoder_input_ids=tokens).logits.softmax(2)
         half = Echo.from_pretrained(tmp_path, dtype=torch.bfloat16)
         cast = make(**VARIANTS[variant]).bfloat16()
-        for each in (half, cast):
-            assert each.encoder.rotary.positions.frequencies.dtype == torch.float32
-            assert each.encoder.layers[0].attention.q_proj.weight.dtype == torch.bfloat16
-        halves = [each(clips().bfloat16(), mask, decoder_input_ids=tokens).logits.softmax(2) for each in (half, cast)]
+        for entry in (half, cast):
+            assert entry.encoder.rotary.positions.frequencies.dtype == torch.float32
+            assert entry.encoder.layers[0].attention.q_proj.weight.dtype == torch.bfloat16
+        halves = [entry(clips().bfloat16(), mask, decoder_input_ids=tokens).logits.softmax(2) for entry in (half, cast)]
         for made in (mixed, *halves):
             assert made.dtype == torch.float32
             torch.testing.assert_close(made, expected, atol=0.15, rtol=0)
@@ -269,7 +269,8 @@ class TestAsTransformersHasIt:
         model, tokens = make(), texts()
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         steps = [
-            model(clips(), decoder_input_ids=some, past_key_values=cache, use_cache=True) for some in tokens.split(4, 1)
+            model(clips(), decoder_input_ids=several, past_key_values=cache, use_cache=True)
+            for several in tokens.split(4, 1)
         ]
         assert cache.get_seq_length() == 6
         whole = model(clips(), decoder_input_ids=tokens).logits
@@ -290,7 +291,7 @@ class TestAsTransformersHasIt:
         asked = {"decoder_input_ids": texts(), "output_hidden_states": True, "output_attentions": True}
         made = model(clips(), **asked)
         assert [len(states) for states in (made.encoder_hidden_states, made.decoder_hidden_states)] == [3, 4]
-        assert [len(some) for some in (made.encoder_attentions, made.decoder_attentions)] == [2, 3]
+        assert [len(several) for several in (made.encoder_attentions, made.decoder_attentions)] == [2, 3]
         for weights in (*made.encoder_attentions, *made.decoder_attentions, *made.cross_attentions):
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
         assert made.cross_attentions[0].shape == (2, 3, 6, 15)

@@ -47,8 +47,8 @@ class TestGivensRotations:
     def test_every_pair_once_and_rounds_without_repetition(self, head_dim):
         pairs = GivensRotations(head_dim, head_dim * (head_dim - 1) // 2).pairs
         assert len({frozenset(pair) for pair in pairs.tolist()}) == len(pairs)
-        for some in pairs.split(head_dim // 2):
-            assert some.flatten().sort()[0].tolist() == list(range(head_dim))
+        for several in pairs.split(head_dim // 2):
+            assert several.flatten().sort()[0].tolist() == list(range(head_dim))
 
     def test_a_quarter_turn(self):
         givens = GivensRotations(2)

@@ -108,8 +108,8 @@ def values_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [*(param.detach() for param in params), *states]
 
 
-def assert_bit_equal(found: torch.optim.Optimizer, wanted: torch.optim.Optimizer) -> None:
-    for one, other in zip(values_of(found), values_of(wanted), strict=True):
+def assert_bit_equal(actual: torch.optim.Optimizer, wanted: torch.optim.Optimizer) -> None:
+    for one, other in zip(values_of(actual), values_of(wanted), strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
 
@@ -127,9 +127,9 @@ class TestAlgorithm:
                 reference.step(param.grad.flatten().tolist())
             optimizer.step()
         for param, reference in zip(params, references, strict=True):
-            found = [param, optimizer.state[param]["fisher"], optimizer.state[param]["momentum"]]
+            actual = [param, optimizer.state[param]["fisher"], optimizer.state[param]["momentum"]]
             wanted = [reference.weights, reference.fisher, reference.momentum]
-            for one, other in zip(found, wanted, strict=True):
+            for one, other in zip(actual, wanted, strict=True):
                 assert one.flatten().tolist() == pytest.approx(other, rel=1e-11, abs=1e-13)
 
     def test_the_reference_can_be_missed(self):
@@ -184,16 +184,16 @@ class TestAlgorithm:
     def test_a_large_clip_changes_nothing(self):
         """The published codes divide by max(1, RMS) / c: for c other than 1 they scale what is not clipped too."""
         gradients = [[0.5, -0.1], [0.1, -0.02]]
-        found = [
+        actual = [
             stepped(gradients, [1.0, 2.0], clip=clip, eps=1e-3, weight_decay=0)[1]["momentum"] for clip in (1.0, 50)
         ]
-        assert torch.equal(*found)
+        assert torch.equal(*actual)
 
     @pytest.mark.parametrize("factor", [0.1, 10.0])
     def test_scale_of_the_gradient_does_not_matter(self, factor):
         gradients = [[0.3, -0.4, 1.0], [0.2, 0.5, -0.7]]
         scaled = [[factor * g for g in gradient] for gradient in gradients]
-        one, other = (stepped(some, [1.0, 2.0, 3.0])[1]["momentum"] for some in (gradients, scaled))
+        one, other = (stepped(several, [1.0, 2.0, 3.0])[1]["momentum"] for several in (gradients, scaled))
         assert (one - other).abs().max() < 1e-6
 
     def test_fisher_is_the_corrected_second_moment_of_adam(self):
@@ -379,9 +379,9 @@ class TestGradients:
             [weight] = some_parameters((6,), dtype=dtype)
             optimizer = FAdam([weight], maximize=True, clip=0.1)
             set_gradients([weight], 0)
-            before, place = weight.grad.clone(), weight.grad.data_ptr()
+            before, position = weight.grad.clone(), weight.grad.data_ptr()
             optimizer.step()
-            assert torch.equal(weight.grad, before) and weight.grad.data_ptr() == place
+            assert torch.equal(weight.grad, before) and weight.grad.data_ptr() == position
 
     def test_accumulated_ones_are_one(self):
         whole, parts = (FAdam(some_parameters((3,))) for _ in range(2))

@@ -68,8 +68,8 @@ def train(optimizer: torch.optim.Optimizer, steps: range) -> list[torch.Tensor]:
     return [weight.detach().clone() for weight in parameters]
 
 
-def same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+def same(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(actual, wanted, strict=True))
 
 
 class TestWorkedExamples:
@@ -83,9 +83,9 @@ class TestWorkedExamples:
         ],
     )
     def test_bands_and_momentum(self, gradient, bands, momentum):
-        found = analysed(gradient)
-        assert found[0] == pytest.approx(bands, abs=1e-5)
-        assert found[1] == pytest.approx(momentum)
+        actual = analysed(gradient)
+        assert actual[0] == pytest.approx(bands, abs=1e-5)
+        assert actual[1] == pytest.approx(momentum)
 
     def test_power_hears_the_strong_wave_alone(self):
         bands, momentum = analysed(TWO_WAVES, spectrum="power")
@@ -123,21 +123,21 @@ class TestWorkedExamples:
     def test_halved_bands(self):
         bands = halved_bands(33, 12)
         assert {stop - start for start, stop in bands} == {2}
-        inside = {bin_ for start, stop in bands for bin_ in range(start, stop)}
-        assert set(range(33)) - inside == {12, 13, 14, 15, 28, 29, 30, 31, 32}
+        inner = {bin_ for start, stop in bands for bin_ in range(start, stop)}
+        assert set(range(33)) - inner == {12, 13, 14, 15, 28, 29, 30, 31, 32}
 
     def test_history_switches_the_rule_off_after_51_steps(self):
         weight = parameter(30)  # 16 bins: the impulse has one half of its energy in the upper band
         optimizer = FAM([weight], **{**AS_PUBLISHED, "n_bands": 2})
         weight.grad = (torch.arange(30) == 0).float()
-        found = []
+        actual = []
         for _ in range(52):
             optimizer.step()
             weight.grad = torch.zeros(30)
-            found.append((optimizer.state[weight]["bands"][1].item(), optimizer.momentum_of(weight)))
-        assert found[0] == pytest.approx((0.5, 0.95))
-        assert found[50] == pytest.approx((0.3025, 0.95), abs=1e-4)
-        assert found[51] == pytest.approx((0.2995, 0.9), abs=1e-4)
+            actual.append((optimizer.state[weight]["bands"][1].item(), optimizer.momentum_of(weight)))
+        assert actual[0] == pytest.approx((0.5, 0.95))
+        assert actual[50] == pytest.approx((0.3025, 0.95), abs=1e-4)
+        assert actual[51] == pytest.approx((0.2995, 0.9), abs=1e-4)
 
     @pytest.mark.parametrize(("gradient", "change"), [(torch.ones(32), -1e-4), (IMPULSE, -5e-5)])
     def test_update(self, gradient, change):
@@ -206,9 +206,9 @@ class Published:
         if self.steps > self.start and g.size > self.min_size:
             spectrum = abs(np.fft.rfft(g.flatten() if index is None else g.flatten()[index]))
             spectrum = spectrum / (spectrum.sum() + 1e-8)
-            found = [spectrum[i:j].sum() for i, j in published_edges(self.handler, len(spectrum), n)]
-            before = found if self.history is None else self.history
-            self.history = [0.99 * old + 0.01 * new for old, new in zip(before, found, strict=True)]
+            actual = [spectrum[i:j].sum() for i, j in published_edges(self.handler, len(spectrum), n)]
+            before = actual if self.history is None else self.history
+            self.history = [0.99 * old + 0.01 * new for old, new in zip(before, actual, strict=True)]
             a = published_momentum(self.handler, self.history, 0.9)
         self.m = a * self.m + (1 - a) * g
         self.values = self.values - lr * self.m
@@ -243,8 +243,8 @@ class TestParity:
         for weight, reference in zip(weights, references, strict=True):
             np.testing.assert_allclose(weight.detach().double().numpy(), reference.values, atol=tolerance)
             if reference.history:
-                found = optimizer.state[weight]["bands"].double().numpy()
-                np.testing.assert_allclose(found, reference.history, atol=tolerance)
+                actual = optimizer.state[weight]["bands"].double().numpy()
+                np.testing.assert_allclose(actual, reference.history, atol=tolerance)
 
     def test_samples_can_be_given(self):
         gradient = torch.cat([IMPULSE, torch.ones(32)])
@@ -254,11 +254,11 @@ class TestParity:
     def test_samples_of_the_published_code_are_rows_and_columns(self):
         shape = torch.Size([130, 90, 2])
         torch.manual_seed(3)
-        found = random_sample(shape, torch.device("cpu"))
+        actual = random_sample(shape, torch.device("cpu"))
         torch.manual_seed(3)
         values = torch.arange(shape.numel()).view(shape)
         rows, columns = torch.randperm(130)[:64], torch.randperm(90)[:64]
-        assert torch.equal(found, values[rows][:, columns].flatten())
+        assert torch.equal(actual, values[rows][:, columns].flatten())
 
 
 class TestSamples:
@@ -381,13 +381,13 @@ class TestProperties:
 
     def test_analyses_at_a_distance(self):
         weight = parameter(300)
-        optimizer, found = FAM([weight], fam_start_step=2, analyse_every=3, handlers=HANDLERS), []
+        optimizer, actual = FAM([weight], fam_start_step=2, analyse_every=3, handlers=HANDLERS), []
         for step in range(10):
             train(optimizer, range(step, step + 1))
             bands = optimizer.state[weight].get("bands")
-            found.append(None if bands is None else tuple(bands.tolist()))
-        assert found[1] is None
-        assert found[2] == found[3] == found[4] != found[5] == found[7] != found[8]
+            actual.append(None if bands is None else tuple(bands.tolist()))
+        assert actual[1] is None
+        assert actual[2] == actual[3] == actual[4] != actual[5] == actual[7] != actual[8]
 
 
 class TestState:
@@ -444,10 +444,10 @@ class TestState:
         first, second = (optimizer([parameter(400)], lr=0.1) for _ in range(2))
         train(first, range(3))
         saved = first.state_dict()
-        kept = {name: value.clone() for name, value in saved["state"][0].items()}
+        remaining = {name: value.clone() for name, value in saved["state"][0].items()}
         second.load_state_dict(saved)
         train(second, range(3))
-        assert all(torch.equal(first.state_dict()["state"][0][name], value) for name, value in kept.items())
+        assert all(torch.equal(first.state_dict()["state"][0][name], value) for name, value in remaining.items())
 
     def test_the_state_of_another_optimiser_is_refused(self):
         weight = parameter(3)
@@ -495,7 +495,7 @@ class TestUse:
         assert [optimizer.state[weight]["step"].item() for weight in weights] == [3, 2]
 
     def test_gradients_may_be_summed_over_batches(self):
-        found = []
+        actual = []
         for batches in ([6], [2, 4]):
             torch.manual_seed(0)
             layer, inputs = torch.nn.Linear(30, 20), torch.randn(6, 30)
@@ -503,8 +503,8 @@ class TestUse:
             for part in inputs.split(batches):
                 layer(part).square().sum().backward()
             optimizer.step()
-            found.append(layer.weight.detach())
-        assert torch.allclose(*found, atol=1e-6)
+            actual.append(layer.weight.detach())
+        assert torch.allclose(*actual, atol=1e-6)
 
     def test_a_scaled_step_that_overflows_is_left_out(self):
         weight = parameter(300)
@@ -626,7 +626,7 @@ class TestBadInput:
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     @pytest.mark.parametrize("handler", HANDLERS)
     def test_a_gradient_that_is_not_finite_spoils_its_own_parameter_alone(self, value, handler):
-        found = []
+        actual = []
         for spoilt in (False, True):
             weights = [parameter(300), parameter(300), parameter(300)]
             optimizer = FAM([{"params": weights, "handler": handler}], **AT_ONCE)
@@ -635,21 +635,21 @@ class TestBadInput:
                 if spoilt and step == 1:
                     weights[1].grad[7] = value
                 optimizer.step()
-            found.append(weights)
-        assert torch.equal(found[0][0], found[1][0])
-        assert torch.equal(found[0][2], found[1][2])
-        assert not found[1][1][7].isfinite()
+            actual.append(weights)
+        assert torch.equal(actual[0][0], actual[1][0])
+        assert torch.equal(actual[0][2], actual[1][2])
+        assert not actual[1][1][7].isfinite()
 
 
 class TestScheduler:
     def rates(self, count: int, **settings: object) -> list[float]:
         optimizer = torch.optim.SGD([parameter(1)], lr=1.0)
-        scheduler, found = FAMScheduler(optimizer, **settings), []
+        scheduler, actual = FAMScheduler(optimizer, **settings), []
         for _ in range(count):
-            found.append(optimizer.param_groups[0]["lr"])
+            actual.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        return found
+        return actual
 
     def test_steps_warm_up_stay_and_fall(self):
         rates = self.rates(13, warmup_steps=2, decay_start_step=4, total_steps=8, warmup_start_lr=0.5, eta_min=0.1)
@@ -682,8 +682,8 @@ class TestScheduler:
         other = torch.optim.SGD([parameter(1)], lr=1.0)
         resumed = FAMScheduler(other, warmup_steps=2, total_steps=9)
         resumed.load_state_dict(scheduler.state_dict())
-        for each in (optimizer, other):
-            each.step()
+        for element in (optimizer, other):
+            element.step()
         scheduler.step()
         resumed.step()
         assert resumed.get_last_lr() == scheduler.get_last_lr()
@@ -717,8 +717,8 @@ class TestGroups:
         adaptation, _ = choose_method(method, METHODS, NARROW)
         model = classifier_without_weights(known_config(tiny_backbones[backbone]), adaptation, n_classes=5)
         groups = fam_parameter_groups(model, lr=1.0, weight_decay=0.1)
-        found = sorted(id(weight) for group in groups for weight in group["params"])
-        assert found == sorted(id(weight) for weight in model.parameters() if weight.requires_grad)
+        actual = sorted(id(weight) for group in groups for weight in group["params"])
+        assert actual == sorted(id(weight) for weight in model.parameters() if weight.requires_grad)
         names = [name for group in groups for name in group["param_names"]]
         assert len(set(names)) == len(names)
         norms = {
@@ -754,9 +754,9 @@ class TestGroups:
     def test_kinds(self, method, wanted):
         methods, changes = read_methods(HPARAMS, "nano-ast")
         adaptation, _ = choose_method(method, methods, changes)
-        found = kinds(classifier_without_weights(known_config("nano-ast"), adaptation, n_classes=5))
+        actual = kinds(classifier_without_weights(known_config("nano-ast"), adaptation, n_classes=5))
         for ending, kind in wanted.items():
-            assert {found[name] for name in found if name.endswith(ending)} == {kind}, ending
+            assert {actual[name] for name in actual if name.endswith(ending)} == {kind}, ending
 
     def test_a_linear_map_beside_a_convolution_is_none(self):
         model = torch.nn.ModuleDict({"front": torch.nn.Conv1d(1, 1, 1), "classes": torch.nn.Linear(1, 1)})
@@ -768,9 +768,9 @@ class TestGroups:
 
     def test_torchs_attention(self):
         model = torch.nn.ModuleDict({"mixer": torch.nn.MultiheadAttention(4, 2), "words": torch.nn.Embedding(3, 4)})
-        found = kinds(model)
-        assert found["mixer.in_proj_weight"] == "attention"
-        assert found["words.weight"] == "embed"
+        actual = kinds(model)
+        assert actual["mixer.in_proj_weight"] == "attention"
+        assert actual["words.weight"] == "embed"
 
     def test_settings(self):
         model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(3, 4), "norm": torch.nn.LayerNorm(4)})
@@ -884,8 +884,10 @@ class TestRecords:
             file.write('{"step": 10, "gro\n')
         run(range(9))
         assert len(path.read_text().splitlines()) == 9
-        found = read_records(path)
-        assert {group: {step: len(records) for step, records in series.items()} for group, series in found.items()} == {
+        actual = read_records(path)
+        assert {
+            group: {step: len(records) for step, records in series.items()} for group, series in actual.items()
+        } == {
             "conv": {6: 1, 8: 1},
             "other": {6: 1, 8: 1},
         }

@@ -191,12 +191,12 @@ def test_a_torn_entry_is_made_again(kept_bytes, cache, clip, extract):
     assert extract.calls == 2
 
 
-@pytest.mark.parametrize("place", [0, 8, 60, 127])
-def test_an_entry_with_a_broken_header_is_made_again(place, cache, clip, extract):
+@pytest.mark.parametrize("position", [0, 8, 60, 127])
+def test_an_entry_with_a_broken_header_is_made_again(position, cache, clip, extract):
     cache(clip)
     entry = Path(cache.entry(clip))
     content = bytearray(entry.read_bytes())
-    content[place] ^= 0x80
+    content[position] ^= 0x80
     entry.write_bytes(content)
     assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
 

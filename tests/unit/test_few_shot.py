@@ -26,11 +26,11 @@ def kept_ids(clips: list[Clip], examples: int, **named: object) -> set[str]:
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("examples", [1, 7, 20])
 def test_every_class_has_as_many_and_the_other_splits_stay(first, examples):
-    kept = keep_examples(CLIPS, examples, seed=3, first=first)
-    labels = [clip.label for clip in kept if clip.split == "train"]
+    remaining = keep_examples(CLIPS, examples, seed=3, first=first)
+    labels = [clip.label for clip in remaining if clip.split == "train"]
     assert {label: labels.count(label) for label in labels} == dict.fromkeys(("dog", "cat", "cow"), examples)
-    assert [clip for clip in kept if clip.split != "train"] == OTHERS
-    assert kept == [clip for clip in CLIPS if clip in kept]
+    assert [clip for clip in remaining if clip.split != "train"] == OTHERS
+    assert remaining == [clip for clip in CLIPS if clip in remaining]
 
 
 def test_the_draw_depends_on_the_seed_alone():
@@ -72,14 +72,14 @@ def test_groups_take_turns():
 
 def test_classes_with_too_few_clips_are_kept_whole_if_asked():
     clips = [clip for clip in CLIPS if clip.label != "cow" or clip.id.endswith("1")]
-    kept = [clip.label for clip in keep_examples(clips, 3, seed=1, short="keep") if clip.split == "train"]
-    assert Counter(kept) == {"dog": 3, "cat": 3, "cow": 2}
+    remaining = [clip.label for clip in keep_examples(clips, 3, seed=1, short="keep") if clip.split == "train"]
+    assert Counter(remaining) == {"dog": 3, "cat": 3, "cow": 2}
     with pytest.raises(UsageError, match="few_shot_short 'kep'.*error or keep"):
         keep_examples(clips, 3, seed=1, short="kep")
 
 
 def test_what_was_kept_is_written_down(tmp_path):
-    kept = keep_examples(CLIPS, 2, seed=5)
-    write_examples(kept, str(tmp_path), 2, 5)
+    remaining = keep_examples(CLIPS, 2, seed=5)
+    write_examples(remaining, str(tmp_path), 2, 5)
     written = read_manifest(str(tmp_path / "few_shot_2_5.csv"))
-    assert written == [clip for clip in kept if clip.split == "train"]
+    assert written == [clip for clip in remaining if clip.split == "train"]

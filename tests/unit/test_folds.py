@@ -43,7 +43,7 @@ def assert_sound(clips, drawn, parts):
     parts_of = defaultdict(set)
     for clip, part in zip(clips, drawn, strict=True):
         parts_of[group_of(clip)].add(part)
-    assert {len(found) for found in parts_of.values()} == {1}
+    assert {len(actual) for actual in parts_of.values()} == {1}
     assert set(counts(clips, drawn)) == set(itertools.product({clip.label for clip in clips}, set(parts)))
 
 
@@ -84,9 +84,9 @@ def test_clips_without_groups_are_never_refused(sizes, parts, seed):
 @pytest.mark.parametrize("groups", [None, 40])
 def test_shares_are_those_asked_for(groups):
     clips = made([400, 200, 100], groups)
-    found = counts(clips, draw(clips, TENTHS, seed=1))
+    actual = counts(clips, draw(clips, TENTHS, seed=1))
     for label, size in (("class 0", 400), ("class 1", 200), ("class 2", 100)):
-        shares = {part: found[label, part] / size for part in ("train", "valid", "test")}
+        shares = {part: actual[label, part] / size for part in ("train", "valid", "test")}
         assert shares == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.03)
 
 
@@ -95,9 +95,9 @@ def test_folds_are_as_even_as_those_of_scikit_learn():
     cutter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     cuts = cutter.split(clips, [clip.label for clip in clips], [clip.group for clip in clips])
     theirs = [Counter(clips[row].label for row in rows) for _, rows in cuts]
-    found = counts(clips, draw(clips, FIVE, seed=0))
+    actual = counts(clips, draw(clips, FIVE, seed=0))
     for label in ("class 0", "class 1", "class 2"):
-        ours = [found[label, fold] for fold in FIVE]
+        ours = [actual[label, fold] for fold in FIVE]
         assert max(ours) - min(ours) <= max(fold[label] for fold in theirs) - min(fold[label] for fold in theirs)
 
 

@@ -89,8 +89,8 @@ def test_the_codebook_starts_as_published():
 def test_alpha_weighs_the_means_over_masked_and_other_frames(alpha):
     objective = make_objective(alpha)
     tokens, labels, mask = batch()
-    each = torch.nn.functional.cross_entropy(objective(tokens).flatten(0, 1), labels.flatten(), reduction="none")
-    masked, others = each[mask.flatten()].mean(), each[~mask.flatten()].mean()
+    entry = torch.nn.functional.cross_entropy(objective(tokens).flatten(0, 1), labels.flatten(), reduction="none")
+    masked, others = entry[mask.flatten()].mean(), entry[~mask.flatten()].mean()
     assert objective.loss(tokens, labels, mask).item() == pytest.approx((alpha * masked + (1 - alpha) * others).item())
 
 

@@ -96,8 +96,8 @@ def test_every_backbone_is_read_as_in_training(family, clips, tiny_backbones, tm
     for batch_size in (1, 3, 16):
         predictions = list(classifier.classify_files(clips, batch_size))
         assert [prediction.path for prediction in predictions] == clips
-        found = torch.tensor([list(prediction.probabilities.values()) for prediction in predictions])
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        actual = torch.tensor([list(prediction.probabilities.values()) for prediction in predictions])
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
         assert [prediction.label for prediction in predictions] == [LABELS[index] for index in expected.argmax(1)]
         assert all(prediction.probability == max(prediction.probabilities.values()) for prediction in predictions)
 
@@ -110,7 +110,7 @@ def test_a_batch_of_waveforms_gives_what_their_files_give(run, clips):
     predictions = list(classifier.classify_files(clips))
     assert labels == [prediction.label for prediction in predictions]
     assert score.tolist() == pytest.approx([prediction.probability for prediction in predictions], abs=1e-6)
-    assert [classifier.labels[place] for place in index.tolist()] == labels
+    assert [classifier.labels[position] for position in index.tolist()] == labels
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(clips)))
     [alone] = [prediction for prediction in predictions if prediction.path == clips[0]]
     assert classifier.classify_batch(waveforms[0])[1].item() == pytest.approx(alone.probability, abs=1e-6)
@@ -124,8 +124,8 @@ def test_vectors_are_what_the_head_reads(run, clips):
     vectors = torch.stack([embedding.vector for embedding in classifier.embed_files(clips, batch_size=3)])
     expected = [prediction.probability for prediction in classifier.classify_files(clips)]
     with torch.no_grad():
-        found = classifier.model.head(vectors).softmax(1).max(1).values
-    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+        actual = classifier.model.head(vectors).softmax(1).max(1).values
+    assert actual.tolist() == pytest.approx(expected, abs=1e-5)
     waveform = read_audio(Clip("", clips[0], ""))
     torch.testing.assert_close(classifier.embed_batch(waveform)[0], vectors[0], atol=1e-5, rtol=1e-5)
 
@@ -159,7 +159,7 @@ def test_texts_do_not_depend_on_the_batch(ctc_run, clips):
     texts = [recognizer.transcribe_file(path) for path in clips]
     assert len(set(texts)) > 2
     for batch_size in (3, 16):
-        assert [(found.path, found.text) for found in recognizer.transcribe_files(clips, batch_size)] == list(
+        assert [(actual.path, actual.text) for actual in recognizer.transcribe_files(clips, batch_size)] == list(
             zip(clips, texts, strict=True)
         )
     assert isinstance(load_run(ctc_run), SpeechRecognizer)
@@ -359,7 +359,7 @@ def test_predictions_are_written_and_continued(form, run, bad_clips, clips, tmp_
 
     content = whole.read_bytes()
     output.parent.mkdir()
-    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    ends = [position + 1 for position, byte in enumerate(content) if byte == ord("\n")]
     for end in (0, 7, ends[0], ends[0] + 12, ends[3], ends[4] - 1, len(content)):  # killed behind a row, or within one
         output.write_bytes(content[:end])
         computed.clear()
@@ -379,7 +379,7 @@ def test_predictions_are_written_and_continued(form, run, bad_clips, clips, tmp_
 
 def test_transcripts_are_written(ctc_run, clips, tmp_path):
     assert call(predict, ctc_run, *clips, f"--output={tmp_path / 'texts.jsonl'}") == 0
-    expected = [found.text for found in SpeechRecognizer.from_run(ctc_run).transcribe_files(clips)]
+    expected = [actual.text for actual in SpeechRecognizer.from_run(ctc_run).transcribe_files(clips)]
     assert [row["text"] for row in rows_of(tmp_path / "texts.jsonl")] == expected
     with pytest.raises(ConfigError, match="it has no classes"):
         call(predict, ctc_run, *clips, "--top_k=1")
@@ -391,11 +391,11 @@ def test_vectors_are_written_and_continued(run, bad_clips, clips, tmp_path, comp
     output, listing = tmp_path / "vectors.npy", tmp_path / "vectors.csv"
     assert call(embed, run, *bad_clips, f"--output={output}") == 1
     vectors, rows = np.load(output, allow_pickle=False), listing.read_bytes()
-    expected = torch.stack([found.vector for found in Classifier.from_run(run).embed_files(clips)])
+    expected = torch.stack([actual.vector for actual in Classifier.from_run(run).embed_files(clips)])
     torch.testing.assert_close(torch.from_numpy(vectors), expected, atol=1e-5, rtol=1e-5)
     assert [row["path"] for row in rows_of(listing)] == clips
     content, width = output.read_bytes(), 4 * vectors.shape[1]
-    ends = [place + 1 for place, byte in enumerate(rows) if byte == ord("\n")]
+    ends = [position + 1 for position, byte in enumerate(rows) if byte == ord("\n")]
     # Killed before the first vector, within one, and between a vector and its row.
     for size, end in ((0, ends[0]), (60, ends[0]), (128 + 2 * width + 5, ends[2]), (128 + 3 * width, ends[2] + 4)):
         output.write_bytes(content[:size] if size < 128 else with_rows(content, size // width)[:size])

@@ -23,8 +23,8 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Of every curve, epochs and values as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder)).Reload()
-    return {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    actual = EventAccumulator(str(folder)).Reload()
+    return {tag: [(item.step, item.value) for item in actual.Scalars(tag)] for tag in actual.Tags()["scalars"]}
 
 
 class TestTensorboard:
@@ -32,11 +32,11 @@ class TestTensorboard:
         logger = loggers.tensorboard(str(tmp_path))
         for epoch in (1, 2, 3):
             log(logger, epoch, epoch / 4)
-        found = events(tmp_path)
-        assert found["loss/train"] == [(1, 0.25), (2, 0.5), (3, 0.75)]
-        assert found["loss/valid"] == [(1, 0.5), (2, 1.0), (3, 1.5)]
-        assert [step for step, _ in found["accuracy/valid"]] == [1, 2, 3]
-        assert [rate for _, rate in found["lr"]] == pytest.approx([0.1] * 3)
+        actual = events(tmp_path)
+        assert actual["loss/train"] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+        assert actual["loss/valid"] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+        assert [step for step, _ in actual["accuracy/valid"]] == [1, 2, 3]
+        assert [rate for _, rate in actual["lr"]] == pytest.approx([0.1] * 3)
 
     def test_an_epoch_that_is_done_again_stands_there_once(self, tmp_path):
         first = loggers.tensorboard(str(tmp_path))

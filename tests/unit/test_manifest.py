@@ -221,8 +221,8 @@ def test_bad_file_is_set_aside_with_its_reason(kind, tmp_path):
     bad = Clip("bad, one", make(folder), "dog")
     good = [Clip(f"good {n}", write_noise(tmp_path / f"{n}.wav"), "dog") for n in range(3)]
     quarantine = tmp_path / "out" / "quarantine.csv"
-    kept = check_clips([*good[:1], bad, *good[1:]], str(quarantine), max_fraction=0.25)
-    assert [clip.id for clip in kept] == ["good 0", "good 1", "good 2"]
+    remaining = check_clips([*good[:1], bad, *good[1:]], str(quarantine), max_fraction=0.25)
+    assert [clip.id for clip in remaining] == ["good 0", "good 1", "good 2"]
     with open(quarantine, newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["id"], row["path"]) == (bad.id, bad.path)

@@ -137,11 +137,11 @@ def test_where_an_adapter_stands(placement, reads, residual, expected, returns_t
 
     wrapper = AdaptedSublayer(Attention() if returns_tuple else linear, adapter, placement, reads, residual)
     tokens = torch.randn(2, 5, DIM)
-    found = wrapper(hidden_states=tokens)
+    actual = wrapper(hidden_states=tokens)
     if returns_tuple:
-        found, rest = found
+        actual, rest = actual
         assert rest == "weights"
-    torch.testing.assert_close(found, expected(linear, adapter, tokens))
+    torch.testing.assert_close(actual, expected(linear, adapter, tokens))
 
 
 class TestLoRA:
@@ -194,7 +194,7 @@ class TestPrefix:
         query, key, value = (map_(tokens) for map_ in (attention.q_proj, attention.k_proj, attention.v_proj))
         key = torch.cat([key, attention.prefix.keys.expand(2, -1, -1)], dim=1)
         value = torch.cat([value, attention.prefix.values.expand(2, -1, -1)], dim=1)
-        split = [some.unflatten(2, (heads, 8)).transpose(1, 2) for some in (query, key, value)]
+        split = [several.unflatten(2, (heads, 8)).transpose(1, 2) for several in (query, key, value)]
         weights = torch.softmax(split[0] @ split[1].transpose(2, 3) / 8**0.5, dim=-1)
         expected = attention.o_proj((weights @ split[2]).transpose(1, 2).flatten(2))
         torch.testing.assert_close(attention(tokens)[0], expected, atol=1e-5, rtol=1e-5)
@@ -212,9 +212,9 @@ class TestPrompts:
         PromptTuning(prompts=3, deep=deep).attach(backbone.model, backbone.spec)
         for index, layer in enumerate(plain_layers):
             if index == 0 or deep:
-                kept = tokens[:, 2 if index == 0 else 5 :]
+                remaining = tokens[:, 2 if index == 0 else 5 :]
                 prompts = backbone.model.layers[index].prompts.expand(2, -1, -1)
-                tokens = torch.cat([tokens[:, :2], prompts, kept], dim=1)
+                tokens = torch.cat([tokens[:, :2], prompts, remaining], dim=1)
             tokens = layer(tokens)
         expected = backbone.model.layernorm(tokens)
         torch.testing.assert_close(backbone(signal, torch.ones(2))[0], expected, atol=1e-5, rtol=1e-5)

@@ -148,7 +148,7 @@ class TestObserve:
         assert hooks(brain.model) == before
         assert set(seen) == {"targets", "vectors", *names}
         assert seen["targets"].tolist() == [number % 2 for number in range(7)]
-        signals = torch.stack([test_set[place]["signal"] for place in range(7)])
+        signals = torch.stack([test_set[position]["signal"] for position in range(7)])
         with torch.no_grad():
             logits = brain.model.eval()(signals, torch.ones(7))
             torch.testing.assert_close(brain.model.head(seen["vectors"]), logits)
@@ -175,26 +175,26 @@ class TestObserve:
         seen = {"targets": torch.tensor([1, 0]), "vectors": torch.rand(2, 5), "router": torch.rand(2, 3, 4)}
         earlier = {"targets": seen["targets"], "vectors": torch.rand(2, 5)}
         diagnostics.write_observations(earlier, seen, ["é", "dog"], str(tmp_path))
-        found, labels = read_observations(str(tmp_path))
+        actual, labels = read_observations(str(tmp_path))
         assert labels == ["é", "dog"]
-        assert set(found) == {"targets", "vectors", "vectors_before", "router"}
-        assert found["targets"].tolist() == [1, 0]
+        assert set(actual) == {"targets", "vectors", "vectors_before", "router"}
+        assert actual["targets"].tolist() == [1, 0]
         for name, wanted in (("vectors", seen["vectors"]), ("vectors_before", earlier["vectors"])):
-            np.testing.assert_allclose(found[name], wanted.numpy(), atol=1e-3)
-            assert found[name].dtype == np.float32
+            np.testing.assert_allclose(actual[name], wanted.numpy(), atol=1e-3)
+            assert actual[name].dtype == np.float32
 
     def test_a_run_without_any_has_none(self, tmp_path):
         assert read_observations(str(tmp_path)) is None
 
 
 def test_predictions_name_every_test_clip_once(clips, tmp_path: Path):
-    predictions = [(clip.id, place % 2, 0.5 + place / 7) for place, clip in enumerate(clips[:3])]
+    predictions = [(clip.id, position % 2, 0.5 + position / 7) for position, clip in enumerate(clips[:3])]
     brain = SimpleNamespace(predictions=lambda: iter(predictions))
     diagnostics.write_predictions(brain, clips, LABELS, str(tmp_path))
-    found = read_predictions(str(tmp_path))
-    assert [row["id"] for row in found] == ["clip0", "clip1", "clip2"]
-    assert [row["predicted"] for row in found] == ["cat", "dog", "cat"]
-    assert [float(row["probability"]) for row in found] == pytest.approx([0.5, 0.5 + 1 / 7, 0.5 + 2 / 7], abs=1e-7)
+    actual = read_predictions(str(tmp_path))
+    assert [row["id"] for row in actual] == ["clip0", "clip1", "clip2"]
+    assert [row["predicted"] for row in actual] == ["cat", "dog", "cat"]
+    assert [float(row["probability"]) for row in actual] == pytest.approx([0.5, 0.5 + 1 / 7, 0.5 + 2 / 7], abs=1e-7)
     with open(tmp_path / "predictions.csv", newline="") as file:
         assert next(csv.reader(file)) == ["id", "path", "label", "predicted", "probability"]
 

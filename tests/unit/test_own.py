@@ -482,13 +482,13 @@ def files(draw_from):
     if harm == "cut":
         del content[draw_from(st.integers(0, len(content))) :]
     elif harm == "noise":
-        place = draw_from(st.integers(0, len(content)))
-        content[place : place + 50] = random.bytes(50)
+        position = draw_from(st.integers(0, len(content)))
+        content[position : position + 50] = random.bytes(50)
     elif harm == "nothing":
         content = b""
     elif harm.endswith("bit"):
-        place = draw_from(st.integers(0, min(len(content), 64 if harm == "header bit" else len(content)) - 1))
-        content[place] ^= 1 << draw_from(st.integers(0, 7))
+        position = draw_from(st.integers(0, min(len(content), 64 if harm == "header bit" else len(content)) - 1))
+        content[position] ^= 1 << draw_from(st.integers(0, 7))
     suffix = draw_from(st.sampled_from([name.lower(), "wav", "mp3", "flac", "ogg"]))
     return f"a.{suffix}", bytes(content)
 
@@ -503,13 +503,13 @@ def test_any_file_is_read_or_set_aside(file, part):
         path.write_bytes(content)
         quarantine = Path(folder, "quarantine.csv")
         clip = Clip("a", str(path), "dog", start=part[0], stop=part[1])
-        kept = check_clips([clip], str(quarantine), max_fraction=1)
-        assert len(kept) + quarantine.exists() == 1
-        if kept:
-            waveform = read_audio(kept[0], 16000)
+        remaining = check_clips([clip], str(quarantine), max_fraction=1)
+        assert len(remaining) + quarantine.exists() == 1
+        if remaining:
+            waveform = read_audio(remaining[0], 16000)
             assert waveform.dtype == torch.float32 and waveform.isfinite().all()
             # libsndfile takes the header of some AU files for audio, 24 samples of it.
-            assert len(waveform) == pytest.approx(kept[0].duration * 16000, rel=1e-3, abs=16 * 24)
+            assert len(waveform) == pytest.approx(remaining[0].duration * 16000, rel=1e-3, abs=16 * 24)
         else:
             (row,) = csv.DictReader(io.StringIO(quarantine.read_text()))
             assert row["reason"].strip() and folder not in row["reason"]

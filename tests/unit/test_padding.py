@@ -123,10 +123,10 @@ def test_long_clips_in_half_precision(dtype):
     norm = ClipNorm(torch.nn.GroupNorm(2, 2), mask).to(dtype)
     frames = 3 + torch.randn(1, 2, 192_000, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
-        found = norm(frames)
+        actual = norm(frames)
     expected = torch.nn.functional.group_norm(frames.float(), 2)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, atol=0.05, rtol=0)
 
 
 def test_weights_have_the_names_of_transformers():

@@ -39,11 +39,11 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
+        actual = dict(attributes)
         self.tags.append(tag)
-        self.links += [found[name] for name in FOREIGN if name in found]
+        self.links += [actual[name] for name in FOREIGN if name in actual]
         if tag == "img":
-            self.pictures[found["title"]] = base64.b64decode(found["src"].removeprefix("data:image/png;base64,"))
+            self.pictures[actual["title"]] = base64.b64decode(actual["src"].removeprefix("data:image/png;base64,"))
 
     def handle_data(self, data):
         self.texts.append(data.strip())
@@ -66,8 +66,8 @@ def runs(tmp_path) -> Path:
 def table_of(folder: Path, cells: dict[str, tuple[str, str]]) -> None:
     """A table's own files, as if it had been run in another place."""
     described = [
-        {"row": row, "column": column, "folder": f"elsewhere/{folder.name}/{place}", "state": "finished"}
-        for place, (row, column) in cells.items()
+        {"row": row, "column": column, "folder": f"elsewhere/{folder.name}/{position}", "state": "finished"}
+        for position, (row, column) in cells.items()
     ]
     (folder / "table.json").write_text(json.dumps({"name": folder.name, "cells": described}))
     (folder / "table.md").write_text(
@@ -193,8 +193,8 @@ def test_a_table_gives_its_own_names_and_columns(tmp_path):
     make_run(tmp_path / "other", method="lora")
     cells = {f"esc/kernel_{size}/fold1-seed1": (f"kernel {size}", "ESC") for size in (31, 3)}
     table_of(folder, cells)
-    found = [(run.method, run.data) for run in find_runs(str(tmp_path))]
-    assert found == [
+    actual = [(run.method, run.data) for run in find_runs(str(tmp_path))]
+    assert actual == [
         ("kernel 31", "kernels: ESC"), ("kernel 3", "kernels: ESC"), ("lora", "esc50, 3 classes, nano-ast"),
     ]  # fmt: skip
     page = Page(write_page(str(tmp_path)))
@@ -268,9 +268,9 @@ def test_columns_that_differ_in_other_settings_are_no_one_curve(tmp_path):
     folder, cells = tmp_path / "two", {}
     for column in ("slow", "fast"):
         for shots in (1, 2):
-            place = f"{column}_{shots}/lora/fold1-seed1"
-            make_run(folder / place, files=False, few_shot=shots, method="lora")
-            cells[place] = ("lora", f"{column} {shots}")
+            position = f"{column}_{shots}/lora/fold1-seed1"
+            make_run(folder / position, files=False, few_shot=shots, method="lora")
+            cells[position] = ("lora", f"{column} {shots}")
     table_of(folder, cells)
     assert not any(name.startswith("few_shot") for name in Page(write_page(str(folder))).pictures)
 
@@ -316,7 +316,7 @@ def test_the_worst_pairs_are_those_of_the_matrix(classes):
     pairs = worst_pairs(predictions)
     off_diagonal = sorted(expected[~np.eye(classes, dtype=bool)].tolist(), reverse=True)
     assert [pair.count for pair in pairs] == off_diagonal[:10]
-    at = {label: place for place, label in enumerate(labels)}
+    at = {label: position for position, label in enumerate(labels)}
     for pair in pairs:
         assert pair.count == expected[at[pair.label], at[pair.predicted]]
         assert pair.total == expected[at[pair.label]].sum()
@@ -330,9 +330,9 @@ def test_classes_that_are_never_confused_make_no_pair():
 
 def test_shares_are_means_over_the_clips_of_a_class(tmp_path):
     shares, targets = np.random.default_rng(0).random((12, 2, 3)), np.arange(12) % 4 + 1
-    found, classes = shares_of_classes(shares, targets)
+    actual, classes = shares_of_classes(shares, targets)
     assert classes == [1, 2, 3, 4]
-    assert found[2] == pytest.approx(shares[[2, 6, 10]].mean(0))
+    assert actual[2] == pytest.approx(shares[[2, 6, 10]].mean(0))
 
 
 def test_the_plane_is_the_same_every_time():

@@ -111,16 +111,19 @@ def test_table_1_follows_the_papers_protocol(plan_of):
     text = PAPER.read_text()
     with_masks = re.search(r"on the training split of (.+) only", text)[1].split(" and ")
     plan = plan_of("table1")
-    for (row, column), found in plan.protocols.items():
+    for (row, column), actual in plan.protocols.items():
         _, frames, classes, batch, epochs, *_ = protocol[column]
-        assert (found.frames, found.batch_size, found.epochs) == (int(frames), int(batch), int(epochs)), (row, column)
-        assert found.augment == (("spec_augment",) if column in with_masks else ())
-        assert (found.method in RATES) and found.lr == RATES[found.method]
-        assert (found.backbone, found.optimizer) == ("ast", "adamw")
+        assert (actual.frames, actual.batch_size, actual.epochs) == (int(frames), int(batch), int(epochs)), (
+            row,
+            column,
+        )
+        assert actual.augment == (("spec_augment",) if column in with_masks else ())
+        assert (actual.method in RATES) and actual.lr == RATES[actual.method]
+        assert (actual.backbone, actual.optimizer) == ("ast", "adamw")
         kernel = 8 if column in with_masks else 31
-        settings = yaml.load("\n".join(found.definition["recipe"]).replace("!", "#"), RecipeLoader)["method_settings"]
+        settings = yaml.load("\n".join(actual.definition["recipe"]).replace("!", "#"), RecipeLoader)["method_settings"]
         assert settings["conformer"]["kernel_size"] == kernel
-        assert found.definition["options"]["max_grad_norm"] == 0.0
+        assert actual.definition["options"]["max_grad_norm"] == 0.0
         folds = sorted(cell.fold or 0 for cell in plan.cells if (cell.row, cell.column) == (row, column))
         assert folds == {"ESC-50": [1, 2, 3, 4, 5], "US8K": list(range(1, 11))}.get(column, [0])
 
@@ -153,9 +156,9 @@ def test_published_numbers_are_those_of_the_paper(name, title, columns):
     table = read_table(str(TABLES / f"{name}.yaml"), {})
     if columns is None:  # "ESC-50: 1", "2", ...: a name goes on until the next one
         named = ""
-        for place, text in enumerate(header[1:], start=1):
+        for position, text in enumerate(header[1:], start=1):
             named = text.partition(":")[0] if ":" in text else named
-            header[place] = f"{named}, {text.rpartition(': ')[2]}"
+            header[position] = f"{named}, {text.rpartition(': ')[2]}"
         columns = header[1:]
     wanted = {row[0]: {column: float(row[header.index(column)]) for column in columns} for row in rows}
     assert table.published == wanted

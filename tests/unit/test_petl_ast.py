@@ -111,8 +111,8 @@ class TestParity:
                 assert tensor.std().item() == pytest.approx(xavier, rel=0.3)
             elif module == "pwise_conv2" and part == "weight":
                 inputs = tensor.shape[1]
-                deviation = (1 / (3 * inputs)) ** 0.5 if CASES[case]["is_AST"] else (2 / inputs) ** 0.5
-                assert tensor.std().item() == pytest.approx(deviation, rel=0.3)
+                spread = (1 / (3 * inputs)) ** 0.5 if CASES[case]["is_AST"] else (2 / inputs) ** 0.5
+                assert tensor.std().item() == pytest.approx(spread, rel=0.3)
         assert torch.isfinite(model(tensor_of(case, "input"))).all()
 
 
@@ -121,7 +121,7 @@ def words(row: str) -> tuple[str, dict, bool]:
     is_ast = not row.startswith("W2V2 ")
     name, *settings = row.removeprefix("W2V2 ").split(" ")
     value = dict(setting.split("=") for setting in settings if "=" in setting)
-    number = {key: int(some) for key, some in value.items() if some.isdigit()}
+    number = {key: int(several) for key, several in value.items() if several.isdigit()}
     if name == "adapter":
         block, kind = settings[:2]
         flags = {"adapter_block": block, "adapter_type": kind, "reduction_rate_adapter": number["rr"]}
@@ -225,12 +225,12 @@ def adapted(flags: dict, wrapper: AdaptedSublayer, tokens: torch.Tensor, is_ast:
 
 def published_layer(layer: torch.nn.Module, tokens: torch.Tensor, flags: dict, is_ast: bool) -> torch.Tensor:
     """A layer step by step."""
-    for place, norm_before, norm_after in (
+    for position, norm_before, norm_after in (
         ("attention", "layernorm_before", "layer_norm"),
         ("mlp" if is_ast else "feed_forward", "layernorm_after", "final_layer_norm"),
     ):
         entering = getattr(layer, norm_before)(tokens) if is_ast else tokens
-        wrapper = getattr(layer, place)
+        wrapper = getattr(layer, position)
         if isinstance(wrapper, AdaptedSublayer):
             leaving = adapted(flags, wrapper, entering, is_ast)
         else:

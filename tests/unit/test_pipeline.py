@@ -99,7 +99,7 @@ def test_second_epoch_does_not_decode_again(clips, tmp_path):
     train = make_datasets(clips, LABELS, FeatureCache(str(tmp_path / "cache"), extract, {}))["train"]
     first, second = ([train[n]["signal"] for n in range(4)] for _ in range(2))
     assert decoded == ["0", "1", "2", "3"]
-    assert all(torch.equal(made, kept) for made, kept in zip(first, second, strict=True))
+    assert all(torch.equal(made, remaining) for made, remaining in zip(first, second, strict=True))
 
 
 def test_datasets_can_be_sent_to_workers_that_are_not_forked(clips):

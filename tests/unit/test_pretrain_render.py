@@ -56,15 +56,15 @@ def test_each_clip_is_a_flac_file_of_16_khz_and_16_bits_of_its_kind(made):
 
 
 def test_what_is_known_of_it_is_told(made):
-    told = json.loads((made / "sound.json").read_text())
-    assert told["clips"] == {"word": 6, "event": 4, "file": RECORDINGS - 1}
-    assert told["left_out"] == 1
-    assert told["packages"] == {"pingus-data": "GPL-2+"}
-    assert "klettres-data" in told["missing_packages"]
-    assert set(TEST_VOICES) <= set(told["voices_not_heard"])
-    assert not set(told["voices"]) & set(told["voices_not_heard"])
+    printed = json.loads((made / "sound.json").read_text())
+    assert printed["clips"] == {"word": 6, "event": 4, "file": RECORDINGS - 1}
+    assert printed["left_out"] == 1
+    assert printed["packages"] == {"pingus-data": "GPL-2+"}
+    assert "klettres-data" in printed["missing_packages"]
+    assert set(TEST_VOICES) <= set(printed["voices_not_heard"])
+    assert not set(printed["voices"]) & set(printed["voices_not_heard"])
     seconds = sum(soundfile.info(file).duration for file in made.rglob("*.flac"))
-    assert told["hours"] == pytest.approx(seconds / 3600, abs=0.0006)
+    assert printed["hours"] == pytest.approx(seconds / 3600, abs=0.0006)
 
 
 def test_phones_lie_within_their_clip_in_order_and_words_are_those_of_the_plan(made, installed):
@@ -113,9 +113,9 @@ def test_a_finished_folder_is_not_made_again_and_an_unfinished_one_is(tmp_path, 
 
 
 def test_some_of_the_recordings_are_drawn(installed):
-    some, others = (plan_corpus(0, 2, installed, seed, recordings=4)[0][2:] for seed in (1, 2))
-    assert len(some) == len({plan.what for plan in some}) == 4
-    assert {plan.what for plan in some} != {plan.what for plan in others}
+    several, others = (plan_corpus(0, 2, installed, seed, recordings=4)[0][2:] for seed in (1, 2))
+    assert len(several) == len({plan.what for plan in several}) == 4
+    assert {plan.what for plan in several} != {plan.what for plan in others}
     assert len(plan_corpus(0, 0, installed, seed=1, recordings=100)[0]) == RECORDINGS
 
 

@@ -42,9 +42,9 @@ def test_recipes_have_the_papers_values(recipe):
     settings = load(recipe).settings
     chosen = choose_augmentations(settings.augment, settings.augmentations, settings.augment_settings)
     masks = [(mask.frequency_width, mask.time_width) for mask in chosen]
-    found = [getattr(settings, name) for name in ("frames", "batch_size", "number_of_epochs")]
+    actual = [getattr(settings, name) for name in ("frames", "batch_size", "number_of_epochs")]
     kernel = settings.method_settings["conformer"]["kernel_size"]
-    assert (*found, kernel, masks) == PAPER[recipe]
+    assert (*actual, kernel, masks) == PAPER[recipe]
     assert settings.method_settings.keys() == {"conformer"}
     assert settings.lr is None  # the method's own
 
@@ -58,11 +58,11 @@ def test_translated_commands_find_their_recipe(protocol):
 
 @pytest.mark.parametrize("recipe", PAPER)
 def test_recipes_have_the_keys_of_the_template(recipe):
-    template, found = (
+    template, actual = (
         yaml.compose((REPOSITORY / path).read_text(), Loader=RecipeLoader)
         for path in ("hparams/train.yaml", f"recipes/{recipe}/hparams/train.yaml")
     )
-    keys = [key.value for key, _ in found.value]
+    keys = [key.value for key, _ in actual.value]
     own, of_the_template = ["subset", "classes", "excited"], ["manifest"]
     shared = [key.value for key, _ in template.value if key.value not in of_the_template]
     assert [key for key in keys if key not in own] == shared

@@ -78,7 +78,7 @@ class TestCharacters:
 class TestTranscripts:
     def test_texts_are_normalised_when_they_are_listed(self):
         listed = list_transcribed(lambda **_: [clip("a", " AB  ba")], "ab ")
-        assert [each.text for each in listed] == ["ab ba"]
+        assert [one.text for one in listed] == ["ab ba"]
 
     def test_clips_without_any_text_are_refused(self):
         with pytest.raises(UsageError, match="None of the 1 clips has a text.*column text"):
@@ -86,19 +86,19 @@ class TestTranscripts:
 
     @pytest.mark.parametrize(("text", "tokens"), [("ab", 2), ("aa", 3), ("aabb", 6), ("a", 1)])
     def test_a_training_clip_needs_a_token_for_each_character_and_repeat(self, text, tokens):
-        kept = [clip(split, "a", split) for split in ("train", "valid", "test")]
-        for there, skips in ((tokens, []), (tokens - 1, [f"needs {tokens} tokens, has {tokens - 1}"])):
-            clips = [*kept, clip("long", text, seconds=1.0), clip("tested", text, "test", seconds=1.0)]
-            count_tokens = lambda samples, there=there: there if samples == 16000 else 9  # noqa: E731
+        remaining = [clip(split, "a", split) for split in ("train", "valid", "test")]
+        for exists, skips in ((tokens, []), (tokens - 1, [f"needs {tokens} tokens, has {tokens - 1}"])):
+            clips = [*remaining, clip("long", text, seconds=1.0), clip("tested", text, "test", seconds=1.0)]
+            count_tokens = lambda samples, exists=exists: exists if samples == 16000 else 9  # noqa: E731
             usable, skipped = usable_clips(clips, LETTERS, count_tokens, 16000)
-            assert [(each.id, reason) for each, reason in skipped] == [("long", reason) for reason in skips]
+            assert [(one.id, reason) for one, reason in skipped] == [("long", reason) for reason in skips]
             assert len(usable) + len(skipped) == len(clips)
 
     def test_empty_transcripts_are_set_aside_in_every_split(self):
         splits = ("train", "valid", "test")
         clips = [clip(split, "a", split) for split in splits] + [clip(f"{split} empty", "", split) for split in splits]
         _, skipped = usable_clips(clips, LETTERS, lambda samples: 9, 16000)
-        assert [each.id for each, _ in skipped] == [f"{split} empty" for split in splits]
+        assert [one.id for one, _ in skipped] == [f"{split} empty" for split in splits]
 
     def test_a_split_with_nothing_left_is_refused(self):
         clips = [clip("a", "abab"), clip("b", "a", "valid"), clip("c", "a", "test")]
@@ -156,9 +156,9 @@ class TestMasks:
             assert not frames[count:].any()
             channels = (inputs == 0).all(0)
             assert 0 < channels.sum() < 16
-            kept = ~frames[:, None] & ~channels
+            remaining = ~frames[:, None] & ~channels
             if not isinstance(method, FullFineTuning) or held:  # its dropout changes what is not masked
-                assert torch.equal(inputs[kept], original[kept])
+                assert torch.equal(inputs[remaining], original[remaining])
 
     def test_masked_frames_are_the_backbones_own_embedding(self):
         convolutions = {**TINY_CONVOLUTIONS, "mask_time_prob": 0.05}
@@ -226,7 +226,7 @@ class TestDecoding:
         draws = torch.Generator().manual_seed(0)
         scores = (2 * torch.randn(40, 5, 4, generator=draws)).log_softmax(2)
         counts = torch.full([40], 5)
-        wanted = [self.best_text(each) for each in scores]
+        wanted = [self.best_text(one) for one in scores]
         assert make_decoder("beam", LETTERS, beam_size=50)(scores, counts) == wanted
         assert make_decoder("greedy", LETTERS)(scores, counts) != wanted  # so that the search matters
 
@@ -238,8 +238,8 @@ class TestDecoding:
 def datasets(texts: tuple[str, ...] = ("ab", "b a", "aa", "a")) -> dict:
     """Clips of noise of half a second, the same in each split."""
     clips = [clip(f"{split}{n}", text, split) for split in ("train", "valid", "test") for n, text in enumerate(texts)]
-    noise = {each.id: torch.randn(8000, generator=torch.Generator().manual_seed(int(each.id[-1]))) for each in clips}
-    return make_transcribed_datasets(clips, LETTERS, lambda each: noise[each.id])
+    noise = {one.id: torch.randn(8000, generator=torch.Generator().manual_seed(int(one.id[-1]))) for one in clips}
+    return make_transcribed_datasets(clips, LETTERS, lambda one: noise[one.id])
 
 
 @pytest.fixture
@@ -283,10 +283,10 @@ class TestTraining:
         items = datasets()["train"]
         batch = PaddedBatch([items[0], items[1]])
         losses = []
-        for each, count, text in zip(scores, counts.tolist(), ("ab", "b a"), strict=True):
+        for one, count, text in zip(scores, counts.tolist(), ("ab", "b a"), strict=True):
             paths = itertools.product(range(4), repeat=count)
             said = [p for p in paths if [n for n, _ in itertools.groupby(p) if n] == LETTERS.encode(text)]
-            total = sum(math.exp(each[range(count), path].sum().item()) for path in said)
+            total = sum(math.exp(one[range(count), path].sum().item()) for path in said)
             losses.append(-math.log(total))
         loss = brain.compute_objectives((scores, counts), batch, sb.Stage.TRAIN)
         assert loss.item() == pytest.approx(sum(losses) / 2, rel=1e-5)
@@ -384,8 +384,8 @@ def test_an_adapter_is_rebuilt_from_its_settings_alone(name, tiny_backbones):
     ).eval()
     rebuilt.load_delta(trained.delta())
     with torch.no_grad():
-        (wanted, _), (found, counts) = trained(*signals(trained)), rebuilt(*signals(trained))
-    assert torch.equal(found, wanted)
+        (wanted, _), (actual, counts) = trained(*signals(trained)), rebuilt(*signals(trained))
+    assert torch.equal(actual, wanted)
     assert counts.tolist() == [24, 15]
 
 

@@ -192,9 +192,9 @@ def test_without_espeakng_loader_the_error_says_what_to_install(tmp_path, monkey
 
 def test_other_files_are_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    for place in (tmp_path, tmp_path / "thesis.txt"):
+    for position in (tmp_path, tmp_path / "thesis.txt"):
         with pytest.raises(UsageError, match="Something else is there.*Write --data_folder="):
-            spoken.list_clips(str(place))
+            spoken.list_clips(str(position))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 

@@ -152,26 +152,26 @@ class TestEstimate:
 
 class TestEntries:
     def test_of_nothing(self, plan):
-        found = entry(plan, "linear")
-        assert (found.runs, found.planned, found.broken, found.pairs) == (0, 6, 0, 0)
+        actual = entry(plan, "linear")
+        assert (actual.runs, actual.planned, actual.broken, actual.pairs) == (0, 6, 0, 0)
         numbers = ("mean", "std", "best_epoch", "last_epoch", "gap", "difference", "p_value", "minutes")
-        assert all(getattr(found, name) is None for name in numbers)
-        assert found.published == 70.5
+        assert all(getattr(actual, name) is None for name in numbers)
+        assert actual.published == 70.5
 
     def test_means_and_deviations_over_folds_and_seeds(self, plan):
         accuracies = np.array([0.5, 0.75, 0.625, 0.8, 0.55, 0.9])
         for cell, accuracy in zip(at(plan, "linear"), accuracies, strict=True):
             finish(cell, accuracy, seconds=600 * accuracy, memory=int(accuracy * 1e9), last=accuracy / 2)
-        found = entry(plan, "linear")
-        assert found.mean == pytest.approx(100 * np.mean(accuracies))
-        assert found.std == pytest.approx(100 * np.std(accuracies, ddof=1))
-        assert (found.best_epoch, found.best_epoch_std) == (found.mean, found.std)
-        assert found.last_epoch == pytest.approx(50 * np.mean(accuracies))
-        assert found.last_epoch_std == pytest.approx(50 * np.std(accuracies, ddof=1))
-        assert found.gap == pytest.approx(100 * np.mean(accuracies) - 70.5)
-        assert found.minutes == pytest.approx(10 * np.mean(accuracies))
-        assert found.peak_memory_gb == pytest.approx(0.9)
-        assert found.trainable_without_head == 1234
+        actual = entry(plan, "linear")
+        assert actual.mean == pytest.approx(100 * np.mean(accuracies))
+        assert actual.std == pytest.approx(100 * np.std(accuracies, ddof=1))
+        assert (actual.best_epoch, actual.best_epoch_std) == (actual.mean, actual.std)
+        assert actual.last_epoch == pytest.approx(50 * np.mean(accuracies))
+        assert actual.last_epoch_std == pytest.approx(50 * np.std(accuracies, ddof=1))
+        assert actual.gap == pytest.approx(100 * np.mean(accuracies) - 70.5)
+        assert actual.minutes == pytest.approx(10 * np.mean(accuracies))
+        assert actual.peak_memory_gb == pytest.approx(0.9)
+        assert actual.trainable_without_head == 1234
         assert entry(plan, "adapter").published is None
 
     def test_the_difference_is_paired_over_what_both_have(self, plan):
@@ -182,10 +182,10 @@ class TestEntries:
                     finish(cell, accuracy)
         for cell in at(plan, "linear", "8 a class"):
             finish(cell, 0.1)  # of another column: no partner
-        found = entry(plan, "adapter")
-        assert found.pairs == 5
-        assert found.difference == pytest.approx(100 * np.mean(np.subtract(mine, reference)[1:]))
-        assert found.p_value == pytest.approx(stats.ttest_rel(mine[1:], reference[1:]).pvalue)
+        actual = entry(plan, "adapter")
+        assert actual.pairs == 5
+        assert actual.difference == pytest.approx(100 * np.mean(np.subtract(mine, reference)[1:]))
+        assert actual.p_value == pytest.approx(stats.ttest_rel(mine[1:], reference[1:]).pvalue)
         assert (entry(plan, "linear").difference, entry(plan, "linear").p_value) == (None, None)
         assert entry(plan, "adapter", "8 a class").pairs == 0
 
@@ -199,8 +199,8 @@ class TestEntries:
     def test_broken_cells_are_counted_and_named(self, plan):
         break_(at(plan, "linear")[2], "no room")
         finish(at(plan, "linear")[0], 0.5)
-        found = entry(plan, "linear")
-        assert (found.runs, found.broken, found.std) == (1, 1, None)
+        actual = entry(plan, "linear")
+        assert (actual.runs, actual.broken, actual.std) == (1, 1, None)
         text = as_markdown(plan, make_entries(plan))
         assert "50.0 (1 of 6) (1 broken) [70.5]" in text
         assert "- linear / ESC-50, fold 2, seed 1: no room" in text
@@ -211,8 +211,8 @@ class TestEntries:
                 cell.folder.mkdir(parents=True)
                 (cell.folder / "results.json").write_text(json.dumps({**RECOGNITION, "test_wer": cell.fold / 10}))
         finish(at(plan, "linear")[0], 0.5)
-        found = entry(plan, "linear", "8 a class")
-        assert (found.metric, found.mean, found.last_epoch) == ("WER", pytest.approx(20), pytest.approx(40))
+        actual = entry(plan, "linear", "8 a class")
+        assert (actual.metric, actual.mean, actual.last_epoch) == ("WER", pytest.approx(20), pytest.approx(40))
         text = re.sub(" +", " ", as_markdown(plan, make_entries(plan)))
         assert text.startswith("Test accuracy or WER in per cent")
         assert "| runs | metric | score (%) | best epoch |" in text
@@ -241,8 +241,8 @@ class TestFiles:
         with open(tmp_path / "table.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == len(described["entries"]) == 6
-        for row, found in zip(rows, described["entries"], strict=True):
-            for key, value in found.items():
+        for row, actual in zip(rows, described["entries"], strict=True):
+            for key, value in actual.items():
                 assert row[key] == str(value) if value is not None else row[key] in ("", NOT_RUN)
         text = (tmp_path / "table.md").read_text()
         assert "| linear | 70.0 ± 8.9 [70.5] | not run |" in re.sub(" +", " ", text)

@@ -32,10 +32,10 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
 
 class TestShares:
     def test_cores_are_divided_and_belong_to_one_share_each(self):
-        found = shares(3, cores=range(12), gpus=[])
-        assert [len(share.cores) for share in found] == [4, 4, 4]
-        assert sorted(core for share in found for core in share.cores) == list(range(12))
-        assert {(share.threads, share.gpu) for share in found} == {(4, None)}
+        actual = shares(3, cores=range(12), gpus=[])
+        assert [len(share.cores) for share in actual] == [4, 4, 4]
+        assert sorted(core for share in actual for core in share.cores) == list(range(12))
+        assert {(share.threads, share.gpu) for share in actual} == {(4, None)}
 
     def test_all_have_as_many_threads(self):
         """So that no cell's sums are rounded in another order because of its place."""

@@ -64,7 +64,7 @@ def test_validation_is_a_stratified_ninth_of_whole_recordings(seed, data_folder)
     splits = defaultdict(set)
     for clip in clips:
         splits[clip.group].add(clip.split)
-    assert {len(found) for found in splits.values()} == {1}
+    assert {len(actual) for actual in splits.values()} == {1}
     counts = Counter(clip.split for clip in clips)
     assert counts["test"] == 6
     assert 4 <= counts["valid"] <= 8  # 54 / 9, as far as recordings of one and two clips allow
