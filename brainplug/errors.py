@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class UsageError(ValueError):
-    """A mistake that the user can mend. Commands print it without a traceback and exit with code 2.
+    """A mistake that the user can correct, in three sentences: what was asked, what was found, what to write instead.
 
-    Arguments
-    ---------
-    asked : str
-        What was asked.
-    found : str
-        What was found instead.
-    write : str
-        What to write.
+    Commands print it without a traceback and exit with code 2.
 
     Example
     -------
@@ -54,19 +47,10 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def run_command(main: Callable[[list[str]], int | None], arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; an error that the user can mend is printed without a traceback.
+    """Runs a command, and returns its exit code; an error that the user can correct is printed without a traceback.
 
-    Arguments
-    ---------
-    main : Callable
-        Called with the command line; may return an exit code.
-    arguments : Sequence[str], optional
-        The command line, without the program's name; that of the process by default.
-
-    Returns
-    -------
-    int
-        The exit code: 2 after a `UsageError`; that of a closed pipe (141) where the reader has gone, as ``head`` does.
+    `arguments` are by default those of the process. The code is 2 after a `UsageError`, and that of a closed pipe (141)
+    if the reader has gone, as ``head`` does.
     """
     try:
         code = main(list(sys.argv[1:] if arguments is None else arguments)) or 0

@@ -21,16 +21,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Opens a file under a temporary name and renames it to its own when all is written.
+    """Opens a file under a temporary name, and renames it to its own once all is written; arguments as for ``open``.
 
     Readers see the old file or the new one, never a part, whenever the process dies. A missing folder is made.
-
-    Arguments
-    ---------
-    path : str | Path
-        The file's own name.
-    mode, **options : str, Any
-        As for ``open``.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -86,10 +79,7 @@ def _packaged(name: str) -> Path:
 def find_recipe(name: str) -> str:
     """Finds a file below ``hparams/`` or ``recipes/`` in the package where the current folder does not have it.
 
-    Arguments
-    ---------
-    name : str
-        A path. One that is neither here nor in the package is returned as it is.
+    A path that is neither here nor in the package is returned as it is.
 
     Example
     -------

@@ -104,19 +104,9 @@ DESCRIPTIONS: dict[str, type[AdapterDescription]] = {
 
 
 def parse_description(text: str, source: str) -> AdapterDescription:
-    """Reads a description, of this format or an older one.
+    """Reads the JSON text of a description, of this format or an older one; `source` is the file's path, for errors.
 
-    Arguments
-    ---------
-    text : str
-        JSON.
-    source : str
-        The file's path, for errors.
-
-    Raises
-    ------
-    CheckpointError
-        The text is no description, or has a newer format or an unknown task; all faults are named.
+    A text that is no description, a newer format and an unknown task raise a `CheckpointError`, which names all faults.
     """
     asked = f"The adapter's description {source} was asked for."
     try:

@@ -93,17 +93,9 @@ def read_description(folder: str | Path) -> AdapterDescription:
 
 
 def read_adapter(folder: str | Path) -> Adapter:
-    """Reads an adapter and verifies it.
+    """Reads an adapter, in a finished run's folder or in any folder with its two files, and verifies it.
 
-    Arguments
-    ---------
-    folder : str | Path
-        The output folder of a finished run, or any other folder with a copy of its two adapter files.
-
-    Raises
-    ------
-    CheckpointError
-        As `read_description`; or the weights are cut short or altered, or the two files describe different adapters.
+    Files that are missing, cut short, altered, or that describe different adapters raise a `CheckpointError`.
     """
     description, path = read_description(folder), Path(folder, WEIGHTS_NAME)
     asked = f"The adapter's weights {path} were asked for."

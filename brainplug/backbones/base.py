@@ -156,18 +156,10 @@ class Backbone(torch.nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turns a padded batch of signals into tokens.
+        """Turns a padded batch of signals, with the fraction of each that is not padding ``[batch]``, into tokens.
 
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Fraction of each signal that is not padding, ``[batch]``.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor | None]
-            Tokens ``[batch, tokens, dim]``, and a mask ``[batch, tokens]`` that is True where a token is not padding;
-            None if no token is.
+        The tokens are ``[batch, tokens, dim]``; the mask ``[batch, tokens]`` is True where a token is not padding, or
+        None where no token is.
         """
 
 

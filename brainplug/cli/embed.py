@@ -46,21 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class VectorFile:
-    """A .npy file of float32 vectors that grows row by row, and can be loaded at any time.
+    """A .npy file of float32 vectors of width `dim` that grows row by row, and can be loaded at any time.
 
-    Arguments
-    ---------
-    path : Path
-        The file.
-    dim : int
-        The width of a vector.
-    rows : int
-        How many rows of an existing file stay.
-
-    Raises
-    ------
-    DataError
-        The file has fewer rows, or other ones.
+    Of an existing file the first `rows` rows stay; a file with fewer rows, or other ones, raises a `DataError`.
     """
 
     def __init__(self, path: Path, dim: int, rows: int):

@@ -49,11 +49,6 @@ def run(options: argparse.Namespace) -> int:
 def read_methods(folder: str, backbone: str) -> tuple[dict[str, MethodEntry], dict[str, Settings]]:
     """Reads the entries of ``methods.yaml`` and what ``backbones.yaml`` changes in them for a backbone.
 
-    Raises
-    ------
-    ConfigError
-        A file cannot be read.
-
     Example
     -------
     >>> methods, changes = read_methods("hparams", "nano-ast")
@@ -76,23 +71,9 @@ def read_blocks(folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def list_methods(folder: str, backbone: str, n_classes: int) -> str:
-    """A Markdown table with one row a method.
+    """A Markdown table with one row for each method in ``methods.yaml``, on one backbone.
 
-    Only the backbone's configuration is read. Where a method does not support it, the reason stands in the row.
-
-    Arguments
-    ---------
-    folder : str
-        Has ``methods.yaml`` and ``backbones.yaml``.
-    backbone : str
-        As in `known_config`.
-    n_classes : int
-        Classes of the head.
-
-    Raises
-    ------
-    UsageError
-        A file is missing, or the backbone is unknown.
+    Only the backbone's configuration is read. The row of a method that does not support it has the reason.
 
     Example
     -------
@@ -117,10 +98,7 @@ def list_methods(folder: str, backbone: str, n_classes: int) -> str:
 def describe_settings(method: Method, given: Mapping[str, object]) -> str:
     """A method's settings that are not null, as YAML on one line.
 
-    Arguments
-    ---------
-    given : Mapping[str, object]
-        What the method's entry sets. Of a peft configuration only this is shown, since it has dozens of settings.
+    Of a peft configuration, which has dozens of settings, only the `given` ones of the method's entry are shown.
 
     Example
     -------
@@ -134,12 +112,7 @@ def describe_settings(method: Method, given: Mapping[str, object]) -> str:
 
 
 def count_on_meta(config: PreTrainedConfig, method: Method, n_classes: int) -> dict[str, int] | str:
-    """Counts what a method trains, as `AdaptedModel.count_parameters` does, on tensors without memory.
-
-    Returns
-    -------
-    dict[str, int] | str
-        The counts; the reason, where the method does not support the backbone.
+    """Counts what a method trains, as `AdaptedModel.count_parameters` does, or says why it cannot be used.
 
     Example
     -------

@@ -33,17 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_optimizer_groups(folder: str, optimizer: str, backbone: str, method: str, n_classes: int) -> str:
-    """A Markdown table with one row a group of parameters, of a model without weights.
-
-    Arguments
-    ---------
-    folder : str
-        Has ``optimizers.yaml``, ``methods.yaml`` and ``backbones.yaml``; `optimizer` and `method` are entries there.
-
-    Raises
-    ------
-    UsageError
-        A file is missing, there is no such entry or backbone, or the method does not support the backbone.
+    """A Markdown table with one row for each group of parameters, of a model without weights.
 
     Example
     -------

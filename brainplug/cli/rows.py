@@ -44,23 +44,10 @@ def format_row(row: Row, as_json: bool) -> str:
 
 
 class RowFile:
-    """A file of CSV, or of a JSON object in each line. What it holds stays; a last line that was cut short goes.
+    """A file of CSV, or of JSON lines, to which rows are added; a last line that was cut short is removed.
 
-    Arguments
-    ---------
-    path : Path
-        The file; its folder is made where it is missing.
-    columns : Sequence[str]
-        The names of a row's values: `CLIP_COLUMNS` and others. A last one, ``adapter``, is added.
-    adapter : str
-        Which model made the rows.
-    as_json : bool
-        Whether the file holds JSON objects.
-
-    Raises
-    ------
-    DataError
-        The file holds something else, or results of another model, or cannot be written. It stays as it is.
+    A row has the values of `columns` (`CLIP_COLUMNS` and others) and a last one, ``adapter``: the model that made it. A
+    file that holds something else, or results of another model, raises a `DataError` and stays as it is.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], adapter: str, as_json: bool):

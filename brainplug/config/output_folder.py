@@ -41,11 +41,8 @@ def configuration(recipe: Recipe[Settings]) -> Configuration:
 def check_output_folder(recipe: Recipe[Settings], output_folder: str, save_folder: str) -> None:
     """Makes the output folder this run's own.
 
-    Raises
-    ------
-    CheckpointError
-        The folder holds checkpoints or results of another configuration, or cannot be written. The error names what
-        differs; nothing in the folder is changed.
+    Checkpoints or results of another configuration, and a folder that cannot be written, raise a `CheckpointError`,
+    which names the differences; nothing in the folder is changed.
     """
     folder, asked = Path(output_folder), configuration(recipe)
     path = folder / CONFIGURATION_NAME

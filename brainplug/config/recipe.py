@@ -47,20 +47,9 @@ RecipeLoader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Recipe(Generic[S]):
-    """A checked recipe.
+    """A checked recipe: file, SpeechBrain's run options, overrides by key, the YAML with references resolved.
 
-    Arguments
-    ---------
-    file : str
-        The YAML.
-    run_opts : RunOptions
-        SpeechBrain's run options.
-    overrides : Mapping[str, object]
-        What differs from the file, by key.
-    resolved : str
-        The YAML with the overrides and all references resolved.
-    settings : Settings
-        The values, typed, with the objects that HyperPyYAML built.
+    `settings` are the values, typed, with the objects that HyperPyYAML built.
     """
 
     file: str
@@ -78,12 +67,10 @@ class Recipe(Generic[S]):
         schema: type[S] = Settings,  # type: ignore[assignment]  # a default for a type variable
         inspect: bool = False,
     ) -> "Recipe[S]":
-        """Loads a recipe and names all its faults at once.
+        """Loads a recipe, and names all its faults in one `ConfigError`.
 
         Arguments
         ---------
-        file : str
-            A HyperPyYAML file.
         overrides : Mapping[str, object], optional
             Values that take the place of the file's. A nested mapping changes single entries of a block.
         run_opts : RunOptions, optional
@@ -92,11 +79,6 @@ class Recipe(Generic[S]):
             The keys, their types and ranges.
         inspect : bool
             Leaves out the objects of a run (`RUN_OBJECTS`): no folder is made and no random number is drawn.
-
-        Raises
-        ------
-        ConfigError
-            The file is missing or cannot be loaded, or keys or values are wrong.
         """
         run_opts, overrides = run_opts or RunOptions(), dict(overrides or {})
         if not Path(file).is_file():
@@ -150,10 +132,7 @@ class Recipe(Generic[S]):
 def parse_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str, object]]:
     """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations, and paths as they are.
 
-    Returns
-    -------
-    tuple[str, RunOptions, dict[str, object]]
-        The recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides.
+    It returns the recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides.
 
     Example
     -------

@@ -65,19 +65,9 @@ class Settings(BaseModel):
 
 
 def faults_of(schema: type[Settings], values: Mapping[str, object]) -> list[str]:
-    """Names everything that is wrong with a recipe's values.
+    """Names everything that is wrong with a recipe's values, one sentence for each fault.
 
-    Arguments
-    ---------
-    schema : type[Settings]
-        Of the recipe.
-    values : Mapping[str, object]
-        Key -> value. What HyperPyYAML builds may be `Tagged`, and is not looked at then.
-
-    Returns
-    -------
-    list[str]
-        One sentence for each fault.
+    Values that HyperPyYAML builds may be `Tagged`, and are not checked then.
     """
     if schema is Settings:  # a recipe without a schema
         return []

@@ -34,24 +34,10 @@ NEARLY_FULL = 0.8  # share of the memory
 
 
 def examine(arguments: Sequence[str], full: bool = False) -> Iterator[Finding]:
-    """Examines the machine, and a recipe where one is named; nothing is written into its results folder.
+    """Examines the machine, and a recipe where one is named; yields findings as soon as they are known.
 
-    Arguments
-    ---------
-    arguments : Sequence[str]
-        The command line of train.py: a recipe, and what changes in it; empty for the machine alone.
-    full : bool
-        Decodes all clips instead of a sample, and compares what was decoded.
-
-    Yields
-    ------
-    Finding
-        One line each, as soon as it is known.
-
-    Raises
-    ------
-    ConfigError
-        The recipe cannot be loaded.
+    `arguments` are those of train.py. `full` decodes all clips instead of a sample, and compares what was decoded.
+    Nothing is written into the results folder.
     """
     if not arguments:
         yield Finding("", "Machine")

@@ -13,14 +13,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Finding:
-    r"""One line of the report.
-
-    Arguments
-    ---------
-    level : str
-        ``ok``, ``warning`` or ``error``; empty for a heading or a table.
-    text : str
-        What was found, and at its end what to do about it.
+    r"""One line of the report: ``ok``, ``warning``, ``error`` or no level for a heading; the text ends with the remedy.
 
     Example
     -------

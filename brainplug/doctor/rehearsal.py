@@ -27,17 +27,7 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What steps of a recipe take.
-
-    Arguments
-    ---------
-    read, train, valid : float
-        Seconds to read a batch, to train with it, and to validate with it.
-    peak_bytes : int
-        The most memory held, of the process or of the GPU.
-    signal_bytes : int
-        Of one clip's signal, as the feature cache keeps it.
-    """
+    """Seconds to read a batch, to train and to validate with it, peak memory, and the bytes of one clip's signal."""
 
     read: float
     train: float
@@ -48,14 +38,8 @@ class Rehearsal:
     def seconds(self, train_batches: int, valid_batches: int, workers: int = 0, cached: bool = False) -> float:
         """Estimates an epoch, in seconds.
 
-        Arguments
-        ---------
-        train_batches, valid_batches : int
-            How many it has.
-        workers : int
-            Processes that read while the model computes; with none, it waits.
-        cached : bool
-            Nothing is decoded, since all signals are in the cache.
+        `workers` are processes that read while the model computes; without any, it waits. With `cached` nothing is
+        decoded.
 
         Example
         -------
@@ -90,21 +74,8 @@ def loads_offline(source: str, revision: str | None = None) -> bool:
 def rehearse(arguments: Sequence[str], folder: str, clips: Sequence[Clip], outputs: Any) -> Rehearsal | str:
     """Trains and validates a few steps; to be called in a process of its own, whose memory is measured.
 
-    Arguments
-    ---------
-    arguments : Sequence[str]
-        The command line of train.py.
-    folder : str
-        Where the recipe may write.
-    clips : Sequence[Clip]
-        Of the splits train and valid, enough for `STEPS` batches of each.
-    outputs : object
-        What the head tells apart, as the task's `find_outputs` returns it for all clips.
-
-    Returns
-    -------
-    Rehearsal | str
-        What the steps took; the reason, where they fail. (The error itself could not leave its process.)
+    `clips` are enough for `STEPS` batches of train and of valid; `outputs` is what the task's `find_outputs` returns
+    for all clips. If the steps fail, the reason is returned: the error itself could not leave its process.
     """
     try:
         return _rehearse(load_first(arguments, folder, inspect=False), clips, outputs)

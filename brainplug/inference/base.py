@@ -26,15 +26,7 @@ OnError = Callable[[Clip, UsageError], None]
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What was computed of a clip.
-
-    Arguments
-    ---------
-    path : str
-        The audio file.
-    start, stop : float, optional
-        The part of the file that the clip is, in seconds; None where it is the whole file.
-    """
+    """What was computed of a file, or of the part from `start` to `stop`, in seconds."""
 
     path: str
     start: float | None = field(default=None, kw_only=True)
@@ -56,7 +48,7 @@ class TrainedModel(torch.nn.Module):
     def from_run(
         cls, folder: str | Path, device: str = "cpu", precision: str = "fp32", backbone: str | None = None
     ) -> Self:
-        """Loads the model that a run trained.
+        """Loads the model that a run trained; what is missing, altered or of another task raises a `CheckpointError`.
 
         Arguments
         ---------
@@ -67,13 +59,6 @@ class TrainedModel(torch.nn.Module):
             Such as ``cuda:0``; ``fp32``, ``bf16`` or ``fp16``, as SpeechBrain's ``eval_precision``.
         backbone : str, optional
             Where the run's backbone is now, if not where it was: a folder with the same weights.
-
-        Raises
-        ------
-        CheckpointError
-            The run has not finished, did another task, or its files or its backbone are missing or altered.
-        ConfigError
-            The device or the precision cannot be used.
         """
         check_device(device, precision)
         return cls.from_adapter(read_adapter(folder), folder, device, precision, backbone)

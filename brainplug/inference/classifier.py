@@ -87,8 +87,7 @@ class Classifier(TrainedModel):
         Returns
         -------
         tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
-            Probabilities ``[batch, classes]`` (no logarithms), the largest of each clip ``[batch]``, its index
-            ``[batch]``, and the label of this index.
+            Probabilities ``[batch, classes]``, the largest of each clip and its index ``[batch]``, and its label.
         """
         logits = self._logits(*self.signals_of(wavs, lengths))
         probabilities, index = logits.softmax(1), logits.argmax(1)

@@ -17,18 +17,8 @@ class AdapterBlock(torch.nn.Module):
 
     Expert n is ``A_n(z) = U_n m_n(D_n z + b_n) + c_n``. The maps of all experts are stacked, so that one product serves
     all of them; `bottleneck` computes all ``m_n`` on channels that are stacked in the same way. The output is zero at
-    the start, because ``U`` and ``c`` start with zeros.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a token.
-    width : int
-        Width of one expert's bottleneck.
-    experts : int
-        Number of experts.
-    gates : int
-        2 if `bottleneck` uses half of its channels as a gate, else 1.
+    the start, because ``U`` and ``c`` start with zeros. `width` is that of one expert's bottleneck; `gates` is 2 if
+    `bottleneck` uses half of its channels as a gate.
     """
 
     def __init__(self, dim: int, width: int, experts: int = 1, gates: int = 1):
@@ -41,19 +31,9 @@ class AdapterBlock(torch.nn.Module):
         torch.nn.init.zeros_(self.up.weight)
 
     def bottleneck(self, channels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The map inside the bottleneck.
+        """Maps channels ``[batch, tokens, experts * gates * width]`` to ``[batch, tokens, experts * width]``.
 
-        Arguments
-        ---------
-        channels : torch.Tensor
-            ``[batch, tokens, experts * gates * width]``.
-        mask : torch.Tensor, optional
-            ``[batch, tokens]``, False where a token is padding, which a convolution must not read.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, tokens, experts * width]``.
+        The mask ``[batch, tokens]`` is False where a token is padding, which a convolution must not read.
         """
         raise NotImplementedError
 
@@ -132,12 +112,7 @@ class Adapter(Method):
 
 
 def bottleneck_width(dim: int, reduction_rate: float) -> int:
-    """Width of a bottleneck, ``dim / reduction_rate`` rounded.
-
-    Raises
-    ------
-    ConfigError
-        The width would be zero, or more than `dim`.
+    """Width of a bottleneck, ``dim / reduction_rate`` rounded; a `ConfigError` unless it is from 1 to `dim`.
 
     Example
     -------
@@ -154,21 +129,10 @@ def bottleneck_width(dim: int, reduction_rate: float) -> int:
 
 
 def convolve(convolution: torch.nn.Conv1d, channels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Convolves over the tokens, with zeros before them, after them and in place of padding.
+    """Convolves channels ``[batch, tokens, channels]`` over the tokens, to ``[batch, channels, tokens]``.
 
-    Arguments
-    ---------
-    convolution : torch.nn.Conv1d
-        Without padding of its own.
-    channels : torch.Tensor
-        ``[batch, tokens, channels]``.
-    mask : torch.Tensor, optional
-        ``[batch, tokens]``, False where a token is padding.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, channels, tokens]``, with the same number of tokens.
+    Zeros are before the tokens, after them and in place of padding, where the mask ``[batch, tokens]`` is False. The
+    convolution has no padding of its own.
     """
     if mask is not None:
         channels = channels * mask[..., None]

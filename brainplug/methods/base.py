@@ -54,17 +54,9 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> MethodState | None:
-        """Adapts a frozen transformer in place.
+        """Adapts a frozen transformer in place; returns what the training loop calls, or None without calls.
 
-        Returns
-        -------
-        MethodState | None
-            What the training loop calls; None if the method needs no calls.
-
-        Raises
-        ------
-        ConfigError
-            The settings do not fit this model.
+        Settings that do not fit the model raise a `ConfigError`.
         """
 
     def training_modules(self, model: torch.nn.Module, spec: BackboneSpec) -> Iterable[torch.nn.Module]:

@@ -29,19 +29,9 @@ class Prefix(torch.nn.Module):
         self.values = torch.nn.Parameter(torch.empty(count, dim).uniform_(-limit, limit))
 
     def prepend(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
-        """Puts `keys` or `values` before those of the clip; attention does not depend on their order.
+        """Puts `keys` or `values` ``[count, dim]`` before those of the clip, ``[batch, heads, tokens, head_dim]``.
 
-        Arguments
-        ---------
-        states : torch.Tensor
-            ``[batch, heads, tokens, head_dim]``.
-        prefix : torch.Tensor
-            ``[count, dim]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, heads, count + tokens, head_dim]``.
+        Attention does not depend on their order.
         """
         heads = prefix.to(states.dtype).unflatten(1, (states.shape[1], -1)).transpose(0, 1)
         return torch.cat([heads.expand(len(states), -1, -1, -1), states], dim=2)
@@ -57,21 +47,9 @@ def attend_with_prefix(
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention over a module's prefix, if it has one, and the clip's own keys and values.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-        The attention; its `Prefix`, if any, is called ``prefix``. Cross-attention has none.
-    query, key, value : torch.Tensor
-        ``[batch, heads, tokens, head_dim]``.
-    attention_mask : torch.Tensor, optional
-        ``[batch, 1 or heads, tokens, tokens]``, boolean or added to the scores.
-    **named : object
-        Passed on by transformers.
-
-    Returns
-    -------
-    tuple[torch.Tensor, None]
-        ``[batch, tokens, heads, head_dim]``, and no weights.
+    Query, key and value are ``[batch, heads, tokens, head_dim]``, the mask ``[batch, 1 or heads, tokens, tokens]``,
+    boolean or added to the scores. It returns ``[batch, tokens, heads, head_dim]``, and no weights. Cross-attention has
+    no prefix.
     """
     prefix = getattr(module, "prefix", None)
     if prefix is not None:

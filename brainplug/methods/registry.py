@@ -32,28 +32,14 @@ def choose_method(
     *changes: Mapping[str, Settings | None] | None,
     variants: Variants | None = None,
 ) -> tuple[Method, float]:
-    """Makes the method of an entry of ``methods.yaml``.
+    """Makes the method of an entry of ``methods.yaml``, and returns it with its learning rate.
 
     Arguments
     ---------
-    name : str
-        Name of an entry.
-    methods : Mapping[str, MethodEntry]
-        The entries.
     *changes : Mapping[str, Settings], optional
         By method, what a backbone and a recipe change in its entry, ``lr`` included; the last one wins.
     variants : Variants, optional
         Classes to use in place of others, such as `brainplug.compat.petl_ast.methods.PUBLISHED`.
-
-    Returns
-    -------
-    tuple[Method, float]
-        The method and its learning rate.
-
-    Raises
-    ------
-    ConfigError
-        No such entry, or no such setting.
 
     Example
     -------
@@ -115,19 +101,10 @@ def _as_json(value: object) -> list[Any] | str:
 
 
 def restore_method(settings: Settings, variants: Variants | None = None) -> Method:
-    """Makes a method of its settings in an adapter file.
+    """Makes a method of its settings in an adapter file, as `method_settings` returned them.
 
-    Arguments
-    ---------
-    settings : Settings
-        What `method_settings` returned. Older files name the plain class of a variant and have ``paper_code: True``.
-    variants : Variants, optional
-        As in `choose_method`: the file may name them.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such class, or it does not take these settings.
+    Older files name the plain class of a variant and have ``paper_code: True``. An unknown class, and settings that it
+    does not take, raise a `CheckpointError`.
 
     Example
     -------

@@ -22,19 +22,8 @@ class SoftMixture(Mixture):
     """Dispatches tokens to slots, maps the slots, and combines them to tokens.
 
     With tokens X ``[tokens, dim]`` and ``Phi [dim, experts, slots]``: ``logits = X Phi``; the slots are
-    ``softmax_tokens(logits)^T X``; the output is ``softmax_slots(logits)`` times the mapped slots.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a token.
-    experts : AdapterBlock
-        All experts.
-    slots : int
-        Slots of each expert.
-    normalize : bool
-        Scales tokens and Phi to unit length first, and Phi by a learned factor. The slots are then means of the
-        normalised tokens.
+    ``softmax_tokens(logits)^T X``; the output is ``softmax_slots(logits)`` times the mapped slots. `normalize` scales
+    tokens and Phi to unit length first, and Phi by a learned factor; the slots are then means of the normalised tokens.
 
     Example
     -------

@@ -86,17 +86,7 @@ def _check_choice(asked: str, value: str, choices: list[str]) -> None:
 def adapt_sublayers(
     model: torch.nn.Module, spec: BackboneSpec, location: str, adapt: Callable[[torch.nn.Module], torch.nn.Module]
 ) -> None:
-    """Replaces sub-layers of every layer, and trains the layer norms before them.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Changed in place.
-    location : str
-        One of `LOCATIONS`.
-    adapt : Callable[[torch.nn.Module], torch.nn.Module]
-        Takes a sub-layer and returns its replacement.
-    """
+    """Replaces the sub-layers at one of `LOCATIONS` by `adapt` of them, and trains the layer norms before them."""
     for layer in spec.layers_of(model):
         for sublayer in LOCATIONS[location]:
             path = getattr(spec, sublayer)

@@ -51,15 +51,10 @@ class BatchNumbers(torch.utils.data.Sampler[int]):
 
 
 class PretrainBrain(sb.Brain):
-    """Pre-trains a transformer on random crops.
+    """Pre-trains a transformer on random crops; `pretraining` is the model in ``settings.model`` with its objective.
 
     Masks, dropout and crops depend on the seed and the number of a step, so that a resumed run equals an uninterrupted
     one. A subclass defines `compute_forward`, which returns the loss and the inputs of `indicators`.
-
-    Arguments
-    ---------
-    pretraining : torch.nn.Module
-        The model in ``settings.model`` with its objective.
     """
 
     alarms: ClassVar[Sequence[Alarm]] = ()

@@ -66,15 +66,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: distinc
 
 
 def write_card(folder: str, results: dict[str, Any], rows: list[dict[str, float]]) -> None:
-    """Writes README.md and health.png beside a model.
-
-    Arguments
-    ---------
-    results : dict[str, Any]
-        The content of ``pretraining.json``.
-    rows : list[dict[str, float]]
-        The rows of the health log.
-    """
+    """Writes README.md and health.png beside a model, from ``pretraining.json`` and the rows of the health log."""
     if rows:
         draw_health(rows, str(Path(folder, "health.png")))
     family = results["family"]

@@ -82,17 +82,7 @@ def majority_accuracy(labels: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Rings where the mean of an indicator over its last measurements is below or above a bound.
-
-    Arguments
-    ---------
-    meaning : str
-        What it means to cross the bound.
-    stops : bool
-        Whether the alarm ends the run.
-    rows : int
-        Number of measurements to average, which smooths indicators that are noisy in single batches.
-    """
+    """Rings where the mean of an indicator over its last `rows` measurements crosses a bound; it may stop the run."""
 
     indicator: str
     meaning: str

@@ -86,16 +86,9 @@ def open_audio(settings: MaskedSettings) -> SplitCorpus:
 
 
 def layer_features(model: PreTrainedModel, layer: int, normalize: bool) -> Features:
-    """A function that maps a waveform ``[samples]`` to a layer's output ``[frames, dim]``.
+    """A function that maps a waveform ``[samples]`` to the output ``[frames, dim]`` of a layer, counted from 1.
 
-    Arguments
-    ---------
-    model : PreTrainedModel
-        Of the wav2vec 2.0 family; it is set to evaluation mode.
-    layer : int
-        From 1 on.
-    normalize : bool
-        Whether waveforms are normalised to mean 0 and variance 1.
+    The model is set to evaluation mode; `normalize` brings waveforms to mean 0 and variance 1.
     """
     layers = model.config.num_hidden_layers
     if not 1 <= layer <= layers:

@@ -83,14 +83,9 @@ class RunResults(BaseModel):
         return method_name(self.model_dump(include={"method", "method_settings", "optimizer"}))
 
     def score(self, metric: Metric | None = None, epoch: Epoch = "tested") -> float:
-        """A metric of the test in per cent.
+        """A metric of the test in per cent, by default the first one; ``tested`` is the epoch that the run reports.
 
-        Arguments
-        ---------
-        metric : Metric, optional
-            The first one by default.
-        epoch : str
-            ``tested``: the epoch that the run reports. A run without a number for an epoch has that of the tested one.
+        A run without a number for an epoch has that of the tested one.
         """
         key = f"test_{(metric or self.metrics[0]).key}"
         share = getattr(self, f"{key}{_ENDINGS[epoch]}", None)
@@ -218,11 +213,6 @@ def code_name(paper_code: bool) -> str:
 
 def method_name(results: Mapping[str, Any]) -> str:
     """Names a method with the location of its adapters, and the optimiser where it is not AdamW.
-
-    Arguments
-    ---------
-    results : Mapping
-        With ``method``, and ``method_settings`` and ``optimizer`` where there are any.
 
     Example
     -------

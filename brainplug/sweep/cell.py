@@ -28,16 +28,9 @@ State = Literal["finished", "broken", "not run"]
 
 
 class Job(NamedTuple):
-    """A cell, as executors run it.
+    """A cell, as executors run it: the run's folder, its command, and the folder that the command starts in.
 
-    Arguments
-    ---------
-    folder : Path
-        Of the run.
-    command, started_in : tuple[str, ...], Path
-        What runs it, and the folder from which relative paths in the command start.
-    description : dict
-        The contents of ``cell.json``: which cell it is, and all that decides its numbers.
+    `description` is the content of ``cell.json``: which cell it is, and all that decides its numbers.
     """
 
     folder: Path
@@ -48,15 +41,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """What one cell may use of a machine.
-
-    Arguments
-    ---------
-    cores, threads : tuple[int, ...], int
-        The cores that it is pinned to, or none for all; and the threads of torch.
-    gpu : str | None
-        The only GPU that it sees; None changes nothing.
-    """
+    """What one cell may use of a machine: cores that it is pinned to (none for all), threads, and its only GPU."""
 
     cores: tuple[int, ...] = ()
     threads: int = 1
@@ -74,22 +59,11 @@ def command_of(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def run_cell(job: Job, share: Share, stopping: Callable[[], bool] = lambda: False) -> str | None:
-    """Runs a cell, or goes on with it, unless it is finished.
+    """Runs or continues a cell that is not finished; returns why it broke, or None if it finished or was stopped.
 
     Its output goes to ``output.txt`` in its folder; a broken cell leaves ``failure.json`` there. The running process
-    holds a lock there, which outlives its parent: a second process that runs the same cell waits for it.
-
-    Arguments
-    ---------
-    job, share : Job, Share
-        The cell, and what it may use.
-    stopping : Callable[[], bool]
-        Asked repeatedly; once it returns True, the process is ended. A later call goes on with the cell.
-
-    Returns
-    -------
-    str | None
-        Why it is not finished; None if it is, or was stopped.
+    holds a lock there, which outlives its parent: a second process that runs the same cell waits for it. Once
+    `stopping` returns True, the process is ended; a later call continues.
     """
     try:
         with _lock(job.folder, stopping) as lock:

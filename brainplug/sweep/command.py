@@ -44,22 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_table(chosen: argparse.Namespace, others: Sequence[str]) -> int:
-    """Runs a table, or goes on with it.
+    """Runs a table, or continues it; the exit code is 1 if a cell is broken, 130 if the command was stopped.
 
-    Arguments
-    ---------
-    chosen, others : argparse.Namespace, Sequence[str]
-        The options of `add_arguments`, and settings of all cells.
-
-    Returns
-    -------
-    int
-        The exit code: 1 where a cell is broken, 130 where the command was stopped.
-
-    Raises
-    ------
-    UsageError
-        The table, an option or the data folder cannot be used.
+    `chosen` are the options of `add_arguments`, `others` settings of all cells.
     """
     _check_numbers(chosen)
     logging.getLogger("speechbrain").setLevel(logging.WARNING)  # it logs each recipe that is loaded

@@ -28,19 +28,9 @@ Events = Generator[Event, None, None]
 
 
 def run_here(jobs: Sequence[Job], at_once: int) -> Events:
-    """Runs jobs in processes of this machine, each pinned to its share of the cores, or to one GPU.
+    """Runs jobs in processes, `at_once` at a time, each pinned to its share of the cores, or to one GPU.
 
-    Arguments
-    ---------
-    jobs : Sequence[Job]
-        In the order in which they start.
-    at_once : int
-        How many run at the same time.
-
-    Yields
-    ------
-    Event
-        As it happens. Closing the generator ends all jobs; a later run goes on with them.
+    Yields events as they happen. Closing the generator ends all jobs; a later run continues them.
     """
     events: Queue[Event | Exception] = Queue()
     free: Queue[Share] = Queue()
@@ -103,26 +93,10 @@ def visible_gpus() -> list[str]:
 
 
 def run_on_cluster(jobs: Sequence[Job], address: str, cpus: float, gpus: float) -> Events:
-    """Runs jobs as Ray's tasks. The jobs' folders must be the same files on all nodes, as on a network drive.
+    """Runs jobs as Ray's tasks, each with `cpus` and `gpus`; ``auto`` is the address of a cluster that runs here.
 
-    Arguments
-    ---------
-    jobs : Sequence[Job]
-        Ray chooses the order and the nodes.
-    address : str
-        Of the cluster; ``auto`` for the one that runs here.
-    cpus, gpus : float
-        What each job requests.
-
-    Yields
-    ------
-    Event
-        As a job ends; jobs of a lost node run again.
-
-    Raises
-    ------
-    UsageError
-        Ray is not installed, or there is no cluster.
+    The jobs' folders must be the same files on all nodes, as on a network drive. Yields an event as a job ends; jobs of
+    a lost node run again.
     """
     ray = _connect(address)
     task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)

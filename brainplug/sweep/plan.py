@@ -90,19 +90,8 @@ class Plan:
 def make_plan(table: Table, path: str, data_folder: str | None, output_folder: str) -> Plan:
     """Lists a table's cells and checks each location; nothing is run or written.
 
-    Arguments
-    ---------
-    table, path : Table, str
-        As `read_table` returns it, and its YAML, for messages.
-    data_folder : str, optional
-        Where the columns' data folders are looked for; the current folder by default.
-    output_folder : str
-        Above the cells' folders.
-
-    Raises
-    ------
-    ConfigError
-        Some cells could never run, or have run with other settings; it names all of them.
+    Columns' data folders are looked for in `data_folder`. Cells that could never run, or that have run with other
+    settings, are all named in one `ConfigError`.
     """
     cells: list[Cell] = []
     protocols: dict[tuple[str, str], Protocol] = {}

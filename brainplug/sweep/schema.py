@@ -126,19 +126,9 @@ class TableContent(_Block):
 
 
 def check_content(content: Mapping[str, Any], folder: Path) -> tuple[TableContent, list[str]]:
-    """Checks a table's YAML.
+    """Checks a table's YAML; returns the table without its faulty parts, and a sentence for each fault.
 
-    Arguments
-    ---------
-    content : Mapping
-        What was read.
-    folder : Path
-        Where recipes are looked for.
-
-    Returns
-    -------
-    tuple[TableContent, list[str]]
-        The table without its faulty parts, and a sentence for each fault.
+    Recipes are looked for from `folder`.
     """
     names = {key: list(content[key]) if isinstance(content.get(key), dict) else [] for key in ("rows", "columns")}
     context = {"folder": folder, **names}

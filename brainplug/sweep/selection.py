@@ -15,20 +15,10 @@ PROTOCOL_KEYS = ("method", "backbone")
 
 
 def select(plan: Plan, only: str) -> list[Cell]:
-    """Selects cells, in order.
+    """Selects cells, in order; a condition that cannot be read or leaves no cell raises a `ConfigError`.
 
-    Arguments
-    ---------
-    plan : Plan
-        All cells.
-    only : str
-        Conditions ``key=value,value`` with blanks between them, which must all hold. Keys are row, column, fold, seed,
-        or any setting of the cells, such as method. Values with blanks are in quotation marks.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be read, or no cell is left.
+    `only` holds conditions ``key=value,value`` with blanks between them, which must all hold. Keys are row, column,
+    fold, seed, or any setting of the cells, such as method. Values with blanks are in quotation marks.
     """
     conditions = list(_conditions(plan, only))
     cells = [cell for cell in plan.cells if all(_value(plan, cell, key) in choices for key, choices in conditions)]

@@ -112,17 +112,7 @@ TableLoader.yaml_implicit_resolvers = RecipeLoader.yaml_implicit_resolvers
 def read_table(path: str, overrides: Mapping[str, Any]) -> Table:
     """Reads a table, without its faulty rows and columns; `Table.faults` names what is wrong.
 
-    Arguments
-    ---------
-    path : str
-        Its YAML; the paths of recipes start from its folder.
-    overrides : Mapping
-        What the command line changes in all cells.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be read at all.
+    The paths of recipes start from the table's folder; `overrides` are what the command line changes in all cells.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

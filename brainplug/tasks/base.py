@@ -100,14 +100,8 @@ class Task(ABC, Generic[S, O]):
     def assemble(self, settings: S, weights: Weights, like: Backbone | None = None) -> Assembly[O]:
         """Loads the backbone and says how its model is made.
 
-        Arguments
-        ---------
-        settings : TaskSettings
-            Of the recipe.
-        weights : str
-            ``pretrained``; ``random``, drawn; or ``meta``: shapes without values, at once and without memory.
-        like : Backbone, optional
-            Whose architecture a backbone without weights has, where it is loaded already.
+        `weights` are ``pretrained``; ``random``, drawn; or ``meta``: shapes without values, at once and without memory.
+        A backbone without pretrained weights has the architecture of `like`, if that is given.
         """
 
     @abstractmethod
@@ -188,16 +182,9 @@ class Task(ABC, Generic[S, O]):
         raise NotImplementedError
 
     def restore(self, adapter: Adapter, folder: str, location: str | None = None) -> AdaptedModel:
-        """The model of a finished run.
+        """The model of a finished run, from its adapter and its folder, or wherever its files were copied to.
 
-        Arguments
-        ---------
-        adapter : Adapter
-            As `read_adapter` returns it.
-        folder : str
-            The run's, or wherever its files were copied to.
-        location : str, optional
-            A folder with the backbone, where that is not where the run found it.
+        `location` is a folder with the backbone, if that has moved.
         """
         model = self.rebuild(adapter.description, location)
         model.load_delta(adapter.weights)
@@ -206,19 +193,10 @@ class Task(ABC, Generic[S, O]):
     # What all tasks do alike
 
     def build(self, recipe: Recipe[S], weights: Weights = "pretrained") -> RunComponents[O]:
-        """Puts the components of a run together, and so refuses what does not fit before anything is written.
+        """Puts the components of a run together, with `weights` as in `assemble`.
 
-        Arguments
-        ---------
-        recipe : Recipe
-            Of this task.
-        weights : str
-            As in `assemble`.
-
-        Raises
-        ------
-        ConfigError
-            A component does not exist, does not take its settings, or does not fit another.
+        What does not exist, does not take its settings or does not fit raises a `ConfigError`, before anything is
+        written.
         """
         settings = recipe.settings
         list_clips = choose("dataset", settings.dataset, settings.datasets)

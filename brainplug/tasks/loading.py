@@ -24,19 +24,7 @@ def load_weights(
     frames: int | None = None,
     positions: str = "crop",
 ) -> Backbone:
-    """Loads a backbone, or makes one of the same architecture.
-
-    Arguments
-    ---------
-    name, revision : str, str
-        As in `load_backbone`.
-    weights : str
-        ``pretrained``; ``random``, drawn; ``meta``: shapes without values.
-    like : Backbone, optional
-        Whose configuration one without pretrained weights has, where it is loaded already.
-    frames, positions : int, str
-        As in `load_backbone`.
-    """
+    """Loads a backbone, or makes one of the same architecture; `weights` and `like` are as in `Task.assemble`."""
     if weights == "pretrained":
         return load_backbone(name, revision, frames, positions)
     if like is not None:
@@ -48,17 +36,8 @@ def load_weights(
 def restore_backbone(description: AdapterDescription, location: str | None = None) -> tuple[Backbone, Method]:
     """Loads the backbone that an adapter was trained on, and makes the method that adapted it.
 
-    Arguments
-    ---------
-    description : AdapterDescription
-        Of the adapter.
-    location : str, optional
-        A folder that holds the backbone, where it is not where the run found it.
-
-    Raises
-    ------
-    CheckpointError
-        The backbone is missing or another one, or its weights were random and are in no file.
+    `location` is a folder with the backbone, if that has moved. A `CheckpointError` is raised if the backbone is
+    missing or another one, or if its weights were random and are in no file.
     """
     frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
     backbone = load_again(
@@ -76,14 +55,9 @@ def restored_method(description: AdapterDescription) -> Method:
 def load_again(
     description: AdapterDescription, location: str | None, load: Callable[[str, str | None], Loaded]
 ) -> Loaded:
-    """Loads what an adapter was trained on.
+    """Loads what an adapter was trained on, by `load`, called with a name and a revision.
 
-    Arguments
-    ---------
-    description, location : AdapterDescription, str
-        As in `restore_backbone`.
-    load : Callable
-        Called with a name and a revision, which is None for weights that no hub has.
+    The revision is None for weights that no hub has.
     """
     name, revision = location or description.backbone, description.backbone_revision
     asked = f"A model that adapts the backbone {name!r}, {revision}, was asked for."

@@ -17,20 +17,10 @@ ALL = "all"
 
 
 def separate_runs(recipe: Recipe[TaskSettings], overrides: Mapping[str, object]) -> list[dict[str, object]]:
-    """The overrides of each run that a command stands for: one for each fold and each draw.
+    """The overrides of each run of a command: one for each fold and each draw.
 
-    Arguments
-    ---------
-    recipe : Recipe
-        ``fold: all`` stands for the folds 1 to ``folds``, or those that a list of one's own clips names; the seeds of
-        ``few_shot_draws`` follow ``seed``.
-    overrides : Mapping[str, object]
-        Those of the command line.
-
-    Raises
-    ------
-    ConfigError
-        The data have no folds, there is nothing to draw, or all runs would have one folder.
+    ``fold: all`` gives the folds 1 to ``folds``, or those in the user's list of clips; the seeds of ``few_shot_draws``
+    follow ``seed``.
     """
     settings = recipe.settings
     check_fold(settings)

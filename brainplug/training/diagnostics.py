@@ -25,11 +25,8 @@ def observe(
 ) -> dict[str, torch.Tensor]:
     """Records what the model computes for at most `MOST_CLIPS` clips.
 
-    Returns
-    -------
-    dict[str, torch.Tensor]
-        ``targets`` ``[clips]``; ``vectors``, the input of the head, ``[clips, dim]``; and where there are mixtures of
-        adapters, what `Mixture.shares` names, ``[clips, mixtures, experts]``.
+    ``targets`` are ``[clips]``; ``vectors``, the input of the head, ``[clips, dim]``; and with mixtures of adapters,
+    what `Mixture.shares` names, ``[clips, mixtures, experts]``.
     """
     every = -(-len(dataset) // MOST_CLIPS)
     subset = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids[::every])

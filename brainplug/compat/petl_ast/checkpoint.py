@@ -22,17 +22,9 @@ HEAD, POSITIONS = "classification_head.weight", "embeddings.position_embeddings"
 
 
 def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
-    """Reads a ``.safetensors`` file, or a state dict that ``torch.save`` wrote. Nothing in it is executed.
+    """Reads a ``.safetensors`` file, or a state dict that ``torch.save`` wrote: published name -> tensor.
 
-    Returns
-    -------
-    dict[str, torch.Tensor]
-        Published name, without a leading ``model.``, -> tensor.
-
-    Raises
-    ------
-    CheckpointError
-        The file cannot be read, or has no state dict.
+    Nothing in it is executed. Names have no leading ``model.``.
     """
     asked, write = f"The published checkpoint {path!r} was asked for.", "Name a file that holds a model's state dict"
     try:
@@ -69,11 +61,6 @@ def build_classifier(
         The backbone's name here; by default ``ast`` or ``wav2vec2``, after the names of the parameters.
     config_file : str, optional
         The backbone's ``config.json``; by default the configuration that belongs to its name.
-
-    Raises
-    ------
-    UsageError
-        The checkpoint does not belong to such a model.
     """
     is_ast = _is_ast(published)
     name = backbone or ("ast" if is_ast else "wav2vec2")

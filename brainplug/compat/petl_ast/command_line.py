@@ -125,14 +125,7 @@ class _Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class PublishedCommand:
-    """A published command line as the published code reads it.
-
-    Arguments
-    ---------
-    given : Flags
-        The flags that were written, with their values there.
-    warnings : tuple[str, ...]
-        Where a value there is not what was written.
+    """The flags of a published command line as the published code reads them, and warnings where it misreads.
 
     Example
     -------

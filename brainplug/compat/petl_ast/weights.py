@@ -87,16 +87,10 @@ def load_reference(
 
 @dataclass(frozen=True)
 class Source:
-    """Which published tensors one of ours is made of.
+    """The published tensors that one of ours is made of.
 
-    Arguments
-    ---------
-    names : tuple[str, ...]
-        Theirs, without a leading ``model.``; several are the experts of a mixture.
-    dim : int
-        Along which experts are put together.
-    index : int, optional
-        Takes only this row of theirs.
+    `names` have no leading ``model.``; several are the experts of a mixture, joined along `dim`. `index` takes one row
+    of theirs.
     """
 
     tensor: torch.Tensor

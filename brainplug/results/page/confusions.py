@@ -12,17 +12,7 @@ from brainplug.results.run_files import Prediction
 
 @dataclass(frozen=True)
 class Pair:
-    """A class that was taken for another one.
-
-    Arguments
-    ---------
-    label, predicted : str
-        The two classes.
-    count, total : int
-        Confusions, and predictions for all clips of the label.
-    clips : tuple[tuple[str, str, int], ...]
-        Id, path and number of wrong predictions, the most frequent first.
-    """
+    """A class that was taken for another one: confusions of all its clips, and the clips with the most of them."""
 
     label: str
     predicted: str

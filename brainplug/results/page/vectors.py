@@ -16,17 +16,9 @@ def in_the_plane(vectors: np.ndarray, seed: int = 0) -> np.ndarray | None:
 
 
 def shares_of_classes(shares: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """The mean use of experts over the clips of each class.
+    """The mean use of experts ``[classes, mixtures, experts]`` over each class's clips, and the classes with clips.
 
-    Arguments
-    ---------
-    shares, targets : np.ndarray
-        ``[clips, mixtures, experts]``, and the class of each clip.
-
-    Returns
-    -------
-    tuple[np.ndarray, list[int]]
-        ``[classes, mixtures, experts]``, and the classes that have clips.
+    `shares` are ``[clips, mixtures, experts]``, `targets` the class of each clip.
     """
     classes = np.unique(targets).tolist()
     return np.stack([shares[targets == label].mean(axis=0) for label in classes]), classes

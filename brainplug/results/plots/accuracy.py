@@ -22,17 +22,7 @@ class Point:
 
 @dataclass(frozen=True)
 class FewShotPoint:
-    """A method with some number of training clips a class.
-
-    Arguments
-    ---------
-    clips : float
-        A class.
-    accuracy, low, high : float
-        Mean test accuracy in per cent, and the ends of its 95 % interval; all equal where there is no interval.
-    everything : bool
-        Whether these are all clips that there are.
-    """
+    """A method's mean test accuracy in per cent, with a 95 % interval, for a number of clips a class or for all."""
 
     clips: float
     accuracy: float
@@ -69,15 +59,7 @@ def draw_scores(
     score: str = "test accuracy (%)",
     higher_is_better: bool = True,
 ) -> None:
-    """Scores against trainable parameters, with the Pareto front.
-
-    Arguments
-    ---------
-    path, title, parameters, score : str
-        The PNG, the text above it, and the names of its axes.
-    points, styles : Mapping[str, Point], Mapping[str, int]
-        Of each method, what is drawn, and the index of its `style`.
-    """
+    """Scores against trainable parameters, with the Pareto front; `styles` are indices of `style`, by method."""
     with picture(path, 8, 5) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")

@@ -35,17 +35,7 @@ def draw_confusion(path: str | Path, title: str, counts: np.ndarray, labels: Seq
 def draw_vectors(
     path: str | Path, title: str, panels: dict[str, np.ndarray], targets: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """Clips in the plane, coloured by class.
-
-    Arguments
-    ---------
-    path, title : str
-        The PNG, and the text above it.
-    panels : dict[str, np.ndarray]
-        Title -> locations of the clips, ``[clips, 2]``; the panels are drawn side by side.
-    targets, labels : np.ndarray, Sequence[str]
-        The class of each clip, and the labels in the order of their indices.
-    """
+    """Clips in the plane, coloured by class: a panel for each of several sets of locations ``[clips, 2]``."""
     present = sorted(set(targets.tolist()))
     named = len(present) <= MOST_NAMED
     columns = 0 if named else -(-len(present) // 32)
@@ -74,12 +64,7 @@ def draw_vectors(
 def draw_experts(path: str | Path, title: str, shares: np.ndarray, labels: Sequence[str]) -> None:
     """Above, the use of each expert in the mean over the classes; below, the difference of each class from it.
 
-    Arguments
-    ---------
-    path, title : str
-        The PNG, and the text above it.
-    shares, labels : np.ndarray, Sequence[str]
-        ``[labels, mixtures, experts]``, from 0 to 1, and the classes.
+    `shares` are ``[labels, mixtures, experts]``, from 0 to 1.
     """
     classes, mixtures, experts = shares.shape
     flat = 100 * shares.reshape(classes, -1)  # [classes, mixtures * experts]

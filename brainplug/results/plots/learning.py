@@ -20,15 +20,7 @@ SMALLEST_LOSS = 1e-6  # that a logarithmic axis shows; a loss of zero is drawn t
 def draw_learning(
     path: str | Path, title: str, curves: Mapping[str, Sequence[Curve]], styles: Mapping[str, int], metric: str
 ) -> None:
-    """Means over runs, with a band from the lowest run to the highest.
-
-    Arguments
-    ---------
-    path, title, metric : str
-        The PNG, the text above it, and the title of the panel with the metric.
-    curves, styles : Mapping[str, Sequence[Curve]], Mapping[str, int]
-        Of each method, the curves of its runs and the index of its `style`.
-    """
+    """Means over the curves of each method's runs, with a band from the lowest run to the highest."""
     panels = ("training loss, logarithmic", "validation loss", metric)
     with picture(path, 13, 4.2) as figure:
         all_axes = figure.subplots(1, len(panels))
