@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from brainplug.data.corpora.esc50 import list_clips, split_of
+from brainplug.data.corpora.esc50 import FOLDS, list_clips
 from brainplug.data.manifest import label_map
+from brainplug.data.protocol.folds import split_of
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import check_splits
 from brainplug.errors import UsageError
@@ -55,8 +56,8 @@ def test_folds_rotate_as_in_the_paper(fold, data_folder):
 
 
 def test_each_fold_is_tested_once_and_validated_once():
-    assert [[split_of(fold, test) for test in range(1, 6)].count("test") for fold in range(1, 6)] == [1] * 5
-    assert [[split_of(fold, test) for test in range(1, 6)].count("valid") for fold in range(1, 6)] == [1] * 5
+    assert [[split_of(fold, test, FOLDS) for test in range(1, 6)].count("test") for fold in range(1, 6)] == [1] * 5
+    assert [[split_of(fold, test, FOLDS) for test in range(1, 6)].count("valid") for fold in range(1, 6)] == [1] * 5
 
 
 def test_a_row_becomes_a_clip(data_folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from brainplug.data.corpora.layout import check_fold, check_layout, path_below
 from brainplug.data.manifest import Clip, read_table
+from brainplug.data.protocol.folds import split_of
 from brainplug.errors import DataError, nearest
 
 FOLDS = range(1, 6)
@@ -48,30 +49,7 @@ def _clip_from(row: dict[str, str], folder: Path, test_fold: int) -> Clip:
         id=os.path.splitext(row["filename"])[0],
         path=path_below(folder / "audio", row["filename"]),
         label=row["category"],
-        split=split_of(fold, test_fold),
+        split=split_of(fold, test_fold, FOLDS),
         fold=fold,
         group=row["src_file"],
     )
-
-
-def split_of(fold: int, test_fold: int) -> str:
-    """Says which split a fold is in.
-
-    Arguments
-    ---------
-    fold : int
-        The fold of a clip.
-    test_fold : int
-        The fold that tests.
-
-    Returns
-    -------
-    str
-        ``train``, ``valid`` or ``test``.
-
-    Example
-    -------
-    >>> [split_of(fold, test_fold=2) for fold in FOLDS]
-    ['valid', 'test', 'train', 'train', 'train']
-    """
-    return {0: "test", 1: "valid"}.get((test_fold - fold) % len(FOLDS), "train")
