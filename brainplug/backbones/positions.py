@@ -1,10 +1,13 @@
 """Position embeddings for clips of another length than the pretraining's."""
 
+from typing import Literal, get_args
+
 import torch
 
 from brainplug.errors import ConfigError, nearest
 
-POSITIONS = ("crop", "interpolate", "zero", "published")
+Positions = Literal["crop", "interpolate", "zero", "published"]
+POSITIONS: tuple[str, ...] = get_args(Positions)
 
 
 def check_positions(mode: str) -> None:

@@ -1,10 +1,13 @@
 """Pooling: the mean over some of the tokens of a clip."""
 
+from typing import Literal, get_args
+
 import torch
 
 from brainplug.errors import ConfigError, nearest
 
-POOLINGS = ("ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH")
+Pooling = Literal["ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 def check_pooling(pooling: str, special_tokens: int, prompts: int) -> None:

@@ -12,6 +12,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.adapters.description import ClassifierDescription
 from brainplug.backbones import Backbone
+from brainplug.backbones.positions import Positions
 from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.config.recipe import Recipe
 from brainplug.data.augment import choose_augmentations, suitable
@@ -21,6 +22,7 @@ from brainplug.data.protocol.few_shot import keep_examples, write_examples
 from brainplug.methods.registry import Variants
 from brainplug.models.adapted import AdaptedModel
 from brainplug.models.classifier import AudioClassifier
+from brainplug.models.pooling import Pooling
 from brainplug.results.schema import code_name
 from brainplug.tasks.base import (
     Assembly,
@@ -54,8 +56,8 @@ class ClassificationSettings(TaskSettings):
     augmentations: dict[str, Any]
     augment_settings: dict[str, Any] | None
     paper_code: bool
-    positions: str
-    pooling: str
+    positions: Positions
+    pooling: Pooling
 
     def name_suffix(self, given: Mapping[str, object], defaults: Mapping[str, object]) -> str:
         """Beside what all tasks say: the number of examples, and the published code."""

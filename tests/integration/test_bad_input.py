@@ -75,8 +75,8 @@ BAD_OPTIONS = {
     "--lr=high": ["lr is 'high'", "valid number"],
     "--frames=5": ["5 frames", "16 frames long", "--frames=16"],
     "--frames=long": ["frames is 'long'"],
-    "--positions=stretch": ["'stretch'", "crop, interpolate, published, zero"],
-    "--pooling=XYZ": ["'XYZ'", "ALL, CLS"],
+    "--positions=stretch": ["positions is 'stretch'", "'crop', 'interpolate', 'zero' or 'published'"],
+    "--pooling=XYZ": ["pooling is 'XYZ'", "'ALL', 'CLS'"],
     "--few_shot=0": ["few_shot is 0", "greater than 0"],
     "--few_shot=13": ["13 training clips of each class", "'noise' has 12", "--few_shot=12 or less"],
     "--paper_code=please": ["paper_code is 'please'", "valid boolean"],
@@ -106,6 +106,11 @@ def test_bad_option(option, results, train_esc50, tmp_path):
     assert_refused(train_esc50(option, "--output_folder=fresh"), *BAD_OPTIONS[option])
     assert list((tmp_path / "fresh").glob("save/*")) == []
     assert not (tmp_path / "fresh" / "results.json").exists()
+
+
+def test_all_wrong_values_are_in_one_message(train_esc50):
+    words = ["pooling is 'XYZ'", "positions is 'stretch'", "lr is -1", "no key bach_size"]
+    assert_refused(train_esc50("--pooling=XYZ", "--positions=stretch", "--lr=-1", "--bach_size=4"), *words)
 
 
 @pytest.mark.parametrize("option", [name for name in BAD_OPTIONS if name.startswith(("--method", "--pooling"))])
