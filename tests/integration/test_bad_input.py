@@ -23,8 +23,8 @@ def assert_refused(run: Run, *words: str) -> None:
     """Wants exit code 2 and, at the end, one message that has these words."""
     assert run.code == 2, run.output
     assert "Traceback" not in run.output
-    message = run.output.splitlines()[-1]
-    assert message.startswith("error: ")
+    _, error, message = f"\n{run.output}".rpartition("\nerror: ")  # several faults are one a line
+    assert error
     assert [word for word in words if word not in message] == [], message
 
 
