@@ -8,14 +8,19 @@ from brainplug.models.ctc import CTCModel
 from brainplug.tasks.results import describe_method
 
 
+def settings_of(method: str) -> SimpleNamespace:
+    """What `describe_method` reads of a recipe."""
+    return SimpleNamespace(method=method, channel="mix", length_limit=lambda backbone: None)
+
+
 def describe_classifier(model: AudioClassifier, labels: list[str], method: str = "linear") -> ClassifierDescription:
     """Describes a classifier's adapter as a run does."""
-    described = describe_method(model, SimpleNamespace(method=method))
+    described = describe_method(model, settings_of(method))
     return ClassifierDescription(**described, paper_code=False, positions="crop", pooling=model.pooling, labels=labels)
 
 
 def describe_recognizer(model: CTCModel, characters: str) -> RecognizerDescription:
     """Describes the adapter of a greedy CTC recogniser as a run does."""
-    described = describe_method(model, SimpleNamespace(method="linear"))
+    described = describe_method(model, settings_of("linear"))
     task = {"task": "ctc", "paper_code": False, "decoding": "greedy", "beam_size": 4}
     return RecognizerDescription(**described, **task, characters=characters)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
 
+from brainplug.data.audio import Channel
 from brainplug.errors import CheckpointError, nearest
 
 FORMAT = 2
@@ -33,6 +34,8 @@ class AdapterDescription(BaseModel):
         The backbone's name as in the recipe, and its exact weights (`Backbone.revision`).
     signal : dict
         How the backbone reads a clip (`Backbone.signal_settings`).
+    channel, longest_clip : Channel, float
+        Which channel of a file is read, and the most seconds of it; None: any length.
     method : str
         The entry of ``methods.yaml``.
     method_settings : dict
@@ -54,6 +57,8 @@ class AdapterDescription(BaseModel):
     backbone: str
     backbone_revision: str
     signal: dict[str, JsonValue]
+    channel: Channel = "mix"
+    longest_clip: float | None = None
     method: str
     method_settings: dict[str, JsonValue]
     paper_code: bool
@@ -63,7 +68,8 @@ class AdapterDescription(BaseModel):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The JSON values of ``adapter.json``."""
-        absent = {name for name in ("positions", "weights_sha256") if getattr(self, name) is None}
+        optional = ("positions", "weights_sha256", "channel", "longest_clip")
+        absent = {name for name in optional if getattr(self, name) in (None, "mix")}
         return self.model_dump(mode="json", exclude=absent)
 
     @property

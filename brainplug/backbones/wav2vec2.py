@@ -118,7 +118,10 @@ class Wav2Vec2(Backbone):
         self.spec.token_mask.tokens = mask = _shortened(present, samples, self._convolutions)
         self._tokens.tokens = mask
         self._first_frames.tokens = _shortened(present, samples, self._convolutions[:1])
-        tokens: torch.Tensor = self.model(signal, attention_mask=present.long()).last_hidden_state
+        is_short = self.model.training and mask.shape[1] < self.model.config.mask_time_length
+        # transformers draws masks where all is trained, and refuses clips that are shorter than one.
+        no_mask = {"mask_time_indices": torch.zeros_like(mask)} if is_short else {}
+        tokens: torch.Tensor = self.model(signal, attention_mask=present.long(), **no_mask).last_hidden_state
         self._tokens.tokens = self._first_frames.tokens = None
         later = self._later_convolutions
         return tokens, _shortened(mask, mask.sum(1), later) if later else mask

@@ -35,6 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cuda:0; by default a GPU where there is one")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
     parser.add_argument("--backbone", help="the folder of the run's backbone, if it has moved")
+    parser.add_argument("--longest_clip", type=float, help="seconds that are taken, in place of the run's limit")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,7 +71,9 @@ def open_common(arguments: argparse.Namespace) -> tuple[list[Clip], Classifier |
         raise ConfigError(f"Batches of {arguments.batch_size} were asked for.", "None is so small.", "Write 1 or more")
     clips = list_inputs(arguments.inputs)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return clips, load_run(arguments.run, device, arguments.precision, arguments.backbone)
+    model = load_run(arguments.run, device, arguments.precision, arguments.backbone)
+    model.longest_clip = arguments.longest_clip or model.longest_clip
+    return clips, model
 
 
 def adapter_of(model: Classifier | SpeechRecognizer) -> str:

@@ -1,15 +1,19 @@
-"""Reading a clip: decoded, mixed to mono, resampled."""
+"""Reading a clip: decoded, made mono, resampled."""
 
 import functools
 from fractions import Fraction
+from typing import Literal
 
+import numpy as np
 import torch
 import torchaudio
+from pydantic import PositiveInt
 
+from brainplug.data.decoding import READ_ERRORS, open_clip, why_unreadable
 from brainplug.data.manifest import Clip
-from brainplug.data.protocol.checks import READ_ERRORS, open_clip, why_unreadable
 from brainplug.errors import DataError
 
+Channel = Literal["mix", "first", "loudest"] | PositiveInt
 LARGEST_TERM = 1000  # 11025 to 16000 Hz is 441 to 640
 
 
@@ -24,10 +28,17 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
 
 
-def read_audio(clip: Clip, sample_rate: int = 16000) -> torch.Tensor:
-    """Reads a clip as mono audio at one sample rate: float32 samples ``[time]``, the mean of the channels.
+def read_audio(clip: Clip, sample_rate: int = 16000, channel: Channel = "mix") -> torch.Tensor:
+    """Reads a clip as mono audio at one sample rate: float32 samples ``[time]``.
 
-    Of a long file only the clip is decoded. A file that cannot be read raises a `DataError`.
+    Of a long file only the clip is decoded. A file that cannot be read as a whole raises a `DataError`.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Of the samples that are returned, in Hz.
+    channel : Channel
+        Which channel is taken, as `choose_channel` does.
 
     Example
     -------
@@ -40,14 +51,34 @@ def read_audio(clip: Clip, sample_rate: int = 16000) -> torch.Tensor:
     torch.Size([8000])
     """
     try:
-        with open_clip(clip) as (file, frames):
-            samples = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))  # [time, channel]
-            file_rate = file.samplerate
+        with open_clip(clip) as decoder:
+            samples = torch.from_numpy(np.concatenate(list(decoder.blocks)))  # [time, channel]
+        waveform = choose_channel(samples, channel)
     except READ_ERRORS as fault:
         raise DataError(
             f"The clip {clip.id!r} was asked for.",
             f"{clip.path} cannot be read: {why_unreadable(fault)}.",
             "Mend or replace the file, or leave it out of the list.",
         ) from fault
-    waveform = samples.mean(dim=1)
-    return waveform if file_rate == sample_rate else _resampler(file_rate, sample_rate)(waveform)
+    return waveform if decoder.sample_rate == sample_rate else _resampler(decoder.sample_rate, sample_rate)(waveform)
+
+
+def choose_channel(samples: torch.Tensor, channel: Channel) -> torch.Tensor:
+    """One channel of samples ``[time, channel]``: their mean (``mix``), the ``first``, the ``loudest``, or that number.
+
+    Numbers begin at 1. A channel that is not there raises a ValueError.
+
+    Example
+    -------
+    >>> samples = torch.tensor([[0.5, -1.0], [0.5, -1.0]])
+    >>> choose_channel(samples, "mix").tolist(), choose_channel(samples, "loudest").tolist()
+    ([-0.25, -0.25], [-1.0, -1.0])
+    """
+    if channel == "mix":
+        return samples.mean(dim=1)
+    if channel == "loudest":
+        return samples[:, int(samples.square().sum(dim=0).argmax())]
+    number = 1 if channel == "first" else channel
+    if number > samples.shape[1]:
+        raise ValueError(f"channel {number} was asked for, and it has {samples.shape[1]}")
+    return samples[:, number - 1]

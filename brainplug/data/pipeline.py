@@ -12,7 +12,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
-from brainplug.data.audio import read_audio
+from brainplug.data.audio import Channel, read_audio
 from brainplug.data.features import FeatureCache
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, DataError, nearest
@@ -115,8 +115,9 @@ def make_reader(
     settings: Mapping[str, Any],
     sample_rate: int,
     cache_folder: str | None,
+    channel: Channel = "mix",
 ) -> FeatureCache:
-    """Makes the function from a clip to a signal: decode, mix, resample, `extract`; in `cache_folder`, if it is given.
+    """Makes the function from a clip to a signal: decode, resample, `extract`; in `cache_folder`, if it is given.
 
     Arguments
     ---------
@@ -126,19 +127,22 @@ def make_reader(
         All that `extract` depends on.
     sample_rate : int
         Of that waveform, in Hz.
+    channel : Channel
+        Which channel is read, as `choose_channel` does.
 
     Example
     -------
     >>> make_reader(torch.abs, {}, 16000, None).folder is None
     True
     """
-    return FeatureCache(
-        cache_folder, partial(_read_signal, extract, sample_rate), {**settings, "sample_rate": sample_rate}
-    )
+    read = partial(_read_signal, extract, sample_rate, channel)
+    return FeatureCache(cache_folder, read, {**settings, "sample_rate": sample_rate, "channel": channel})
 
 
-def _read_signal(extract: Callable[[torch.Tensor], torch.Tensor], sample_rate: int, clip: Clip) -> torch.Tensor:
-    return extract(read_audio(clip, sample_rate))
+def _read_signal(
+    extract: Callable[[torch.Tensor], torch.Tensor], sample_rate: int, channel: Channel, clip: Clip
+) -> torch.Tensor:
+    return extract(read_audio(clip, sample_rate, channel))
 
 
 def check_batching(sorting: str, batch_seconds: float | None) -> None:

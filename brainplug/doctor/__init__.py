@@ -19,6 +19,7 @@ from brainplug.backbones.loading import HUB_NAMES, find_source
 from brainplug.config.recipe import Recipe
 from brainplug.data.features import cache_folder
 from brainplug.data.manifest import Clip
+from brainplug.data.protocol.length import limit_length
 from brainplug.doctor.data import examine_audio, examine_content, examine_durations, examine_splits, list_corpus
 from brainplug.doctor.finding import Finding, as_finding, counted, size
 from brainplug.doctor.machine import examine_folders, examine_machine, memory_bytes, room
@@ -82,7 +83,8 @@ def _examine_data(
         clips = (yield from as_finding(draw_examples, clips, settings)) or []
     outputs = clips and (yield from as_finding(task.find_outputs, settings, clips))
     if clips and checked and components and outputs:
-        yield from examine_durations(checked, components.backbone)
+        yield from examine_durations(checked, components.backbone, settings)
+        checked = limit_length(checked, settings.length_limit(components.backbone), "cut")
         yield Finding("", "\nTime and memory, of a few steps that were measured")
         yield from _estimate(arguments, folder, recipe, clips, checked, outputs)
 

@@ -1,27 +1,29 @@
 """Examines a corpus: counts, splits, leaks, files that cannot be used, durations."""
 
+import heapq
 import inspect
 import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from brainplug.backbones import Backbone
 from brainplug.config.recipe import choose
 from brainplug.data.features import SHIFT, WINDOW
-from brainplug.data.manifest import Clip, read_table
-from brainplug.data.protocol.checks import check_clips
+from brainplug.data.manifest import Clip
+from brainplug.data.protocol.checks import QUARANTINE, check_clips
 from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlap, same_content
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
+from brainplug.data.protocol.summary import read_rows, remarks, silent_classes
 from brainplug.doctor.finding import SHOWN, Finding, as_finding, counted, listed
 from brainplug.doctor.rehearsal import STEPS
 from brainplug.tasks.settings import TaskSettings
 
 SAMPLE = 100  # clips that are decoded, unless all are
+LARGEST = 5  # files that are among them, which may be too long
 MOSTLY_PADDING = 0.5  # share of the frames
 
 
@@ -135,9 +137,8 @@ def examine_audio(
     )
     existing = [clip for clip in clips if os.path.isfile(clip.path)]
     chosen = existing if full else _sample(existing, settings)
-    quarantine = Path(folder, "quarantine.csv")
-    checked = check_clips(chosen, str(quarantine), minimum_seconds, max_fraction=1.0)
-    bad = [f"{row['path']}: {row['reason']}" for row in read_table(str(quarantine), [])] if quarantine.exists() else []
+    checked = check_clips(chosen, folder, minimum_seconds, max_fraction=1.0, channel=settings.channel)
+    bad = [f"{row['path']}: {row['reason']}" for row in read_rows(folder, QUARANTINE)]
     missing = [f"{clip.path}: the file does not exist" for clip in clips if not os.path.isfile(clip.path)]
     for text in [*missing[:SHOWN], *bad]:
         yield Finding("warning", f"{text}; mend or remove it, else the run sets it aside")
@@ -148,15 +149,26 @@ def examine_audio(
     else:
         advice = "" if len(chosen) == len(existing) else f"; --full decodes all {len(existing):,}"
         yield Finding("ok", text + advice)
+    yield from _odd(checked, folder)
     return checked
 
 
+def _odd(checked: Sequence[Clip], folder: str) -> Iterator[Finding]:
+    """Clips that a run uses though they are odd, such as silent ones."""
+    for text in remarks(folder):
+        yield Finding("warning", text)
+    silent = silent_classes(checked, folder)
+    if silent:
+        yield Finding("error", f"All decoded clips are silent of the classes {listed(silent)}; record them anew")
+
+
 def _sample(clips: Sequence[Clip], settings: TaskSettings) -> list[Clip]:
-    """A sample that has enough of train and valid to be rehearsed with."""
+    """A sample that has the largest files, and enough of train and valid to be rehearsed with."""
     drawn = draw_sample(clips, len(clips), settings.seed)
     parts = [[clip for clip in drawn if clip.split == split] for split in ("train", "valid")]
     batches = [part[: STEPS * settings.batch_size] for part in parts]
-    return list(dict.fromkeys([*drawn[:SAMPLE], *batches[0], *batches[1]]))
+    largest = heapq.nlargest(LARGEST, drawn, key=lambda clip: os.path.getsize(clip.path))
+    return list(dict.fromkeys([*drawn[:SAMPLE], *batches[0], *batches[1], *largest]))
 
 
 def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) -> Iterator[Finding]:
@@ -175,14 +187,19 @@ def examine_content(clips: Sequence[Clip], checked: Sequence[Clip], full: bool) 
         yield Finding("ok", f"No two splits share {'decoded audio' if full else 'a content of files'}")
 
 
-def examine_durations(clips: Sequence[Clip], backbone: Backbone) -> Iterator[Finding]:
+def examine_durations(clips: Sequence[Clip], backbone: Backbone, settings: TaskSettings) -> Iterator[Finding]:
     """Compares the clips' durations with the length that the backbone takes."""
     seconds = np.array([clip.duration for clip in clips])
     low, half, high, longest = np.percentile(seconds, [0, 50, 95, 100])
     text = f"Seconds: least {low:.2f}, median {half:.2f}, 95 % up to {high:.2f}, most {longest:.2f}"
     frames = backbone.signal_settings.get("frames")
     if frames is None:
-        yield Finding("ok", f"{text}; the backbone takes clips of any length")
+        limit, over = settings.length_limit(backbone), "the backbone takes clips of any length"
+        if limit is not None:
+            over = f"at most {limit:g} s are taken (longest_clip; what happens to longer clips: {settings.long_clips})"
+        is_refused = limit is not None and longest > limit and settings.long_clips == "refuse"
+        advice = f"; write --long_clips=cut or split, or --longest_clip={math.ceil(longest)}" if is_refused else ""
+        yield Finding("error" if is_refused else "ok", f"{text}; {over}{advice}")
         return
     yield Finding("ok", text)
     limit = (frames * SHIFT + WINDOW - SHIFT) / 1000  # seconds: the last window ends there

@@ -43,6 +43,7 @@ class TrainedModel(torch.nn.Module):
     def __init__(self, model: AdaptedModel, description: AdapterDescription, precision: str = "fp32"):
         super().__init__()
         self.model, self.description, self.precision = model.eval(), description, precision
+        self.longest_clip = description.longest_clip  # seconds; None: any length
 
     @classmethod
     def from_run(
@@ -85,12 +86,16 @@ class TrainedModel(torch.nn.Module):
     def read(self, clip: Clip) -> torch.Tensor:
         """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
         backbone = self.model.backbone
-        waveform = read_audio(clip, backbone.sample_rate)
+        waveform = read_audio(clip, backbone.sample_rate, self.description.channel)
+        seconds = len(waveform) / backbone.sample_rate
         reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
+        if self.longest_clip is not None and seconds > self.longest_clip:
+            reason = reason or f"lasts {seconds:,.1f} s; the model takes {self.longest_clip:g} s at once"
         if isinstance(backbone, EchoBackbone):
-            reason = reason or why_too_long(backbone, replace(clip, duration=len(waveform) / backbone.sample_rate))
+            reason = reason or why_too_long(backbone, replace(clip, duration=seconds))
         if reason:
-            raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", "Mend it, or leave it out")
+            write = "Mend it, list parts of it by start and stop, or leave it out"
+            raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", write)
         return backbone.extract(waveform)
 
     def batches(

@@ -20,6 +20,7 @@ from brainplug.config.recipe import Recipe, choose
 from brainplug.data.manifest import Clip, read_manifest
 from brainplug.data.pipeline import make_reader, training_batches
 from brainplug.data.protocol.prepare import prepare_manifest
+from brainplug.data.protocol.summary import silent_classes, warning_of_silence
 from brainplug.errors import ConfigError
 from brainplug.files import write_json
 from brainplug.methods import Method, choose_method
@@ -152,7 +153,7 @@ class Task(ABC, Generic[S, O]):
 
     def list_clips(self, settings: S, components: RunComponents[O]) -> list[Clip]:
         """The checked clips of a run."""
-        return list_run_clips(settings, components.list_clips)
+        return list_run_clips(settings, components.list_clips, components.backbone)
 
     def set_aside(
         self, settings: S, components: RunComponents[O], clips: list[Clip], outputs: O
@@ -266,7 +267,9 @@ class Task(ABC, Generic[S, O]):
             save_adapter(model, folder, description)
             self.after_adapter(model, settings)
             write_json(results, Path(folder, "results.json"))
-            print(self.summary(results, folder))  # noqa: T201  the run's last words
+            silent = silent_classes(data.clips, settings.prepare["manifest_folder"])
+            last_words = filter(None, (self.summary(results, folder), warning_of_silence(silent)))
+            print(*last_words, sep="\n")  # noqa: T201
         ddp_barrier()  # until all have read the checkpoints, which --debug removes
         return results
 
@@ -295,17 +298,24 @@ def begin_run(recipe: Recipe[Any]) -> None:
     sb.create_experiment_directory(settings.output_folder, recipe.file, overrides)
 
 
-def list_run_clips(settings: TaskSettings, list_clips: Callable[..., list[Clip]]) -> list[Clip]:
+def list_run_clips(settings: TaskSettings, list_clips: Callable[..., list[Clip]], backbone: Backbone) -> list[Clip]:
     """Lists and checks the clips once, in the first process, and reads the manifest that this leaves."""
-    trained = bool(settings.checkpointer.list_checkpoints())
-    run_on_main(prepare_manifest, kwargs={"list_clips": list_clips, "trained": trained, **settings.prepare})
+    arguments = {
+        "list_clips": list_clips,
+        "trained": bool(settings.checkpointer.list_checkpoints()),
+        "channel": settings.channel,
+        "longest_clip": settings.length_limit(backbone),
+        "long_clips": settings.long_clips,
+    }
+    run_on_main(prepare_manifest, kwargs={**arguments, **settings.prepare})
     return read_manifest(f"{settings.prepare['manifest_folder']}/manifest.csv")
 
 
 def clip_reader(settings: TaskSettings, components: RunComponents[Any]) -> Callable[[Clip], torch.Tensor]:
     """Reads a clip's signal, through the cache where the recipe has one."""
     cache_folder = settings.cache_folder if settings.cache_features else None
-    return make_reader(components.extract, components.signal_settings, components.backbone.sample_rate, cache_folder)
+    signal_settings, sample_rate = components.signal_settings, components.backbone.sample_rate
+    return make_reader(components.extract, signal_settings, sample_rate, cache_folder, settings.channel)
 
 
 def brain_hparams(settings: TaskSettings, components: RunComponents[Any]) -> dict[str, Any]:

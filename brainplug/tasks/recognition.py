@@ -1,6 +1,6 @@
 """What the tasks that transcribe speech share: their keys, their results, their files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -21,13 +21,13 @@ from brainplug.training.brain import Tested
 from brainplug.training.recognition import RecognitionBrain
 
 TRANSCRIPTS = "transcripts.csv"
-ListClips = Callable[..., list[Clip]]
 
 
 class RecognitionSettings(TaskSettings):
     """The keys of a recipe that transcribes speech."""
 
     characters: str | None
+    long_clips: Literal["refuse"] = "refuse"  # a part of a clip has another transcript
     decoding: Literal["greedy", "beam"]
     beam_size: PositiveInt
 
@@ -44,7 +44,8 @@ class Recognition(Task[R, Characters]):
 
     def list_clips(self, settings: R, components: RunComponents[Characters]) -> list[Clip]:
         """The checked clips, with normalised transcripts."""
-        return list_run_clips(settings, transcribed(settings, components.list_clips))
+        list_clips = partial(list_transcribed, components.list_clips, settings.characters)
+        return list_run_clips(settings, list_clips, components.backbone)
 
     def find_outputs(self, settings: R, clips: Sequence[Clip]) -> Characters:
         """The characters that the recipe names, or those of the training transcripts."""
@@ -117,8 +118,3 @@ class Recognition(Task[R, Characters]):
         ]
         data = f"{results['dataset']}: {results['n_test']} test clips; {results['n_skipped']} clips were set aside"
         return summary_text(results, output_folder, data, rows, model=f", {results['decoding']} decoding")
-
-
-def transcribed(settings: RecognitionSettings, list_clips: ListClips) -> ListClips:
-    """Lists a corpus with normalised transcripts."""
-    return partial(list_transcribed, list_clips, settings.characters)

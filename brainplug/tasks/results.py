@@ -61,6 +61,8 @@ def describe_method(model: AdaptedModel, settings: TaskSettings) -> dict[str, An
         "backbone": model.backbone.name,
         "backbone_revision": model.backbone.revision,
         "signal": model.backbone.signal_settings,
+        "channel": settings.channel,
+        "longest_clip": settings.length_limit(model.backbone),
         "method": settings.method,
         "method_settings": method_settings(model.method),
         "versions": adapter_versions(),

@@ -12,7 +12,7 @@ from brainplug.adapters.description import RecognizerDescription
 from brainplug.adapters.file import Adapter
 from brainplug.backbones.echo import EchoConfig
 from brainplug.backbones.echo_encoder import EchoBackbone
-from brainplug.config.recipe import Recipe, choose
+from brainplug.config.recipe import Recipe
 from brainplug.data.augment import choose_augmentations, suitable
 from brainplug.data.characters import Characters, choose_characters
 from brainplug.data.manifest import Clip
@@ -30,9 +30,9 @@ from brainplug.models.echo_recognizer import (
     save_echo,
     why_too_long,
 )
-from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run, list_run_clips
+from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run
 from brainplug.tasks.loading import check_same, load_again, restored_method
-from brainplug.tasks.recognition import Recognition, RecognitionSettings, transcribed
+from brainplug.tasks.recognition import Recognition, RecognitionSettings
 from brainplug.training.brain import Tested
 from brainplug.training.seq2seq import EchoBrain
 
@@ -86,10 +86,9 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         """Does one run; where the recipe names no characters, those of the training transcripts come first."""
         settings = recipe.settings
         if settings.characters is None:
-            self.build(recipe, "meta")  # refuses what cannot be before clips are listed
+            components = self.build(recipe, "meta")  # refuses what cannot be before clips are listed
             begin_run(recipe)
-            list_clips = choose("dataset", settings.dataset, settings.datasets)
-            clips = list_run_clips(settings, transcribed(settings, list_clips))
+            clips = self.list_clips(settings, components)
             symbols = choose_characters(None, clips).symbols
             recipe = replace(recipe, settings=settings.model_copy(update={"characters": symbols}))
         return super().run(recipe)

@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, PositiveInt
 
+from brainplug.backbones import Backbone
 from brainplug.config.recipe import NOT_IN_A_NAME
 from brainplug.config.schema import Settings, Tagged
+from brainplug.data.audio import Channel
+from brainplug.data.protocol.length import LongClips
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -31,6 +34,9 @@ class TaskSettings(Settings):
     fold: int | Literal["all"] | None
     folds: Annotated[int, Field(ge=3)] | None = None
     prepare: dict[str, Any]
+    channel: Channel = "mix"
+    longest_clip: PositiveNumber | None = None
+    long_clips: LongClips = "refuse"
     cache_features: bool
     cache_folder: str | None
     augment: list[Any] | str | None
@@ -71,6 +77,10 @@ class TaskSettings(Settings):
     def name_suffix(self, given: Mapping[str, object], defaults: Mapping[str, object]) -> str:
         """The list or folder of one's own data and its fold, another optimiser, and choices of the data set."""
         return self._own_data() + self._other_optimizer(given, defaults) + self._choices(defaults)
+
+    def length_limit(self, backbone: Backbone) -> float | None:
+        """The seconds of the longest clip; None for a backbone that cuts clips to a number of frames itself."""
+        return None if "frames" in backbone.signal_settings else self.longest_clip
 
     def data_name(self) -> str:
         """Names the data of a run; different data have different names, and so different rows in a table."""

@@ -11,7 +11,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from brainplug.adapters.file import load_delta, save_delta
-from brainplug.backbones import load_backbone
+from brainplug.backbones import load_backbone, random_backbone
 from brainplug.errors import UsageError
 from brainplug.methods import choose_method
 from brainplug.methods.peft_method import PeftMethod
@@ -21,6 +21,7 @@ from tests.conftest import TINY_BACKBONES
 METHODS_FILE = Path(__file__).parents[2] / "hparams" / "methods.yaml"
 METHODS = load_hyperpyyaml(METHODS_FILE.read_text())
 N_CLASSES = 5
+SHORT_CLIPS = (1, 399, 400, 401)  # samples; wav2vec 2.0 makes its first token of 400
 # What the rates of methods.yaml leave of a width of 16 is nothing, so the small backbones have their own.
 SETTINGS = {
     "lora": {"reduction_rate": 4},
@@ -249,6 +250,24 @@ def test_a_clip_s_logits_do_not_depend_on_its_batch(tiny_backbones, method, fami
     with torch.no_grad():
         alone = [model(clip[None, :stop], torch.ones(1)) for clip, stop in zip(signal, stops, strict=True)]
         torch.testing.assert_close(model(signal, lengths), torch.cat(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", TINY_BACKBONES)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_clips_that_are_barely_long_enough_are_trained_on(method, family):
+    config = TINY_BACKBONES[family][0]
+    masking = type(config)(**{**config.to_dict(), "mask_time_prob": 0.05})  # as published checkpoints have it
+    model = AudioClassifier(random_backbone(masking), chosen(method), N_CLASSES)
+    generator = torch.Generator().manual_seed(1)
+    signals = [model.backbone.extract(torch.randn(count, generator=generator)) for count in SHORT_CLIPS]
+    signal = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)
+    lengths = torch.tensor([len(clip) / signal.shape[1] for clip in signals])
+    loss = torch.nn.functional.cross_entropy(model.train()(signal, lengths), torch.arange(len(SHORT_CLIPS)) % N_CLASSES)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    with torch.no_grad():
+        alone = torch.cat([model.eval()(clip[None], torch.ones(1)) for clip in signals])
+        torch.testing.assert_close(model(signal, lengths), alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["linear", "full", "bitfit", "lora", "dora", "ia3", "vera", "oft", "ln_tuning"])

@@ -111,7 +111,7 @@ def test_bad_clips_are_counted_and_listed(sounds, train_own, tmp_path):
     (sounds / "noise" / "0.wav").write_bytes(b"no audio")
     run = train_own("--dataset=own", "--data_folder=sounds", "--output_folder=results")
     assert run.code == 0, run.output
-    assert "1 quarantined" in run.output
+    assert "1 clip (noise 1) quarantined" in run.output
     assert quarantined(tmp_path / "results") == {"noise/0": "Format not recognised"}
 
 

@@ -118,13 +118,13 @@ def test_more_iterations_do_not_raise_the_inertia():
 
 
 def test_of_more_starts_the_best_is_kept():
-    """Eight groups and eight clusters: one start often puts two clusters into one group, twenty hardly ever do."""
-    features, _ = blobs()
-    best = KMeans(8, n_init=20, random_state=0).fit(features).inertia_
-    one = np.mean([fit_clusters(features, 8, seed, starts=1).inertia_ for seed in range(5)])
-    twenty = np.mean([fit_clusters(features, 8, seed).inertia_ for seed in range(5)])
-    assert best * 0.999 <= twenty <= one
-    assert twenty == pytest.approx(best, rel=0.01)
+    """Forty groups and forty clusters: one start often puts two clusters into one group, twenty do less often."""
+    features, _ = blobs(centres=40)
+    best = KMeans(40, n_init=20, random_state=0).fit(features).inertia_
+    one = np.mean([fit_clusters(features, 40, seed, starts=1).inertia_ for seed in range(5)])
+    twenty = np.mean([fit_clusters(features, 40, seed).inertia_ for seed in range(5)])
+    assert best * 0.999 <= twenty < one
+    assert twenty == pytest.approx(best, rel=0.05)
 
 
 def test_groups_that_lie_apart_are_found():

@@ -136,7 +136,7 @@ FAULTS = {  # what is planted, options, level, what must be said
         "error",
         r"Groups in two splits: recording17 \(test, train\); put",
     ),
-    "truncated": (truncate, [], "warning", "9.wav: truncated: 5.% of the announced audio is there; mend"),
+    "truncated": (truncate, [], "warning", "9.wav: truncated: .* % of the announced audio is there; mend"),
     "NaN": (write_nan, [], "warning", "9.wav: NaN or infinite samples"),
     "missing": (remove(9), [], "warning", "9.wav: the file does not exist"),
     "too many missing": (remove(9, 10, 11), [], "error", "3 files missing; train.py refuses more than 5%"),

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from brainplug.data.audio import read_audio
 from brainplug.data.corpora.own import list_clips
+from brainplug.data.decoding import open_clip, why_unreadable
 from brainplug.data.manifest import Clip, read_manifest
-from brainplug.data.protocol.checks import check_clips, open_clip, why_unreadable
+from brainplug.data.protocol.checks import check_clips
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.errors import UsageError
@@ -503,7 +504,7 @@ def test_any_file_is_read_or_set_aside(file, part):
         path.write_bytes(content)
         quarantine = Path(folder, "quarantine.csv")
         clip = Clip("a", str(path), "dog", start=part[0], stop=part[1])
-        remaining = check_clips([clip], str(quarantine), max_fraction=1)
+        remaining = check_clips([clip], folder, max_fraction=1)
         assert len(remaining) + quarantine.exists() == 1
         if remaining:
             waveform = read_audio(remaining[0], 16000)
@@ -528,7 +529,7 @@ def test_bad_files_of_a_folder_are_set_aside_with_a_count(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         clips = prepare_manifest(list_clips, str(out), data_folder=str(data), splits_file=str(out / "splits.csv"))
     assert len(clips) == 39
-    assert "2 quarantined" in caplog.text
+    assert "2 clips (cat 1, dog 1) quarantined" in caplog.text
     with open(out / "quarantine.csv", newline="") as file:
         assert {row["id"] for row in csv.DictReader(file)} == {"dog/compressed", "cat/0"}
     assert len(read_manifest(str(out / "splits.csv"))) == 41

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 
 from brainplug.data.corpora.layout import check_layout, path_below, readable, without_divided_groups
+from brainplug.data.decoding import READ_ERRORS, why_unreadable
 from brainplug.data.manifest import Clip
-from brainplug.data.protocol.checks import READ_ERRORS, why_unreadable
 from brainplug.data.protocol.splits import SPLITS
 from brainplug.errors import DataError, nearest
 

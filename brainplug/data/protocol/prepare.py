@@ -4,14 +4,16 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
+from brainplug.data.audio import Channel
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.protocol.checks import check_clips
-from brainplug.data.protocol.splits import SPLITS, check_splits
+from brainplug.data.protocol.length import LongClips, limit_length
+from brainplug.data.protocol.splits import check_splits
+from brainplug.data.protocol.summary import quarantined, remarks, silent_classes, table_of_splits, warning_of_silence
 from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
@@ -24,6 +26,9 @@ def prepare_manifest(
     *,
     minimum_seconds: float = 0.1,
     max_fraction: float = 0.05,
+    channel: Channel = "mix",
+    longest_clip: float | None = None,
+    long_clips: LongClips = "refuse",
     trained: bool = False,
     **arguments: object,
 ) -> list[Clip]:
@@ -35,9 +40,11 @@ def prepare_manifest(
     Arguments
     ---------
     manifest_folder : str
-        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and ``quarantine.csv`` are written.
-    minimum_seconds, max_fraction : float
+        Where ``manifest.csv``, ``manifest.json`` (what it was made from) and the lists of `check_clips` are written.
+    minimum_seconds, max_fraction, channel : float, float, Channel
         As in `check_clips`.
+    longest_clip, long_clips : float, LongClips
+        As in `limit_length`.
     trained : bool
         Whether a model was trained on the manifest that is there; it is not replaced by another one then.
     **arguments : object
@@ -47,21 +54,22 @@ def prepare_manifest(
     check_splits(listed)  # before the audio is decoded, which takes minutes
     manifest_path = os.path.join(manifest_folder, "manifest.csv")
     record_path = os.path.join(manifest_folder, "manifest.json")
-    quarantine_path = os.path.join(manifest_folder, "quarantine.csv")
-    limits = {"minimum_seconds": minimum_seconds, "max_fraction": max_fraction}
+    checks: dict[str, Any] = {"minimum_seconds": minimum_seconds, "max_fraction": max_fraction, "channel": channel}
+    limits = {**checks, "longest_clip": longest_clip, "long_clips": long_clips}
     source = {"arguments": arguments, "limits": limits, "listed": len(listed), "signature": _signature(listed)}
     source = json.loads(json.dumps(source, default=str))
     if _read_record(record_path) == {**source, "manifest": _file_hash(manifest_path)}:
         clips = read_manifest(manifest_path)
     else:
-        clips = check_clips(listed, quarantine_path, **limits)
+        checked = check_clips(listed, manifest_folder, **checks)
+        clips = limit_length(checked, longest_clip, long_clips)
         check_splits(clips)
         if trained and os.path.exists(manifest_path):
             _check_unchanged(clips, manifest_path)
         write_manifest(clips, manifest_path)
         with atomic_file(record_path) as file:
             json.dump({**source, "manifest": _file_hash(manifest_path)}, file, indent=1)
-    _log_summary(clips, len(listed) - len(clips), manifest_path)
+    _log_summary(clips, manifest_folder)
     return clips
 
 
@@ -106,14 +114,9 @@ def _read_record(path: str) -> dict[str, Any] | None:
         return None
 
 
-def _log_summary(clips: Sequence[Clip], quarantined: int, path: str) -> None:
-    """A small table: what each split holds."""
-    lines = [f"{'split':<6} {'clips':>7} {'classes':>8} {'hours':>7}  smallest and largest class"]
-    for split in SPLITS:
-        here = [clip for clip in clips if clip.split == split]
-        sizes = Counter(clip.label for clip in here).most_common()
-        (largest, most), (smallest, fewest) = sizes[0], sizes[-1]
-        hours = sum(clip.duration or 0.0 for clip in here) / 3600
-        extremes = f"{smallest} ({fewest}), {largest} ({most})"
-        lines.append(f"{split:<6} {len(here):>7} {len(sizes):>8} {hours:>7.2f}  {extremes}")
-    logger.info("%s: %d quarantined\n%s", path, quarantined, "\n".join(lines))
+def _log_summary(clips: Sequence[Clip], folder: str) -> None:
+    logger.info("%s\n%s", os.path.join(folder, "manifest.csv"), table_of_splits(clips))
+    for line in filter(None, (quarantined(folder), *remarks(folder))):
+        logger.warning(line)
+    if silent := silent_classes(clips, folder):
+        logger.warning("\n%s", warning_of_silence(silent))
