@@ -5,6 +5,7 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -338,10 +339,10 @@ def note_calls(path: str) -> None:
     """Arranges that this process writes a line for each clip that it decodes."""
     original = pipeline.read_audio
 
-    def noted(clip: Clip, sample_rate: int) -> torch.Tensor:
+    def noted(clip: Clip, *options: Any) -> torch.Tensor:
         with open(path, "a") as file:
             file.write(f"{clip.id}\n")
-        return original(clip, sample_rate)
+        return original(clip, *options)
 
     pipeline.read_audio = noted
 
