@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+MANY = 40  # names, more than a message lists
+
 
 class UsageError(ValueError):
     """A mistake that the user can correct, in three sentences: what was asked, what was found, what to write instead.
@@ -34,16 +36,51 @@ class CheckpointError(UsageError):
     """A checkpoint, an adapter or a run's folder cannot be used."""
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Lists the candidates that come nearest to a name, separated by commas; all of them where none comes near.
+class Faults:
+    """Collects what several steps refuse, so that one message names all of it.
+
+    Example
+    -------
+    >>> faults = Faults()
+    >>> with faults:
+    ...     raise ConfigError("--lr=fast was asked for.", "It is no number.", "Write --lr=0.001")
+    >>> faults.raise_all()
+    Traceback (most recent call last):
+    brainplug.errors.ConfigError: --lr=fast was asked for. It is no number. Write --lr=0.001
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[UsageError] = []
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UsageError):
+            self.errors.append(error)
+        return isinstance(error, UsageError)
+
+    def raise_all(self) -> None:
+        """Raises what was collected, if anything was."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            listed = "\n".join(map(str, self.errors))
+            raise ConfigError(
+                f"{len(self.errors)} things were asked for that cannot be.\n", listed, "\nCorrect them all"
+            )
+
+
+def nearest(name: object, candidates: Iterable[object]) -> str:
+    """Lists the candidates that come nearest to a name, separated by commas; all, or five of many, if none comes near.
 
     Example
     -------
     >>> nearest("conformr", ["linear", "conformer"])
     'conformer'
     """
-    candidates = sorted(map(str, candidates))
-    return ", ".join(difflib.get_close_matches(str(name), candidates) or candidates)
+    names = sorted(map(str, candidates))
+    few = names if len(names) <= MANY else difflib.get_close_matches(str(name), names, n=5, cutoff=0.0)
+    return ", ".join(difflib.get_close_matches(str(name), names) or few)
 
 
 def run_command(main: Callable[[list[str]], int | None], arguments: Sequence[str] | None = None) -> int:

@@ -7,9 +7,8 @@ import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
 from speechbrain.utils.distributed import ddp_init_group
 
-from brainplug.config.recipe import parse_arguments
 from brainplug.files import hparams_folder
-from brainplug.tasks import load_recipe, task_of
+from brainplug.tasks import load_recipe, read_arguments, task_of
 from brainplug.tasks.runs import separate_runs, summary_of_runs
 
 
@@ -31,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Does the run that a command line describes, or the runs: one for each fold and draw."""
-    file, run_opts, overrides = parse_arguments(with_recipe(arguments))
+    file, run_opts, overrides = read_arguments(with_recipe(arguments))
     ddp_init_group(run_opts)
     results = []
     for changes in separate_runs(load_recipe(file, overrides, run_opts, inspect=True), overrides):

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -16,10 +16,11 @@ import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml.error import YAMLError  # of resolve_references, which reads more strictly than PyYAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from speechbrain.utils.distributed import ddp_broadcast, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
-from brainplug.config.schema import S, Settings, Tagged, faults_of
+from brainplug.config.schema import S, Settings, Tagged, faults_of, text_keys
 from brainplug.errors import ConfigError, UsageError, nearest
 from brainplug.files import find_recipe
 
@@ -78,7 +79,8 @@ class Recipe(Generic[S]):
         schema : type[Settings]
             The keys, their types and ranges.
         inspect : bool
-            Leaves out the objects of a run (`RUN_OBJECTS`): no folder is made and no random number is drawn.
+            Leaves out the objects of a run (`RUN_OBJECTS`): no folder is made and no random number is drawn. Names that
+            choose what does not exist are no faults then.
         """
         run_opts, overrides = run_opts or RunOptions(), dict(overrides or {})
         if not Path(file).is_file():
@@ -106,8 +108,12 @@ class Recipe(Generic[S]):
     ) -> "Recipe[S]":
         nodes = recipe_nodes(file)
         overrides |= _own_data_set(overrides)
+        overrides |= _quoted(overrides, _text_keys(nodes, overrides, [schema]))
         values = _plain_values(file, nodes, overrides)
-        _refuse_faults(file, overrides, _faults(schema, nodes, overrides, values))
+        faults = _faults(schema, nodes, overrides, values)
+        if faults or not inspect:  # whoever inspects a recipe examines the names one by one
+            faults += schema.choice_faults(values)
+        _refuse_faults(file, overrides, faults)
         if "experiment" in nodes and "experiment" not in overrides:
             defaults = {key: _plain(node) for key, node in nodes.items()}
             suffix = schema.model_construct(**cast(Any, values)).name_suffix(overrides, defaults)
@@ -129,20 +135,36 @@ class Recipe(Generic[S]):
         return stream.getvalue() if self.overrides else ""
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str, object]]:
-    """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations, and paths as they are.
+def parse_arguments(
+    arguments: Sequence[str], schemas: Callable[[str], Sequence[type[Settings]]] = lambda file: ()
+) -> tuple[str, RunOptions, dict[str, object]]:
+    """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations, and text as it is.
 
-    It returns the recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides.
+    It returns the recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides. `schemas` gives
+    those of the recipe's file, which say what is text: ``--characters=012`` is no number then. Paths always are text.
 
     Example
     -------
     >>> parse_arguments(["train.yaml", "--optimizer=adamw", "--seed=2"])[2]
     {'optimizer': 'adamw', 'seed': 2}
     """
-    file, run_opts, text = _Options.from_command_line_args(list(arguments))
+    try:
+        file, run_opts, pairs = _Options.from_command_line_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError(
+            f"{' '.join(arguments)} was asked for.",
+            f"SpeechBrain's options cannot be read: {error}.",
+            "Write one of its values, or leave the option out",
+        ) from error
     file = find_recipe(file)
     try:
-        overrides = ruamel.yaml.YAML().load("\n".join(map(_with_quotes, text.splitlines())))
+        nodes = recipe_nodes(file)
+    except LOADING_ERRORS:  # which is refused when it is loaded
+        nodes = {}
+    texts = _text_keys(nodes, dict(pairs), schemas(file))
+    lines = [f"{key}: {_as_text(value) if key in texts else value}" for key, value in pairs]
+    try:
+        overrides = ruamel.yaml.YAML().load("\n".join(lines))
     except YAMLError as error:
         raise ConfigError(
             f"{' '.join(arguments)} was asked for.",
@@ -152,12 +174,31 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str
     return file, run_opts, dict(overrides or {})
 
 
-def _with_quotes(line: str) -> str:
-    """Quotes a path: in YAML 2024 would be a number, and what follows a # a comment."""
-    key, _, value = line.partition(": ")
-    if key not in PATHS or value == "null" or value.startswith("!ref"):
-        return line
-    return f"{key}: {json.dumps(value, ensure_ascii=False)}"
+def _text_keys(
+    nodes: Mapping[str, yaml.Node], given: Mapping[str, object], schemas: Sequence[type[Settings]]
+) -> set[str]:
+    """The keys of a recipe whose values are text, given what the command line changes."""
+    values = {key: _plain(nodes[key]) for key in ("dataset", "datasets") if key in nodes}
+    values |= {key: value for key, value in given.items() if key == "dataset"}
+    return {*PATHS, *(key for schema in schemas for key in text_keys(schema, values))}
+
+
+def _quoted(overrides: Mapping[str, object], keys: set[str]) -> dict[str, str]:
+    """Text that PyYAML would read as something else, such as no or 012: HyperPyYAML writes it down in quotes."""
+    texts = {key: value for key, value in overrides.items() if key in keys and isinstance(value, str)}
+    return {key: DoubleQuotedScalarString(text) for key, text in texts.items() if not _is_plain_text(text)}
+
+
+def _is_plain_text(text: str) -> bool:
+    return RecipeLoader("").resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
+
+
+def _as_text(value: str) -> str:
+    """Quotes a text: in YAML 2024 would be a number, and what follows a # a comment."""
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if value == "null" or value.startswith("!ref") or is_quoted:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 class _Options(RunOptions):  # type: ignore[misc]  # SpeechBrain has no types
@@ -166,8 +207,28 @@ class _Options(RunOptions):  # type: ignore[misc]  # SpeechBrain has no types
     @staticmethod
     def _create_parser() -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = RunOptions._create_parser()
-        parser.allow_abbrev = False
+        parser.allow_abbrev = parser.exit_on_error = False
         return parser
+
+    @staticmethod
+    def _convert_to_yaml(overrides: Sequence[str]) -> list[tuple[str, str]]:
+        """Keys and values of ``--key=value`` or ``--key value``; SpeechBrain's own takes the = out of a value."""
+        pairs: list[tuple[str, list[str]]] = []
+        takes_value = False
+        for word in overrides:
+            key, equals, value = word.partition("=")
+            if word.startswith("--"):
+                pairs.append((key.removeprefix("--"), [value] if equals else []))
+                takes_value = not equals
+            elif takes_value:
+                pairs[-1][1].append(word)
+            else:
+                raise ConfigError(
+                    f"{word!r} was asked for, after the recipe.",
+                    "It is no option.",
+                    "Write --key=value, in quotes where the value has spaces",
+                )
+        return [(key, " ".join(words)) for key, words in pairs]
 
 
 def flags_without_value() -> set[str]:
@@ -241,8 +302,17 @@ def _plain_values(file: str, nodes: Mapping[str, yaml.Node], overrides: Mapping[
     tree = yaml.compose(text, Loader=RecipeLoader)
     pairs = tree.value if tree else []
     values = {key.value: _plain(node) for key, node in pairs if not key.value.startswith("__")}
-    included = {key for key, node in nodes.items() if node.tag.startswith("!include:") and key not in overrides}
-    return {key: Tagged("!include:") if key in included else value for key, value in values.items()}
+    return {**values, **{key: _names_in(file, node) for key, node in _included(nodes, overrides).items()}}
+
+
+def _included(nodes: Mapping[str, yaml.Node], overrides: Mapping[str, object]) -> dict[str, yaml.Node]:
+    return {key: node for key, node in nodes.items() if node.tag.startswith("!include:") and key not in overrides}
+
+
+def _names_in(file: str, node: yaml.Node) -> dict[str, Tagged]:
+    """The names at the top of a file that a recipe includes, which is built later."""
+    included = Path(file).parent / node.tag.removeprefix("!include:")
+    return dict.fromkeys(recipe_nodes(str(included)), Tagged("")) if included.is_file() else {}
 
 
 def _without_value(nodes: Mapping[str, yaml.Node], overrides: Mapping[str, object]) -> list[str]:
@@ -251,9 +321,8 @@ def _without_value(nodes: Mapping[str, yaml.Node], overrides: Mapping[str, objec
 
 def _unused_blocks(file: str, nodes: Mapping[str, yaml.Node], overrides: Mapping[str, object]) -> dict[str, None]:
     """What a recipe includes and its text does not refer to: reading that takes most of the time."""
-    included = [key for key, node in nodes.items() if node.tag.startswith("!include:") and key not in overrides]
     text = Path(file).read_text() + str(overrides)
-    return {key: None for key in included if f"<{key}" not in text}
+    return {key: None for key in _included(nodes, overrides) if f"<{key}" not in text}
 
 
 def _faults(

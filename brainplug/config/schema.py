@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -45,6 +46,11 @@ class Settings(BaseModel):
         """
         return {}
 
+    @classmethod
+    def choice_faults(cls, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with names that choose an entry of a block, one sentence for each; `values` as above."""
+        return []
+
     def name_suffix(self, given: Mapping[str, object], defaults: Mapping[str, object]) -> str:
         """What the name of the output folder gets, so that different runs have different folders.
 
@@ -64,6 +70,24 @@ class Settings(BaseModel):
         return self.model_copy(update=changes), run_opts
 
 
+def text_keys(schema: type[Settings], values: Mapping[str, object]) -> set[str]:
+    """The keys whose values are text and nothing else, given the recipe's values as in `Settings.data_set_keys`."""
+    kinds: dict[str, Any] = {key: field.annotation for key, field in schema.model_fields.items()}
+    return {
+        key for key, kind in {**kinds, **schema.data_set_keys(values)}.items() if _parts_of(kind) - {NoneType} == {str}
+    }
+
+
+def _parts_of(kind: Any) -> set[Any]:
+    """The types of a union; those of a Literal's values."""
+    if get_origin(kind) is Literal:
+        return set(map(type, get_args(kind)))
+    if get_origin(kind) is Annotated:
+        return _parts_of(get_args(kind)[0])
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return {inner for part in parts for inner in _parts_of(part)} or {kind}
+
+
 def faults_of(schema: type[Settings], values: Mapping[str, object]) -> list[str]:
     """Names everything that is wrong with a recipe's values, one sentence for each fault.
 
@@ -78,8 +102,7 @@ def faults_of(schema: type[Settings], values: Mapping[str, object]) -> list[str]
     faults += _type_faults(schema, plain, skip=values.keys() - plain.keys())
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in data_set_keys.items() if key in plain}
     chosen = pydantic.create_model("DataSetKeys", __base__=Settings, **fields)
-    faults += _type_faults(chosen, {key: plain[key] for key in fields})
-    return faults
+    return faults + _type_faults(chosen, {key: plain[key] for key in fields})
 
 
 def _type_faults(

@@ -58,7 +58,7 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """
     asked = f"The table {path} was asked for."
     if not os.path.isfile(path):
-        raise DataError(asked, "There is no such file.", "Check the folder's name.")
+        raise DataError(asked, "There is no such file.", "Check its name and folder.")
     try:
         # Bytes that are not UTF-8 occur in file names; they are carried through, as Python does for paths.
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:

@@ -13,10 +13,10 @@ import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from brainplug.backbones.loading import find_source
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.data.manifest import Clip
 from brainplug.errors import UsageError
-from brainplug.tasks import load_recipe, task_of
+from brainplug.tasks import load_recipe, read_arguments, task_of
 from brainplug.tasks.results import peak_memory_bytes
 from brainplug.training.brain import AdaptationBrain
 
@@ -54,7 +54,7 @@ class Rehearsal:
 
 def load_first(arguments: Sequence[str], folder: str | None, inspect: bool) -> Recipe[Any]:
     """Loads a recipe as train.py does, of all folds the first; with a `folder` in place of its output folder."""
-    file, run_opts, overrides = parse_arguments(arguments)
+    file, run_opts, overrides = read_arguments(arguments)
     overrides |= {"fold": 1} if overrides.get("fold") == "all" else {}
     overrides |= {"output_folder": folder} if folder else {}
     return load_recipe(file, overrides, run_opts, inspect)

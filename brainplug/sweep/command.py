@@ -20,6 +20,7 @@ from brainplug.sweep.plan import Plan, make_plan
 from brainplug.sweep.selection import describe, select
 from brainplug.sweep.table import Cell, read_table
 from brainplug.sweep.view import progress
+from brainplug.tasks import all_schemas
 
 TABLE_MARKS = table_marks("table", "python -m brainplug table")
 SMALLEST = {"jobs": 1, "limit": 1, "cell_cpus": 0, "cell_gpus": 0}
@@ -89,7 +90,7 @@ def _settings(path: str, others: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             f"{' '.join(unexpected)} was asked for.", "A table takes only options.", "Write --key=value, as --lr=0.001"
         )
-    _, run_opts, overrides = parse_arguments([path, *others])
+    _, run_opts, overrides = parse_arguments([path, *others], all_schemas)
     return {**overrides, **{key: run_opts[key] for key in run_opts.overridden_args}}
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from brainplug.config.output_folder import Configuration, configuration, what_differs
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, UsageError
 from brainplug.files import folder_name
 from brainplug.results.schema import code_name
 from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
 from brainplug.sweep.schema import raise_faults
 from brainplug.sweep.table import Cell, Table
-from brainplug.tasks import load_recipe, task_of
+from brainplug.tasks import load_recipe, read_arguments, task_of
 from brainplug.tasks.base import RunComponents
 from brainplug.tasks.runs import all_folds, check_fold
 from brainplug.tasks.settings import TaskSettings
@@ -104,9 +104,6 @@ def make_plan(table: Table, path: str, data_folder: str | None, output_folder: s
         except UsageError as error:
             faults.append(f"{row} / {column}: {error}")
             continue
-        except SystemExit:  # argparse has printed the reason
-            faults.append(f"{row} / {column}: SpeechBrain does not take its options")
-            continue
         protocols[row, column] = protocol = _protocol(recipe, components)
         for fold in folds:
             for seed in table.columns[column].seeds or table.seeds:
@@ -133,7 +130,7 @@ def _build(cell: Cell) -> tuple[Recipe[Any], RunComponents[Any]]:
     """Loads a cell's recipe and builds its components without weights."""
     # Folders may be moved, so the definitions that are compared have placeholders for them.
     arguments = (cell if cell.data_folder is None else replace(cell, data_folder="DATA")).arguments()
-    file, run_opts, overrides = parse_arguments(arguments)
+    file, run_opts, overrides = read_arguments(arguments)
     recipe = load_recipe(file, {**overrides, "output_folder": "FOLDER"}, run_opts, inspect=True)
     return recipe, task_of(recipe).build(recipe, weights="meta")
 

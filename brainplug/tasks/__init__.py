@@ -1,6 +1,6 @@
 """Kinds of work, one file each: what a recipe's key ``task`` names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -11,9 +11,10 @@ import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 import yaml
 from speechbrain.utils.run_opts import RunOptions
 
-from brainplug.config.recipe import LOADING_ERRORS, Recipe, recipe_nodes
+from brainplug.config.recipe import LOADING_ERRORS, Recipe, parse_arguments, recipe_nodes
 from brainplug.errors import ConfigError, nearest
 from brainplug.tasks.base import Task
+from brainplug.tasks.settings import TaskSettings
 
 # Name -> the task's class, imported when it is asked for. A new task adds a row.
 TASKS = {
@@ -49,7 +50,22 @@ def load_recipe(
     >>> recipe.settings.output_folder
     'results/spoken/nano-ast-lora/3'
     """
-    return Recipe.load(file, overrides, run_opts, find_task(_task_name(file)).schema, inspect)
+    return Recipe.load(file, overrides, run_opts, schema_of(file), inspect)
+
+
+def schema_of(file: str) -> type[TaskSettings]:
+    """The schema of a recipe: that of the task which its file names."""
+    return find_task(_task_name(file)).schema
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[str, RunOptions, dict[str, object]]:
+    """The recipe's file, SpeechBrain's run options and the overrides of a command line; see `parse_arguments`."""
+    return parse_arguments(arguments, lambda file: [schema_of(file)])
+
+
+def all_schemas(file: str) -> list[type[TaskSettings]]:
+    """The schemas of all tasks, for options of several recipes."""
+    return [find_task(name).schema for name in TASKS]
 
 
 def task_of(recipe: Recipe[Any]) -> Task[Any, Any]:

@@ -1,5 +1,7 @@
 """A task: a kind of work. It owns the keys of its recipes, its components, data, training, results and adapters."""
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from brainplug.data.manifest import Clip, read_manifest
 from brainplug.data.pipeline import make_reader, training_batches
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.summary import silent_classes, warning_of_silence
-from brainplug.errors import ConfigError
+from brainplug.errors import ConfigError, Faults, UsageError
 from brainplug.files import write_json
 from brainplug.methods import Method, choose_method
 from brainplug.methods.registry import Variants
@@ -196,16 +198,24 @@ class Task(ABC, Generic[S, O]):
     def build(self, recipe: Recipe[S], weights: Weights = "pretrained") -> RunComponents[O]:
         """Puts the components of a run together, with `weights` as in `assemble`.
 
-        What does not exist, does not take its settings or does not fit raises a `ConfigError`, before anything is
+        What does not exist, does not take its settings or does not fit raises one `ConfigError`, before anything is
         written.
         """
         settings = recipe.settings
-        list_clips = choose("dataset", settings.dataset, settings.datasets)
-        check_logger(settings.logger, settings.loggers)
-        augment = self.augmentations(settings)
-        method, method_lr = self.choose_method(settings)
-        backbone, make_model = self.assemble(settings, weights)
-        optimizer = choose_optimizer(settings)
+        faults = Faults()
+        with faults:
+            list_clips = choose("dataset", settings.dataset, settings.datasets)
+        with faults:
+            check_logger(settings.logger, settings.loggers)
+        with faults:
+            augment = self.augmentations(settings)
+        with faults:
+            method, method_lr = self.choose_method(settings)
+        with faults:
+            optimizer = choose_optimizer(settings)
+        with faults:
+            backbone, make_model = self.assemble(settings, weights)
+        faults.raise_all()
         extract, signal_settings = self.reading(settings, backbone)
         counts = self._without_weights(settings, backbone, method).count_parameters()
         return RunComponents(
@@ -244,7 +254,12 @@ class Task(ABC, Generic[S, O]):
             What results.json says; None in all processes but the first.
         """
         settings, folder = recipe.settings, recipe.settings.output_folder
-        components = self.build(recipe)
+        try:
+            components = self.build(recipe)
+        except UsageError:
+            with contextlib.suppress(OSError):  # of a folder with something in it
+                os.removedirs(settings.save_folder)  # which the checkpointer made
+            raise
         begin_run(recipe)
         data = self.prepare_data(settings, components)
         model = components.model(data.outputs)

@@ -37,7 +37,7 @@ from brainplug.tasks.base import (
 )
 from brainplug.tasks.loading import load_weights, restore_backbone
 from brainplug.tasks.results import describe_method, summary_text
-from brainplug.tasks.settings import TaskSettings
+from brainplug.tasks.settings import Changes, TaskSettings
 from brainplug.training.brain import Tested
 from brainplug.training.classification import ClassificationBrain
 from brainplug.training.diagnostics import observe, write_observations, write_predictions
@@ -54,7 +54,7 @@ class ClassificationSettings(TaskSettings):
     frames: PositiveInt | None
     features_on_device: bool
     augmentations: dict[str, Any]
-    augment_settings: dict[str, Any] | None
+    augment_settings: Changes | None
     paper_code: bool
     positions: Positions
     pooling: Pooling

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from brainplug.config.recipe import Recipe, choose
+from brainplug.config.recipe import Recipe
 from brainplug.data.corpora.own import given_folds
 from brainplug.errors import ConfigError
 from brainplug.results.statistics import interval_of_mean
@@ -58,8 +58,8 @@ def all_folds(settings: TaskSettings) -> Sequence[int]:
 
 def check_fold(settings: TaskSettings) -> None:
     """Refuses a fold where the data have given splits."""
-    list_clips = choose("dataset", settings.dataset, settings.datasets)
-    if settings.fold is not None and "fold" not in inspect.signature(list_clips).parameters:
+    list_clips = settings.datasets.get(settings.dataset)  # an unknown one is refused with the other faults of a recipe
+    if list_clips and settings.fold is not None and "fold" not in inspect.signature(list_clips).parameters:
         raise ConfigError(
             f"The fold {settings.fold!r} was asked for.",
             f"{settings.dataset} has given splits, and no folds.",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -33,6 +33,7 @@ from brainplug.models.echo_recognizer import (
 from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run
 from brainplug.tasks.loading import check_same, load_again, restored_method
 from brainplug.tasks.recognition import Recognition, RecognitionSettings
+from brainplug.tasks.settings import Changes
 from brainplug.training.brain import Tested
 from brainplug.training.seq2seq import EchoBrain
 
@@ -43,7 +44,7 @@ class Seq2SeqSettings(RecognitionSettings):
     """The keys of a recipe of an Echo."""
 
     augmentations: dict[str, Any]
-    augment_settings: dict[str, Any] | None
+    augment_settings: Changes | None
     label_smoothing: Share
     precision: str
     eval_precision: str
@@ -53,6 +54,8 @@ class Seq2SeqSettings(RecognitionSettings):
     use_convolution: bool
     dropout: Share
     model: Any
+
+    without_file: ClassVar[tuple[str, ...]] = (NEW,)
 
 
 class Seq2Seq(Recognition[Seq2SeqSettings]):

@@ -185,7 +185,7 @@ def make_loaders(corpus: TaggingCorpus, settings: AstSettings) -> tuple[DataLoad
 
 def main(arguments: list[str]) -> None:
     """Makes the corpus, trains, and writes the model with its card."""
-    recipe_file, run_opts, overrides = parse_arguments(arguments)
+    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [AstSettings])
     recipe = Recipe.load(recipe_file, overrides, run_opts, AstSettings)
     settings = recipe.settings
     check_output_folder(recipe, settings.output_folder, settings.save_folder)

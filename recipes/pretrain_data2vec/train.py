@@ -90,7 +90,7 @@ class Data2VecBrain(PretrainBrain):
 
 def main(arguments: list[str]) -> None:
     """Pre-trains, unless the run was finished before."""
-    recipe_file, run_opts, overrides = parse_arguments(arguments)
+    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [Data2VecSettings])
     ddp_init_group(run_opts)
     recipe = Recipe.load(recipe_file, overrides, run_opts, Data2VecSettings)
     settings, audio = recipe.settings, begin_run(recipe)

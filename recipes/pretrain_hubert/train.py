@@ -109,7 +109,7 @@ def run_iteration(recipe: Recipe[HubertSettings]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Trains the iterations, one after the other."""
-    recipe_file, run_opts, overrides = parse_arguments(arguments)
+    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [HubertSettings])
     ddp_init_group(run_opts)
     iterations = Recipe.load(recipe_file, overrides, run_opts, HubertSettings, inspect=True).settings.iterations
     if len(iterations) > 1 and "output_folder" in overrides:

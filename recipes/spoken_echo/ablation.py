@@ -22,12 +22,11 @@ import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 from tqdm import tqdm
 
 from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import parse_arguments
 from brainplug.errors import UsageError, run_command
 from brainplug.results.documents import table_marks, write_between_marks
 from brainplug.results.statistics import p_value
 from brainplug.results.tables import markdown_table, p_text, spread
-from brainplug.tasks import load_recipe
+from brainplug.tasks import load_recipe, read_arguments
 
 HERE = Path(__file__).parent
 MARKS = table_marks("ablation", "python recipes/spoken_echo/ablation.py")
@@ -184,7 +183,7 @@ def main(arguments: list[str]) -> None:
     }
     commands = {folder: command_line(*position, folder, others) for position, folder in folders.items()}
     for command in commands.values():  # before the work: a folder may hold a run with other options
-        file, run_opts, overrides = parse_arguments(command)
+        file, run_opts, overrides = read_arguments(command)
         recipe = load_recipe(file, overrides, run_opts)
         check_output_folder(recipe, recipe.settings.output_folder, recipe.settings.save_folder)
     with ThreadPoolExecutor(chosen.jobs) as pool:

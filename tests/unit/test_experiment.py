@@ -12,12 +12,13 @@ import torch
 
 from brainplug.config.output_folder import check_output_folder as check_folder
 from brainplug.config.output_folder import configuration
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.errors import UsageError, run_command
-from brainplug.tasks import load_recipe
+from brainplug.tasks import load_recipe, read_arguments, task_of
 from brainplug.tasks.base import choose_optimizer
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
+RECIPES = HPARAMS.parent / "recipes"
 OPTIMIZERS = """\
 optimizers:
     adamw: !name:torch.optim.AdamW
@@ -49,7 +50,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def load_file(*arguments: str, inspect: bool = True) -> Recipe:
-    file, run_opts, overrides = parse_arguments(arguments)
+    file, run_opts, overrides = read_arguments(arguments)
     return load_recipe(file, overrides, run_opts, inspect)
 
 
@@ -108,6 +109,34 @@ class TestLoading:
     def test_paths_are_text_whatever_they_would_be_in_yaml(self, name):
         recipe = load(f"--manifest={name}", f"--output_folder={name}", data=name)
         assert [getattr(recipe.settings, key) for key in ("data_folder", "manifest", "output_folder")] == [name] * 3
+
+    @pytest.mark.parametrize("name", ["0123456789", "007", "1e5", "no", "null ", "a=b", "2024-01-15", "a # b", "{x}"])
+    def test_every_value_that_is_text_is_text(self, name):
+        """The kind of --characters=0123456789, which YAML reads as a number without its first digit."""
+        settings = load(f"--experiment={name}", f"--cache_folder={name}", f"--backbone_revision={name}").settings
+        assert [settings.experiment, settings.cache_folder, settings.backbone_revision] == [name] * 3
+
+    def test_text_from_python_is_text(self):
+        recipe = load_recipe("recipe.yaml", {"data_folder": "no", "cache_folder": "1:30"}, inspect=True)
+        assert (recipe.settings.data_folder, recipe.settings.cache_folder) == ("no", "1:30")
+
+    @pytest.mark.parametrize("value", ["'007'", '"007"'])
+    def test_text_may_have_quotes(self, value):
+        assert load(f"--cache_folder={value}").settings.cache_folder == "007"
+
+    def test_text_that_the_data_set_takes_is_text(self):
+        *_, overrides = read_arguments([str(RECIPES / "ESC50/hparams/train.yaml"), "--data_folder=x", "--subset=010"])
+        assert overrides["subset"] == "010"
+
+    @pytest.mark.parametrize("value", ["0123456789", "01", "abc 'd", "null"])
+    @pytest.mark.parametrize("recipe_of", ["spoken_ctc", "LibriSpeech_ctc", "spoken_echo"])
+    def test_characters_are_text(self, recipe_of, value):
+        overrides = read_arguments([str(RECIPES / recipe_of / "hparams/train.yaml"), f"--characters={value}"])[2]
+        assert overrides["characters"] == (None if value == "null" else value)
+
+    @pytest.mark.parametrize(("word", "value"), [("yes", True), ("off", False)])
+    def test_switches_may_be_words(self, word, value):
+        assert load(f"--cache_features={word}").settings.cache_features is value
 
     def test_a_path_may_be_null_or_a_reference(self):
         recipe = load("--manifest=null", "--output_folder=!ref runs/<experiment>")
@@ -275,6 +304,49 @@ class TestWhatIsRefused:
         for name in ("nowhere.yaml", str(tmp_path)):
             with pytest.raises(UsageError, match="There is no such file"):
                 load_file(name)
+
+    @pytest.mark.parametrize("more", [[], ["--seed=x"]])
+    def test_names_that_no_block_has_are_told_together(self, more, tmp_path):
+        """Of a run; without files. An inspection tells them where other faults stop it."""
+        wrong = {
+            "dataset": "spokn", "method": "loar", "optimizer": "adam", "logger": "fil", "augment": "[gian]",
+            "backbone": "nano-asst", "method_settings": "{lorra: {rank: 3}}", "augment_settings": "{gian: {}}",
+            "optimizer_settings": "{fma: {}}", "prepare": "{maximum: 1}",
+        }  # fmt: skip
+        with pytest.raises(UsageError) as error:
+            load(*(f"--{key}={value}" for key, value in wrong.items()), *more, inspect=bool(more))
+        for name in ("spokn", "loar", "adam", "fil", "gian", "lorra", "fma", "nano-asst"):
+            assert repr(name) in str(error.value)
+        for told in (f"It has {10 + len(more)} faults", "are: lora", "are: spoken", "are: gain", "prepare[maximum]"):
+            assert told in str(error.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--lr_schedule=cosin", "lr_schedule is 'cosin'"),
+            ("--lr_schedule=null", "lr_schedule is None"),
+            ("--epoch_counter=3", "epoch_counter is 3. It should be an instance of EpochCounter"),
+            ("--checkpointer=x", "checkpointer is 'x'"),
+            ("--train_logger=x", "train_logger is 'x'"),
+            ("--method_settings={linear: 3}", "method_settings.linear. is 3"),
+            ("--backbone_revision=abc", "nano-ast is a folder, which has no revisions"),
+            ("--precision=fp33", "--precision: invalid choice: 'fp33'"),
+            ("--ckpt_interval_minutes=x", "invalid int value: 'x'"),
+            ("word", "'word' was asked for, after the recipe"),
+        ],
+    )
+    def test_what_is_of_no_use_to_a_run(self, option, message, tmp_path):
+        with pytest.raises(UsageError, match=message):
+            load(option, inspect=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+    def test_what_the_components_refuse_is_told_together_and_leaves_no_folder(self, tmp_path):
+        options = ["--optimizer_settings={adamw: {epsilon: 1}}", "--method_settings={conformer: {kernel: 1}}"]
+        recipe = load(*options, "--augment_settings={gain: {sdt: 1}}", inspect=False)
+        with pytest.raises(UsageError, match="(?s)^3 things.*'sdt'.*'kernel'.*'epsilon'"):
+            task_of(recipe).run(recipe)
+        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
     def test_an_entry_that_a_block_lacks(self):
         with pytest.raises(UsageError, match="'adamm' .*Write --optimizer= one of: adamw"):

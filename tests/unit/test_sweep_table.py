@@ -277,7 +277,7 @@ compare: lora
             "It has no key learning_rate, and SpeechBrain no option --learning_rate",
             "lora / pooled: The pooling 'PROMPTS' was asked for.",
             "waveform / pooled: ",
-            "option / pooled: SpeechBrain does not take its options",
+            "SpeechBrain's options cannot be read: argument --precision: invalid choice: 'fp12'",
             "lora / pretraining: ",
             "lora / given: The fold 1 was asked for. fsc has given splits",
         ):
