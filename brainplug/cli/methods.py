@@ -34,7 +34,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that describe a model."""
     parser.add_argument("--backbone", default="nano-ast")
     parser.add_argument("--hparams", default=str(hparams_folder()), help="the folder with methods.yaml")
-    parser.add_argument("--n_classes", type=int, default=50)
+    parser.add_argument("--n_classes", type=positive, default=50)
+
+
+def positive(text: str) -> int:
+    """A number of things that are there."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def run(options: argparse.Namespace) -> int:

@@ -67,8 +67,10 @@ def _open_output(
 
 def open_common(arguments: argparse.Namespace) -> tuple[list[Clip], Classifier | SpeechRecognizer]:
     """Lists the clips and loads the model."""
-    if arguments.batch_size < 1:
-        raise ConfigError(f"Batches of {arguments.batch_size} were asked for.", "None is so small.", "Write 1 or more")
+    for name in ("batch_size", "longest_clip"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name}={value} was asked for.", "It is too small.", "Write a number above 0")
     clips = list_inputs(arguments.inputs)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_run(arguments.run, device, arguments.precision, arguments.backbone)

@@ -14,7 +14,7 @@ from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.config.recipe import PRECISIONS, check_device
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
-from brainplug.errors import CheckpointError, DataError, UsageError
+from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
 from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import why_too_long
 from brainplug.tasks import find_task
@@ -112,6 +112,10 @@ class TrainedModel(torch.nn.Module):
         on_error : Callable, optional
             Called with a clip that cannot be read and the error, and the clip is left out; None raises the error.
         """
+        if isinstance(files, str | Path | Clip):
+            raise DataError(f"The files {str(files)!r} were asked for.", "That is one file.", "Give a list: [FILE]")
+        if batch_size < 1:
+            raise ConfigError(f"Batches of {batch_size} were asked for.", "None is so small.", "Write 1 or more")
         clips: list[Clip] = []
         signals: list[torch.Tensor] = []
         for file in files:
@@ -140,10 +144,29 @@ class TrainedModel(torch.nn.Module):
     def signals_of(self, wavs: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Turns waveforms, given as in `Classifier.classify_batch`, into a batch of signals and its lengths."""
         wavs = (wavs[None] if wavs.dim() == 1 else wavs).cpu()
-        shares = [1.0] * len(wavs) if lengths is None else lengths.tolist()
-        samples = [round(share * wavs.shape[1]) for share in shares]
+        shares = torch.ones(len(wavs)) if lengths is None else torch.as_tensor(lengths).cpu()
+        if reason := _why_no_batch(wavs, shares):
+            raise DataError(
+                f"A batch of waveforms {list(wavs.shape)} was asked for, with lengths {shares.tolist()}.",
+                reason,
+                "Give samples from -1 to 1 as [batch, samples], and the fraction of each that is no padding as [batch]",
+            )
+        samples = [round(share * wavs.shape[1]) for share in shares.tolist()]
         return self.pad([self.model.backbone.extract(wav[:count]) for wav, count in zip(wavs, samples, strict=True)])
 
     def autocast(self) -> torch.autocast:
         """The context in which the model computes with its precision."""
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+def _why_no_batch(wavs: torch.Tensor, shares: torch.Tensor) -> str | None:
+    """What is wrong with waveforms and the shares of each that are not padding; None where nothing is."""
+    if wavs.dim() != 2 or not wavs.numel():
+        return "There are no samples." if not wavs.numel() else "They have more than two dimensions."
+    if not wavs.is_floating_point() or not wavs.isfinite().all():
+        return "There are NaN or infinite samples." if wavs.is_floating_point() else f"The samples are {wavs.dtype}."
+    if shares.shape != wavs.shape[:1]:
+        return f"There are {len(wavs)} waveforms."
+    if not ((shares > 0) & (shares <= 1)).all() or (shares * wavs.shape[1]).round().min() < 1:
+        return "A length is more than 0, at most 1, and of a sample at least."
+    return None

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from brainplug.backbones import Backbone
 from brainplug.backbones.spec import find_module
-from brainplug.errors import CheckpointError
+from brainplug.errors import CheckpointError, ConfigError
 from brainplug.methods.base import Method, MethodState, Recoverable
 from brainplug.models.gradient_checkpointing import checkpoint_layer, restore_layer
 
@@ -49,6 +49,7 @@ class AdaptedModel(torch.nn.Module):
         frozen = [part for path in frozen_parts for part in find_module(model, path).modules()]
         training = set(method.training_modules(model, spec)).difference(frozen)
         self._frozen_modules = [module for module in model.modules() if module not in training]
+        self._is_merged = False
         self._method_state = method.attach(model, spec) or MethodState()
         if spec.final_norm and method.trains_final_norm:
             find_module(model, spec.final_norm).requires_grad_(True)
@@ -68,7 +69,10 @@ class AdaptedModel(torch.nn.Module):
         raises a `ConfigError`.
         """
         model, spec = self.backbone.model, self.backbone.spec
+        if self._is_merged:
+            raise ConfigError("A merged model was to be merged.", "It has no method any more.", "Merge it once")
         self.method.merge(model, spec)
+        self._is_merged = True
         for layer in spec.layers_of(model):
             restore_layer(layer)
         return model

@@ -119,6 +119,38 @@ def test_a_batch_of_waveforms_gives_what_their_files_give(run, clips):
     assert top[0] == (alone.label, alone.probability) and top[0][1] >= top[1][1]
 
 
+@pytest.mark.parametrize(
+    ("wavs", "lengths", "words"),
+    [
+        (torch.zeros(0), None, "There are no samples"),
+        (torch.zeros(2, 0), None, "There are no samples"),
+        (torch.zeros(1, 1, 800), None, "more than two dimensions"),
+        (torch.zeros(800, dtype=torch.int16), None, "The samples are torch.int16"),
+        (torch.tensor([0.0, torch.nan]), None, "NaN or infinite"),
+        (torch.tensor([0.0, torch.inf]), None, "NaN or infinite"),
+        (torch.zeros(2, 800), [1.0], "There are 2 waveforms"),
+        (torch.zeros(2, 800), [800.0, 400.0], "A length is"),  # samples instead of shares
+        (torch.zeros(2, 800), [1.0, 0.0], "A length is"),
+        (torch.zeros(2, 800), [1.0, 1e-6], "A length is"),
+        (torch.zeros(2, 800), [1.0, torch.nan], "A length is"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(wavs, lengths, words, run):
+    classifier = Classifier.from_run(run)
+    for use in (classifier.classify_batch, classifier.embed_batch):
+        with pytest.raises(DataError, match=words):
+            use(wavs, None if lengths is None else torch.tensor(lengths))
+
+
+def test_files_are_a_list_and_batches_have_clips(run, clips):
+    classifier = Classifier.from_run(run)
+    for one in (clips[0], Path(clips[0]), Clip("a", clips[0], "")):
+        with pytest.raises(DataError, match="That is one file"):
+            list(classifier.classify_files(one))
+    with pytest.raises(ConfigError, match="Batches of 0"):
+        list(classifier.classify_files(clips, batch_size=0))
+
+
 def test_vectors_are_what_the_head_reads(run, clips):
     classifier = Classifier.from_run(run)
     vectors = torch.stack([embedding.vector for embedding in classifier.embed_files(clips, batch_size=3)])
@@ -468,7 +500,8 @@ def test_vectors_of_other_things_are_not_overwritten(npy, rows, words, run, clip
 @pytest.mark.parametrize(
     ("command", "options", "words"),
     [
-        (predict, ["--batch_size=0"], "Batches of 0"),
+        (predict, ["--batch_size=0"], "--batch_size=0 was asked for"),
+        (predict, ["--longest_clip=-1"], "--longest_clip=-1.0 was asked for"),
         (predict, ["--top_k=0"], "The run has 3 classes"),
         (predict, ["--top_k=4"], "The run has 3 classes"),
         (predict, ["--format=table", "--output={folder}/predictions.csv"], "A table in a file"),

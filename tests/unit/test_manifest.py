@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainplug.data import decoding
+from brainplug.data.corpora import own
 from brainplug.data.manifest import Clip, label_map, read_manifest, read_table, write_manifest
 from brainplug.data.protocol import checks
 from brainplug.data.protocol.checks import check_clips
@@ -457,6 +458,26 @@ def test_clips_that_changed_after_training_are_refused(other, corpus, tmp_path):
     with pytest.raises(UsageError, match="after a model was trained on them: 1 are gone or otherwise, 1 are new"):
         prepare_manifest(lambda: [*corpus(), dataclasses.replace(more, **other)], folder, trained=True)
     assert read_manifest(f"{folder}/manifest.csv") == before
+
+
+def test_a_refused_rerun_leaves_the_drawn_splits_as_they_are(tmp_path):
+    data, folder = tmp_path / "data", str(tmp_path / "out")
+    for label in ("cat", "dog"):
+        (data / label).mkdir(parents=True)
+        for number in range(10):
+            write_noise(data / label / f"{number}.wav")
+    splits = tmp_path / "out" / "splits.csv"
+    arguments = {"data_folder": str(data), "splits_file": str(splits), "seed": 0}
+    prepare_manifest(own.list_clips, folder, **arguments)
+    before = splits.read_bytes()
+    (data / "cat" / "0.wav").rename(tmp_path / "away.wav")
+    write_noise(data / "cat" / "new.wav")
+    with pytest.raises(UsageError, match="1 are gone or otherwise, 1 are new"):
+        prepare_manifest(own.list_clips, folder, trained=True, **arguments)
+    assert splits.read_bytes() == before
+    (tmp_path / "away.wav").rename(data / "cat" / "0.wav")
+    (data / "cat" / "new.wav").unlink()
+    assert len(prepare_manifest(own.list_clips, folder, trained=True, **arguments)) == 20
 
 
 @pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"max_fraction": 0.1}])

@@ -51,6 +51,8 @@ def test_transformers_loads_a_merged_model_that_computes_the_same(family, method
     adapted = tokens(model.backbone, signal)
     assert (adapted - before).abs().max() > 1e-3
     model.merge()
+    with pytest.raises(ConfigError, match="It has no method any more"):
+        model.merge()
     model.backbone.save_pretrained(tmp_path)
     with torch.no_grad():
         merged = plain_tokens(load_plain(tmp_path, family), signal, family)

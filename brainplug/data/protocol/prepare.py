@@ -4,9 +4,11 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
-from typing import Any
+from typing import Any, cast
 
 from brainplug.data.audio import Channel
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
@@ -50,7 +52,7 @@ def prepare_manifest(
     **arguments : object
         Those of `list_clips`.
     """
-    listed = list_clips(**arguments)
+    listed = _list(list_clips, arguments, trained)
     check_splits(listed)  # before the audio is decoded, which takes minutes
     manifest_path = os.path.join(manifest_folder, "manifest.csv")
     record_path = os.path.join(manifest_folder, "manifest.json")
@@ -71,6 +73,15 @@ def prepare_manifest(
             json.dump({**source, "manifest": _file_hash(manifest_path)}, file, indent=1)
     _log_summary(clips, manifest_folder)
     return clips
+
+
+def _list(list_clips: Callable[..., list[Clip]], arguments: dict[str, object], trained: bool) -> list[Clip]:
+    """Lists the corpus. The splits that were drawn for a trained model stay as they are, whatever is listed now."""
+    drawn = cast("str | None", arguments.get("splits_file"))
+    if not (trained and drawn and os.path.exists(drawn)):
+        return list_clips(**arguments)
+    with tempfile.TemporaryDirectory(prefix="brainplug-splits-") as folder:
+        return list_clips(**{**arguments, "splits_file": shutil.copy(drawn, folder)})
 
 
 def _check_unchanged(clips: Sequence[Clip], manifest_path: str) -> None:
