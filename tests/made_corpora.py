@@ -35,9 +35,9 @@ IEMOCAP_EMOTIONS = ("ang", "hap", "neu", "sad", "exc", "fru", "xxx")
 
 
 def write_noise(path: Path, seconds: float = 0.2, rate: int = 16000, channels: int = 1) -> None:
-    """Writes noise that depends on the file's name."""
+    """Writes noise that depends on the names of the file and of its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(zlib.crc32(path.name.encode()))
+    generator = np.random.default_rng(zlib.crc32("/".join(path.parts[-2:]).encode()))
     soundfile.write(path, 0.1 * generator.standard_normal((round(seconds * rate), channels)), rate)
 
 

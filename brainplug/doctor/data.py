@@ -14,7 +14,7 @@ from brainplug.config.recipe import choose
 from brainplug.data.features import SHIFT, WINDOW
 from brainplug.data.manifest import Clip
 from brainplug.data.protocol.checks import QUARANTINE, check_clips
-from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlap, same_content
+from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlapping, same_content
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.data.protocol.summary import read_rows, remarks, silent_classes
@@ -112,7 +112,7 @@ def _leaks(clips: Sequence[Clip]) -> Iterator[Finding]:
         shared_groups = [f"{group} ({_splits_of(clips_of_it)})" for group, clips_of_it in groups.items()]
         yield Finding("error", f"Groups in two splits: {listed(shared_groups)}; put all clips of a group into one")
     files = in_two_splits(clips, lambda clip: os.path.realpath(clip.path))
-    leaking = {path: clips_of_it for path, clips_of_it in files.items() if overlap(clips_of_it)}
+    leaking = {path: clips_of_it for path, clips_of_it in files.items() if overlapping(clips_of_it)}
     divided = {path: clips_of_it for path, clips_of_it in files.items() if path not in leaking}
     for level, fault, of_path, advice in (
         ("error", "Files in two splits", leaking, "put each into one"),

@@ -1,7 +1,6 @@
 """Data of one's own through train.py: a folder, or a list; what is wrong with them is one clear message."""
 
 import csv
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import soundfile
 from brainplug.data.manifest import read_manifest
 from tests.integration.running import REPOSITORY, Run, run_train
 from tests.integration.test_bad_input import assert_refused, quarantined
+from tests.made_corpora import write_noise
 
 LABELS = ("noise", 'a "tone", high', "Größe")
 
@@ -81,7 +81,7 @@ def test_a_rerun_keeps_the_splits_when_clips_are_added(sounds, train_own, tmp_pa
     before = {clip.path: clip.split for clip in read_manifest(str(tmp_path / "results" / "manifest.csv"))}
     for label in LABELS:
         for number in range(8):
-            os.link(next((sounds / label).glob("*.wav")), sounds / label / f"added{number}.wav")
+            write_noise(sounds / label / f"added{number}.wav", seconds=0.5)
     trained = (tmp_path / "results" / "results.json").read_text()
     assert_refused(train_own(*options), "changed after a model was trained on them", "24 are new", "save")
     assert (tmp_path / "results" / "results.json").read_text() == trained

@@ -317,8 +317,8 @@ class TestWhatIsRefused:
             load(*(f"--{key}={value}" for key, value in wrong.items()), *more, inspect=bool(more))
         for name in ("spokn", "loar", "adam", "fil", "gian", "lorra", "fma", "nano-asst"):
             assert repr(name) in str(error.value)
-        for told in (f"It has {10 + len(more)} faults", "are: lora", "are: spoken", "are: gain", "prepare[maximum]"):
-            assert told in str(error.value)
+        for words in (f"It has {10 + len(more)} faults", "are: lora", "are: spoken", "are: gain", "prepare[maximum]"):
+            assert words in str(error.value)
         assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
     @pytest.mark.parametrize(

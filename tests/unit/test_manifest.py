@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -18,6 +19,7 @@ from brainplug.data.corpora import own
 from brainplug.data.manifest import Clip, label_map, read_manifest, read_table, write_manifest
 from brainplug.data.protocol import checks
 from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.leaks import shared_audio
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.errors import UsageError
@@ -27,7 +29,8 @@ RATE = 8000
 
 
 def write_noise(path, seconds=0.5, rate=RATE, channels=1, **options):
-    samples = 0.1 * np.random.default_rng(0).standard_normal((round(seconds * rate), channels))
+    """Noise of its own for each path: the same in two splits would be refused."""
+    samples = 0.1 * np.random.default_rng(list(os.fsencode(path))).standard_normal((round(seconds * rate), channels))
     soundfile.write(path, samples, rate, **options)
     return str(path)
 
@@ -480,7 +483,7 @@ def test_a_refused_rerun_leaves_the_drawn_splits_as_they_are(tmp_path):
     assert len(prepare_manifest(own.list_clips, folder, trained=True, **arguments)) == 20
 
 
-@pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"max_fraction": 0.1}])
+@pytest.mark.parametrize("changed", [{"gain": 3}, {"minimum_seconds": 0.2}, {"max_fraction": 0.1}, {"max_shared": 0.1}])
 def test_manifest_is_remade_for_other_arguments(changed, corpus, decoded, tmp_path):
     prepare_manifest(corpus, str(tmp_path / "out"), gain=2)
     decoded.clear()
@@ -524,6 +527,71 @@ def test_leaks_are_refused_before_anything_is_decoded(decoded, tmp_path):
     with pytest.raises(UsageError, match="group"):
         prepare_manifest(lambda: altered(0, group="speaker of test"), str(tmp_path / "out"))
     assert decoded == []
+
+
+# The same audio under two names
+
+
+def copy_of(clip, name, **changes):
+    """A clip of a copy of a clip's file."""
+    path = os.path.join(os.path.dirname(clip.path), name)
+    shutil.copy(clip.path, path)
+    return dataclasses.replace(clip, id=name, path=path, group="", **changes)
+
+
+def test_copies_of_files_in_two_splits_are_refused_beyond_a_share(corpus, tmp_path):
+    copies = [copy_of(clip, f"copy {clip.id}.wav", split="test") for clip in corpus() if clip.split == "train"]
+    with pytest.raises(UsageError) as error:
+        prepare_manifest(lambda: [*corpus(), *copies], str(tmp_path / "out"))
+    for text in (
+        "at most 1.0%",
+        "2 clips of valid and test (33.3%)",
+        f"'{copies[0].path}' (test)",
+        "--prepare='{max_shared: 0.34}'",
+    ):
+        assert text in str(error.value)
+    assert len(prepare_manifest(lambda: [*corpus(), *copies], str(tmp_path / "out"), max_shared=0.34)) == 8
+
+
+def test_few_copies_are_warned_of_where_the_manifest_is_made(corpus, tmp_path, caplog):
+    copy = copy_of(corpus()[-1], "copy.wav", split="valid")
+    for warned in (True, False):
+        caplog.clear()
+        prepare_manifest(lambda: [*corpus(), copy], str(tmp_path / "out"), max_shared=0.5)
+        assert ("2 clips of valid and test (40.0%) are in another split too" in caplog.text) == warned
+        assert (f"{copy.path!r} (valid)" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("start", "leak"), [(0.1, True), (0.25, False)])
+def test_parts_of_copies_leak_where_they_overlap(start, leak, corpus):
+    first = dataclasses.replace(corpus()[0], stop=0.25)
+    same = [first, copy_of(first, "copy.wav", split="test", start=start, stop=None)]
+    assert shared_audio([*corpus()[1:], *same]) == ([same] if leak else [])
+
+
+def test_copies_in_one_split_are_no_leak(corpus):
+    assert shared_audio([*corpus(), copy_of(corpus()[0], "copy.wav")]) == []
+
+
+def test_many_parts_of_copies_are_compared_in_time(corpus):
+    """A comparison of each with each would take minutes."""
+    first = corpus()[0]
+    other = copy_of(first, "copy.wav", split="test")
+    parts = [
+        dataclasses.replace(clip, id=f"{clip.id} {n}", start=n / 100, stop=(n + 1) / 100)
+        for clip in (first, other)
+        for n in range(20_000)
+    ]
+    [same] = shared_audio([*parts[:20_010], *parts[20_011:]])
+    assert len(same) == 2 * 19_999
+
+
+def test_links_to_one_file_in_two_splits_are_refused(tmp_path):
+    clips = [dataclasses.replace(clip, path=str(tmp_path / clip.path)) for clip in sound_splits()]
+    write_noise(clips[0].path)
+    os.symlink(clips[0].path, clips[-1].path)
+    with pytest.raises(UsageError, match="The same audio of .* is in"):
+        check_splits(clips)
 
 
 def test_record_is_readable_json(corpus, tmp_path):

@@ -522,8 +522,8 @@ def test_any_file_is_read_or_set_aside(file, part):
 def test_bad_files_of_a_folder_are_set_aside_with_a_count(tmp_path, caplog):
     data, out = tmp_path / "data", tmp_path / "out"
     touch(data, *(f"{label}/{n}.wav" for label in ("cat", "dog") for n in range(20)))
-    for path in data.rglob("*.wav"):
-        soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(1600), 8000)
+    for number, path in enumerate(data.rglob("*.wav")):
+        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(1600), 8000)
     touch(data, "dog/compressed.m4a")
     os.truncate(data / "cat" / "0.wav", 1000)
     with caplog.at_level(logging.INFO):

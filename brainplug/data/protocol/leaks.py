@@ -1,10 +1,13 @@
 """Finds what is in two splits: files, contents, groups. And draws a sample with something of each class and split."""
 
 import hashlib
+import logging
+import math
 import os
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from itertools import combinations
+from itertools import accumulate
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
@@ -12,7 +15,9 @@ from tqdm import tqdm
 
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
-from brainplug.errors import UsageError
+from brainplug.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
 
 BEGINNING = 2**16  # bytes: few files that differ have these in common, so few are read to their end
 
@@ -32,19 +37,25 @@ def in_two_splits(clips: Sequence[Clip], shared: Callable[[Clip], Hashable]) -> 
     return {value: alike for value, alike in sharing.items() if value and len({clip.split for clip in alike}) > 1}
 
 
-def overlap(clips: Sequence[Clip]) -> bool:
-    """Whether clips of one file that are in different splits share audio.
+def overlapping(clips: Sequence[Clip]) -> list[Clip]:
+    """Those of the clips of one file, or of copies of it, that share audio with one in another split.
 
     Example
     -------
     >>> first, second = Clip("a", "", "dog", "train", stop=2.0), Clip("b", "", "dog", "test", start=2.0)
-    >>> overlap([first, second]), overlap([first, Clip("c", "", "dog", "valid")])
-    (False, True)
+    >>> overlapping([first, second]), len(overlapping([first, Clip("c", "", "dog", "valid")]))
+    ([], 2)
     """
-    return any(
-        one.split != other.split and _start(one) < _stop(other) and _start(other) < _stop(one)
-        for one, other in combinations(clips, 2)
-    )
+    sharing = set()
+    for split in {clip.split for clip in clips}:
+        others = sorted((_start(clip), _stop(clip)) for clip in clips if clip.split != split)
+        starts = [start for start, _ in others]
+        furthest = list(accumulate((stop for _, stop in others), max))  # that those up to here reach
+        for clip in clips:
+            before = bisect_left(starts, _stop(clip))  # how many begin before the clip ends
+            if clip.split == split and before and furthest[before - 1] > _start(clip):
+                sharing.add(clip)
+    return [clip for clip in clips if clip in sharing]
 
 
 def _start(clip: Clip) -> float:
@@ -81,6 +92,36 @@ def same_content(clips: Sequence[Clip], decode: bool = False) -> list[list[Clip]
             alike = in_two_splits(suspects, dict(zip(suspects, shown, strict=True)).get)
             suspects = [clip for same in alike.values() for clip in same]
     return [same for same in alike.values() if len({clip.path for clip in same}) > 1]
+
+
+def shared_audio(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Clips of several splits that hold the same audio of files with other names and the same bytes."""
+    content_of = {clip.path: number for number, same in enumerate(same_content(clips)) for clip in same}
+    copies = defaultdict(list)
+    for clip in clips:
+        if clip.path in content_of:
+            copies[content_of[clip.path]].append(clip)
+    return [sharing for same in copies.values() if (sharing := overlapping(same))]
+
+
+def check_shared(clips: Sequence[Clip], max_shared: float) -> None:
+    """Warns of clips of valid and test whose audio is in another split too, and refuses more than a share of them."""
+    alike = shared_audio(clips)
+    if not alike:
+        return
+    count = sum(clip.split != "train" for same in alike for clip in same)
+    share = count / sum(clip.split != "train" for clip in clips)
+    pairs = [next(pair for clip in same[1:] if (pair := overlapping([same[0], clip]))) for same in alike[:3]]
+    examples = "; ".join(" and ".join(f"{clip.path!r} ({clip.split})" for clip in pair) for pair in pairs)
+    problem = f"{count} clips of valid and test ({share:.1%}) are in another split too, in copies of files: {examples}."
+    if share > max_shared:
+        raise DataError(
+            f"Splits that share at most {max_shared:.1%} of their audio were asked for.",
+            problem,
+            "Keep one copy of each, put all copies into one group, or allow them: "
+            f"--prepare='{{max_shared: {math.ceil(100 * share) / 100}}}'",
+        )
+    logger.warning("%s Results on them are too good; `brainplug doctor` names more.", problem)
 
 
 def _duration(clip: Clip) -> float | None:

@@ -13,9 +13,17 @@ from typing import Any, cast
 from brainplug.data.audio import Channel
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.leaks import check_shared
 from brainplug.data.protocol.length import LongClips, limit_length
 from brainplug.data.protocol.splits import check_splits
-from brainplug.data.protocol.summary import quarantined, remarks, silent_classes, table_of_splits, warning_of_silence
+from brainplug.data.protocol.summary import (
+    audible,
+    quarantined,
+    remarks,
+    silent_classes,
+    table_of_splits,
+    warning_of_silence,
+)
 from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
@@ -31,6 +39,7 @@ def prepare_manifest(
     channel: Channel = "mix",
     longest_clip: float | None = None,
     long_clips: LongClips = "refuse",
+    max_shared: float = 0.01,
     trained: bool = False,
     **arguments: object,
 ) -> list[Clip]:
@@ -47,6 +56,8 @@ def prepare_manifest(
         As in `check_clips`.
     longest_clip, long_clips : float, LongClips
         As in `limit_length`.
+    max_shared : float
+        Share of the clips of valid and test, 0 to 1, that may be in another split too, in copies of files.
     trained : bool
         Whether a model was trained on the manifest that is there; it is not replaced by another one then.
     **arguments : object
@@ -57,7 +68,7 @@ def prepare_manifest(
     manifest_path = os.path.join(manifest_folder, "manifest.csv")
     record_path = os.path.join(manifest_folder, "manifest.json")
     checks: dict[str, Any] = {"minimum_seconds": minimum_seconds, "max_fraction": max_fraction, "channel": channel}
-    limits = {**checks, "longest_clip": longest_clip, "long_clips": long_clips}
+    limits = {**checks, "longest_clip": longest_clip, "long_clips": long_clips, "max_shared": max_shared}
     source = {"arguments": arguments, "limits": limits, "listed": len(listed), "signature": _signature(listed)}
     source = json.loads(json.dumps(source, default=str))
     if _read_record(record_path) == {**source, "manifest": _file_hash(manifest_path)}:
@@ -66,6 +77,7 @@ def prepare_manifest(
         checked = check_clips(listed, manifest_folder, **checks)
         clips = limit_length(checked, longest_clip, long_clips)
         check_splits(clips)
+        check_shared(audible(clips, manifest_folder), max_shared)
         if trained and os.path.exists(manifest_path):
             _check_unchanged(clips, manifest_path)
         write_manifest(clips, manifest_path)

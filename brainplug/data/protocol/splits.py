@@ -1,5 +1,6 @@
 """Checks splits: their names, ids, classes, and that groups and stretches of audio are in one split each."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -67,12 +68,13 @@ def _check_groups(clips: Sequence[Clip]) -> None:
 
 
 def _check_overlaps(clips: Sequence[Clip]) -> None:
-    """Sweeps over each file in the order of the clips' starts."""
+    """Sweeps over each file, whatever links lead to it, in the order of the clips' starts."""
+    file_of = {clip.path: os.path.realpath(clip.path) for clip in clips}
     furthest: dict[str, float] = {}  # of one file: split -> last second that it reaches so far
     path = None
-    for clip in sorted(clips, key=lambda clip: (clip.path, clip.start or 0.0)):
-        if clip.path != path:
-            path, furthest = clip.path, {}
+    for clip in sorted(clips, key=lambda clip: (file_of[clip.path], clip.start or 0.0)):
+        if file_of[clip.path] != path:
+            path, furthest = file_of[clip.path], {}
         for split, stop in furthest.items():
             if split != clip.split and (clip.start or 0.0) < stop:
                 raise _leak(f"The same audio of {clip.path} is in {split} and {clip.split}.")

@@ -57,9 +57,13 @@ def _counted(rows: Sequence[Row]) -> str:
 
 def silent_classes(clips: Sequence[Clip], folder: str) -> list[str]:
     """The classes whose clips are all silent."""
+    return sorted({clip.label for clip in clips} - {clip.label for clip in audible(clips, folder)})
+
+
+def audible(clips: Sequence[Clip], folder: str) -> list[Clip]:
+    """The clips that are not silent: silence is the same in all files."""
     silent = {row["id"] for row in read_rows(folder, REMARKS) if row["reason"] in INAUDIBLE}
-    audible = {clip.label for clip in clips if clip.id not in silent}
-    return sorted({clip.label for clip in clips} - audible)
+    return [clip for clip in clips if clip.id not in silent]
 
 
 def warning_of_silence(labels: Sequence[str]) -> str:
