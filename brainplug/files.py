@@ -68,10 +68,11 @@ def folder_name(text: str) -> str:
 
 def hparams_folder() -> Path:
     """The folder of ``train.yaml``, ``methods.yaml`` and the others: of the installed package, else of the clone."""
-    return _packaged("hparams")
+    return packaged_folder("hparams")
 
 
-def _packaged(name: str) -> Path:
+def packaged_folder(name: str) -> Path:
+    """A folder of the installed package, else of the clone."""
     package = Path(__file__).parent
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -89,7 +90,7 @@ def find_recipe(name: str) -> str:
     path = Path(name)
     if path.exists() or path.parts[:1] not in (("hparams",), ("recipes",)):
         return name
-    packaged = _packaged(path.parts[0]).joinpath(*path.parts[1:])
+    packaged = packaged_folder(path.parts[0]).joinpath(*path.parts[1:])
     if not packaged.is_file():
         return name
     logger.warning("There is no %s here; %s is used.", name, packaged)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub
@@ -92,12 +93,19 @@ def load_extractor(kind: type[Any], source: str, revision: str | None) -> Any:
         return kind.from_pretrained(source, revision=revision)
 
 
+# UnpicklingError: a file that holds more than weights, which torch does not run.
+LOADING_ERRORS = (
+    *(OSError, EOFError, RuntimeError, JSONDecodeError, UnpicklingError),
+    *(SafetensorError, StrictDataclassError),
+)
+
+
 @contextlib.contextmanager
 def as_checkpoint_error(source: str) -> Iterator[None]:
     """Raises errors of reading a model's files as a `CheckpointError`."""
     try:
         yield
-    except (OSError, RuntimeError, JSONDecodeError, SafetensorError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
         raise CheckpointError(
             f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {error}.", "Download it again"
         ) from error

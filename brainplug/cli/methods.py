@@ -8,10 +8,11 @@ from typing import Any
 
 import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
-from hyperpyyaml import load_hyperpyyaml
 from transformers import PreTrainedConfig
 
 from brainplug.backbones import base_name, known_config
+from brainplug.config.recipe import load_entries
+from brainplug.config.trust import check_trusted
 from brainplug.errors import ConfigError, UsageError
 from brainplug.files import hparams_folder
 from brainplug.methods import Method, choose_method
@@ -35,6 +36,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="nano-ast")
     parser.add_argument("--hparams", default=str(hparams_folder()), help="the folder with methods.yaml")
     parser.add_argument("--n_classes", type=positive, default=50)
+    parser.add_argument("--trust", action="store_true", help="runs what that folder names, whoever wrote it")
+
+
+def check_hparams(options: argparse.Namespace) -> None:
+    """Refuses a stranger's folder, unless it is trusted."""
+    for path in [] if options.trust else sorted(Path(options.hparams).glob("*.yaml")):
+        check_trusted(str(path))
 
 
 def positive(text: str) -> int:
@@ -47,6 +55,7 @@ def positive(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the table."""
+    check_hparams(options)
     table = list_methods(options.hparams, options.backbone, options.n_classes)
     print(table, flush=True)
     if options.write:
@@ -70,7 +79,7 @@ def read_methods(folder: str, backbone: str) -> tuple[dict[str, MethodEntry], di
 def read_blocks(folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """Loads YAML files of a folder."""
     try:
-        return [load_hyperpyyaml(Path(folder, name).read_text()) for name in names]
+        return [load_entries(str(Path(folder, name))) for name in names]
     except OSError as error:
         raise ConfigError(
             f"The settings in the folder {folder!r} were asked for.", f"They cannot be read: {error}.",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from brainplug.backbones import known_config
-from brainplug.cli.methods import add_model_arguments, read_blocks, read_methods
+from brainplug.cli.methods import add_model_arguments, check_hparams, read_blocks, read_methods
 from brainplug.config.recipe import choose
 from brainplug.methods import choose_method
 from brainplug.models.classifier import classifier_without_weights
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the table."""
+    check_hparams(options)
     print(
         list_optimizer_groups(options.hparams, options.optimizer, options.backbone, options.method, options.n_classes)
     )

@@ -1,12 +1,10 @@
 """A recipe: a HyperPyYAML file with overrides, checked against the schema of its task, and never changed afterwards."""
 
-import argparse
 import io
-import json
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -21,8 +19,8 @@ from speechbrain.utils.distributed import ddp_broadcast, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.config.schema import S, Settings, Tagged, faults_of, text_keys
+from brainplug.config.trust import TRUST, check_trusted
 from brainplug.errors import ConfigError, UsageError, nearest
-from brainplug.files import find_recipe
 
 # HyperPyYAML tries whether a text with a reference is arithmetic, and Python warns of a folder named 2in1.
 warnings.filterwarnings("ignore", r"invalid \w+ literal", SyntaxWarning, "<unknown>")
@@ -37,8 +35,8 @@ LOADING_ERRORS = (OSError, ImportError, AttributeError, TypeError, ValueError, y
 T = TypeVar("T")
 
 
-class RecipeLoader(getattr(yaml, "CLoader", yaml.Loader)):  # type: ignore[misc]  # the base is chosen at run time
-    """PyYAML's loader, in C where it has been built, which also reads 1e-3 as a number, as YAML 1.2 does."""
+class RecipeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
+    """PyYAML's safe loader, in C where it has been built, which also reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 RecipeLoader.add_implicit_resolver(
@@ -73,7 +71,8 @@ class Recipe(Generic[S]):
         Arguments
         ---------
         overrides : Mapping[str, object], optional
-            Values that take the place of the file's. A nested mapping changes single entries of a block.
+            Values that take the place of the file's. A nested mapping changes single entries of a block. ``trust``
+            lets a stranger's recipe run what it names; see `check_trusted`.
         run_opts : RunOptions, optional
             SpeechBrain's run options. With ``debug`` the output folder is a temporary one.
         schema : type[Settings]
@@ -87,6 +86,8 @@ class Recipe(Generic[S]):
             raise ConfigError(
                 f"The recipe {file!r} was asked for.", "There is no such file.", "Write: train.py hparams/train.yaml"
             )
+        check_trusted(file, overrides)
+        overrides.pop(TRUST, None)
         check_device(run_opts.device or infer_device(), run_opts.precision, run_opts.eval_precision)
         if run_opts.debug and not run_opts.debug_persistently and not inspect:
             # The same folder for all processes of a run.
@@ -108,7 +109,7 @@ class Recipe(Generic[S]):
     ) -> "Recipe[S]":
         nodes = recipe_nodes(file)
         overrides |= _own_data_set(overrides)
-        overrides |= _quoted(overrides, _text_keys(nodes, overrides, [schema]))
+        overrides |= _quoted(overrides, text_keys_of(nodes, overrides, [schema]))
         values = _plain_values(file, nodes, overrides)
         faults = _faults(schema, nodes, overrides, values)
         if faults or not inspect:  # whoever inspects a recipe examines the names one by one
@@ -135,46 +136,7 @@ class Recipe(Generic[S]):
         return stream.getvalue() if self.overrides else ""
 
 
-def parse_arguments(
-    arguments: Sequence[str], schemas: Callable[[str], Sequence[type[Settings]]] = lambda file: ()
-) -> tuple[str, RunOptions, dict[str, object]]:
-    """Parses a command line as `speechbrain.parse_arguments` does, but takes no abbreviations, and text as it is.
-
-    It returns the recipe's file (see `find_recipe`), SpeechBrain's run options, and the overrides. `schemas` gives
-    those of the recipe's file, which say what is text: ``--characters=012`` is no number then. Paths always are text.
-
-    Example
-    -------
-    >>> parse_arguments(["train.yaml", "--optimizer=adamw", "--seed=2"])[2]
-    {'optimizer': 'adamw', 'seed': 2}
-    """
-    try:
-        file, run_opts, pairs = _Options.from_command_line_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise ConfigError(
-            f"{' '.join(arguments)} was asked for.",
-            f"SpeechBrain's options cannot be read: {error}.",
-            "Write one of its values, or leave the option out",
-        ) from error
-    file = find_recipe(file)
-    try:
-        nodes = recipe_nodes(file)
-    except LOADING_ERRORS:  # which is refused when it is loaded
-        nodes = {}
-    texts = _text_keys(nodes, dict(pairs), schemas(file))
-    lines = [f"{key}: {_as_text(value) if key in texts else value}" for key, value in pairs]
-    try:
-        overrides = ruamel.yaml.YAML().load("\n".join(lines))
-    except YAMLError as error:
-        raise ConfigError(
-            f"{' '.join(arguments)} was asked for.",
-            f"The options cannot be loaded: {' '.join(str(error).split())}.",
-            "Write each key once, and its value as in YAML",
-        ) from error
-    return file, run_opts, dict(overrides or {})
-
-
-def _text_keys(
+def text_keys_of(
     nodes: Mapping[str, yaml.Node], given: Mapping[str, object], schemas: Sequence[type[Settings]]
 ) -> set[str]:
     """The keys of a recipe whose values are text, given what the command line changes."""
@@ -191,49 +153,6 @@ def _quoted(overrides: Mapping[str, object], keys: set[str]) -> dict[str, str]:
 
 def _is_plain_text(text: str) -> bool:
     return RecipeLoader("").resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
-
-
-def _as_text(value: str) -> str:
-    """Quotes a text: in YAML 2024 would be a number, and what follows a # a comment."""
-    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if value == "null" or value.startswith("!ref") or is_quoted:
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-class _Options(RunOptions):  # type: ignore[misc]  # SpeechBrain has no types
-    """SpeechBrain's run options under their whole names: --optimizer is not short for --optimizer_step_limit."""
-
-    @staticmethod
-    def _create_parser() -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = RunOptions._create_parser()
-        parser.allow_abbrev = parser.exit_on_error = False
-        return parser
-
-    @staticmethod
-    def _convert_to_yaml(overrides: Sequence[str]) -> list[tuple[str, str]]:
-        """Keys and values of ``--key=value`` or ``--key value``; SpeechBrain's own takes the = out of a value."""
-        pairs: list[tuple[str, list[str]]] = []
-        takes_value = False
-        for word in overrides:
-            key, equals, value = word.partition("=")
-            if word.startswith("--"):
-                pairs.append((key.removeprefix("--"), [value] if equals else []))
-                takes_value = not equals
-            elif takes_value:
-                pairs[-1][1].append(word)
-            else:
-                raise ConfigError(
-                    f"{word!r} was asked for, after the recipe.",
-                    "It is no option.",
-                    "Write --key=value, in quotes where the value has spaces",
-                )
-        return [(key, " ".join(words)) for key, words in pairs]
-
-
-def flags_without_value() -> set[str]:
-    """Names of SpeechBrain's run options that are switches, such as ``debug``."""
-    return {action.dest for action in _Options._create_parser()._actions if action.nargs == 0}
 
 
 def check_device(device: str, *precisions: str) -> None:
@@ -371,6 +290,17 @@ def _build(file: str, overrides: Mapping[str, object]) -> tuple[dict[str, Any], 
     with open(file) as stream:
         values = load_hyperpyyaml(stream, dict(overrides), overrides_must_match=False, loader=Loader)
     return {key: value for key, value in values.items() if not key.startswith("__")}, resolved
+
+
+def load_entries(file: str) -> dict[str, Any]:
+    """Loads the entries of a file that recipes include, such as ``methods.yaml``."""
+
+    class Loader(RecipeLoader):
+        """HyperPyYAML adds to it."""
+
+    with open(file) as stream:
+        entries: dict[str, Any] = load_hyperpyyaml(stream, loader=Loader)
+    return entries
 
 
 def _own_data_set(overrides: Mapping[str, object]) -> dict[str, object]:

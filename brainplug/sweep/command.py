@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from brainplug.config.recipe import parse_arguments
+from brainplug.config.arguments import parse_arguments
 from brainplug.errors import ConfigError, DataError, UsageError
 from brainplug.results.documents import table_marks, write_between_marks
 from brainplug.sweep.cell import state_of

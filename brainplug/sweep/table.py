@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from brainplug.config.recipe import RecipeLoader, flags_without_value
+from brainplug.config.arguments import flags_without_value
+from brainplug.config.recipe import RecipeLoader
 from brainplug.errors import ConfigError
 from brainplug.sweep.schema import TableContent, check_content, raise_faults, repeated_keys, setting_faults
 

@@ -11,7 +11,8 @@ import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 import yaml
 from speechbrain.utils.run_opts import RunOptions
 
-from brainplug.config.recipe import LOADING_ERRORS, Recipe, parse_arguments, recipe_nodes
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import LOADING_ERRORS, Recipe, recipe_nodes
 from brainplug.errors import ConfigError, nearest
 from brainplug.tasks.base import Task
 from brainplug.tasks.settings import TaskSettings

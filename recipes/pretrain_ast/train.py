@@ -24,8 +24,9 @@ from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
 from transformers import ASTFeatureExtractor
 
+from brainplug.config.arguments import parse_arguments
 from brainplug.config.output_folder import check_output_folder
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.data.augment import SpecAugment
 from brainplug.errors import run_command
 from brainplug.optim.schedules import cosine

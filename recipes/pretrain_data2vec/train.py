@@ -14,7 +14,8 @@ from speechbrain.utils.distributed import ddp_init_group
 from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.backbones.filters import begin_with_mel_filters
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.errors import run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
 from brainplug.pretrain.corpus import frames_in

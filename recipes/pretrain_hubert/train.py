@@ -21,7 +21,8 @@ from transformers import AutoModel
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.hub import load_model
 from brainplug.backbones.loading import find_source
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
 from brainplug.pretrain.health import Alarm, copy_accuracy, majority_accuracy, perplexity

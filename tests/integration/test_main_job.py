@@ -380,7 +380,7 @@ def test_the_schedule_ends_with_the_last_batch_by_seconds(train_esc50, tmp_path)
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--augment=[time_shfit]", "The augmentation 'time_shfit' was asked for.*time_shift"),
+        ("--augment=[time_shfit]", "augment is 'time_shfit'.*time_shift"),
         ("--augment_settings={spec_augment: {loud: 1}}", "'spec_augment' was asked for, with {'loud': 1}"),
         ("--augment_settings={spec_augment: {time_width: all}}", "'spec_augment' was asked for, with"),
         ("--sorting=length", "sorting is 'length'. It should be 'random', 'ascending' or 'descending'"),

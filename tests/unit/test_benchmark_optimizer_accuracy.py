@@ -19,7 +19,7 @@ from benchmarks.optimizer_accuracy import (
     draw_rates,
     read_outcome,
 )
-from brainplug.config.recipe import parse_arguments
+from brainplug.config.arguments import parse_arguments
 from brainplug.errors import UsageError
 from brainplug.files import write_json
 from brainplug.tasks import load_recipe

@@ -10,7 +10,7 @@ import pytest
 import brainplug
 from brainplug import cli, files
 from brainplug.cli.train import with_recipe
-from brainplug.config.recipe import parse_arguments
+from brainplug.config.arguments import parse_arguments
 from brainplug.tasks import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]

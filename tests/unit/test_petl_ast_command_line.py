@@ -17,7 +17,8 @@ from brainplug.compat.petl_ast.command_line import (
 )
 from brainplug.compat.petl_ast.flags import FLAGS, translate
 from brainplug.compat.petl_ast.methods import PUBLISHED
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.errors import UsageError
 from brainplug.methods import Method, choose_method, method_settings
 from brainplug.methods.prompt import PromptTuning

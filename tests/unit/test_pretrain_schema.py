@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.config.schema import faults_of
 from brainplug.pretrain.schema import AstSettings, Data2VecSettings, HubertSettings, PretrainSettings
 

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from brainplug.compat.petl_ast.command_line import PROTOCOLS
-from brainplug.config.recipe import Recipe, RecipeLoader, parse_arguments, recipe_nodes
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe, RecipeLoader, recipe_nodes
 from brainplug.data.augment import choose_augmentations
 from brainplug.errors import UsageError
 from brainplug.tasks import load_recipe

@@ -5,7 +5,8 @@ import statistics
 import pytest
 from speechbrain.utils.run_opts import RunOptions
 
-from brainplug.config.recipe import Recipe, parse_arguments
+from brainplug.config.arguments import parse_arguments
+from brainplug.config.recipe import Recipe
 from brainplug.data.corpora import esc50, fsc, own
 from brainplug.errors import UsageError
 from brainplug.results.statistics import interval_of_mean

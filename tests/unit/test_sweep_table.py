@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainplug.config.recipe import parse_arguments
+from brainplug.config.arguments import parse_arguments
 from brainplug.errors import UsageError
 from brainplug.sweep.plan import make_plan
 from brainplug.sweep.table import as_flag, merged, read_table
