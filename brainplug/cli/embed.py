@@ -2,12 +2,14 @@
 
 import argparse
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from brainplug.cli.predict import adapter_of, add_common_arguments, compute, open_common
+from brainplug.cli.predict import adapter_of, add_common_arguments, compute, hold_output, open_common
 from brainplug.cli.rows import CLIP_COLUMNS, RowFile, clip_columns
+from brainplug.data.manifest import Clip
 from brainplug.errors import CheckpointError, ConfigError, DataError
 from brainplug.inference import Classifier
 from brainplug.inference.classifier import Embedding
@@ -30,6 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not isinstance(model, Classifier):
         problem = "The run there recognises speech."
         raise CheckpointError(f"Vectors of {arguments.run} were asked for.", problem, "Name a run of classification")
+    with hold_output(arguments.output):
+        return _embed(clips, model, path, arguments.batch_size)
+
+
+def _embed(clips: Sequence[Clip], model: Classifier, path: Path, batch_size: int) -> int:
     listing = path.with_suffix(".csv")
     if path.exists() and not listing.exists():
         problem = f"The file exists, without {listing}, so it is no earlier result."
@@ -41,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         vectors.append(embedding.vector.numpy())
         rows.write(clip_columns(embedding))  # last: a vector without its row is dropped
 
-    size = arguments.batch_size
-    return compute(clips, rows.done, lambda left, on_error: model.embed_files(left, size, on_error), write)
+    return compute(clips, rows.done, lambda left, on_error: model.embed_files(left, batch_size, on_error), write)
 
 
 class VectorFile:

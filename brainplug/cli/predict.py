@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from brainplug.cli.rows import CLIP_COLUMNS, Row, RowFile, clip_columns, csv_line, format_row, key_of, to_text
+from brainplug.config.lock import hold
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, UsageError
 from brainplug.inference import Classifier, SpeechRecognizer, load_run
@@ -43,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     form = _format(arguments)
     clips, model = open_common(arguments)
     columns = _result_columns(model, arguments.top_k)
-    done, write = _open_output(arguments, form, clips, model, columns)
-    return compute(clips, done, lambda left, on_error: _rows(model, left, columns, arguments, on_error), write)
+    with hold_output(arguments.output):
+        done, write = _open_output(arguments, form, clips, model, columns)
+        return compute(clips, done, lambda left, on_error: _rows(model, left, columns, arguments, on_error), write)
 
 
 def _open_output(
@@ -63,6 +66,11 @@ def _open_output(
     if form == "csv":
         show(csv_line([*CLIP_COLUMNS, *columns]))
     return set(), lambda row: show(format_row(row, form == "json"))
+
+
+def hold_output(output: str | None) -> AbstractContextManager[None]:
+    """Keeps other processes from a file of results while this one adds rows."""
+    return hold(Path(f"{output}.lock"), f"The output {output}", "--output") if output else nullcontext()
 
 
 def open_common(arguments: argparse.Namespace) -> tuple[list[Clip], Classifier | SpeechRecognizer]:

@@ -7,6 +7,7 @@ import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
 from speechbrain.utils.distributed import ddp_init_group
 
+from brainplug.config.lock import hold_folder
 from brainplug.files import hparams_folder
 from brainplug.tasks import load_recipe, read_arguments, task_of
 from brainplug.tasks.runs import separate_runs, summary_of_runs
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     results = []
     for changes in separate_runs(load_recipe(file, overrides, run_opts, inspect=True), overrides):
         recipe = load_recipe(file, changes, run_opts)
-        results.append(task_of(recipe).run(recipe))
+        with hold_folder(recipe.settings.output_folder):
+            results.append(task_of(recipe).run(recipe))
     finished = [result for result in results if result is not None]  # the first process has them
     if len(finished) > 1:
         print(summary_of_runs(finished))

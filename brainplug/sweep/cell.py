@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from brainplug.config.lock import is_held
 from brainplug.files import RESULTS, write_json
 
 CELL_NAME = "cell.json"
@@ -117,6 +118,8 @@ def _lock(folder: Path, stopping: Callable[[], bool]) -> Iterator[int]:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
+            time.sleep(POLL)
+        while not stopping() and is_held(folder):  # by a run that no table started, or where this lock does not reach
             time.sleep(POLL)
         yield file.fileno()
 

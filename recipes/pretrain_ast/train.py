@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSa
 from transformers import ASTFeatureExtractor
 
 from brainplug.config.arguments import parse_arguments
+from brainplug.config.lock import hold_folder
 from brainplug.config.output_folder import check_output_folder
 from brainplug.config.recipe import Recipe
 from brainplug.data.augment import SpecAugment
@@ -184,13 +185,11 @@ def make_loaders(corpus: TaggingCorpus, settings: AstSettings) -> tuple[DataLoad
     return DataLoader(corpus, sampler=batches, batch_size=None), DataLoader(corpus, sampler=valid, batch_size=None)
 
 
-def main(arguments: list[str]) -> None:
-    """Makes the corpus, trains, and writes the model with its card."""
-    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [AstSettings])
-    recipe = Recipe.load(recipe_file, overrides, run_opts, AstSettings)
+def run(recipe: Recipe[AstSettings]) -> None:
+    """Does the run, or goes on with it."""
     settings = recipe.settings
     check_output_folder(recipe, settings.output_folder, settings.save_folder)
-    sb.create_experiment_directory(settings.output_folder, recipe_file, recipe.overrides_text())
+    sb.create_experiment_directory(settings.output_folder, recipe.file, recipe.overrides_text())
     prepare_corpus(
         settings.corpus_folder, settings.recordings_folder, settings.spoken_clips, settings.event_clips,
         settings.frames, settings.mel_bands, settings.seed,
@@ -206,6 +205,14 @@ def main(arguments: list[str]) -> None:
     export_model(model, extractor, settings.export_folder)
     parameters = sum(value.numel() for value in model.parameters())
     write_card(settings, corpus.kinds.tolist(), corpus.missing_packages, parameters)
+
+
+def main(arguments: list[str]) -> None:
+    """Makes the corpus, trains, and writes the model with its card."""
+    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [AstSettings])
+    recipe = Recipe.load(recipe_file, overrides, run_opts, AstSettings)
+    with hold_folder(recipe.settings.output_folder):
+        run(recipe)
 
 
 if __name__ == "__main__":

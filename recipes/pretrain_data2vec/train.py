@@ -15,6 +15,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.config.arguments import parse_arguments
+from brainplug.config.lock import hold_folder
 from brainplug.config.recipe import Recipe
 from brainplug.errors import run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
@@ -89,11 +90,8 @@ class Data2VecBrain(PretrainBrain):
         }
 
 
-def main(arguments: list[str]) -> None:
+def run(recipe: Recipe[Data2VecSettings]) -> None:
     """Pre-trains, unless the run was finished before."""
-    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [Data2VecSettings])
-    ddp_init_group(run_opts)
-    recipe = Recipe.load(recipe_file, overrides, run_opts, Data2VecSettings)
     settings, audio = recipe.settings, begin_run(recipe)
     if audio is None:
         print(f"The run was finished before: {settings.model_folder}")
@@ -102,6 +100,15 @@ def main(arguments: list[str]) -> None:
     brain = Data2VecBrain(settings, recipe.run_opts)
     facts = {name: getattr(settings, name) for name in ("top_layers", "tau_start", "tau_end", "tau_steps")}
     train_and_export(brain, audio, {"MFCC": mfcc_features}, facts)
+
+
+def main(arguments: list[str]) -> None:
+    """Does the run that a command line describes."""
+    recipe_file, run_opts, overrides = parse_arguments(arguments, lambda file: [Data2VecSettings])
+    ddp_init_group(run_opts)
+    recipe = Recipe.load(recipe_file, overrides, run_opts, Data2VecSettings)
+    with hold_folder(recipe.settings.output_folder):
+        run(recipe)
 
 
 if __name__ == "__main__":

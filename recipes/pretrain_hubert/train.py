@@ -22,6 +22,7 @@ from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.hub import load_model
 from brainplug.backbones.loading import find_source
 from brainplug.config.arguments import parse_arguments
+from brainplug.config.lock import hold_folder
 from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, run_command
 from brainplug.pretrain.brain import Batch, PretrainBrain
@@ -121,7 +122,9 @@ def main(arguments: list[str]) -> None:
         )
     for number, changes in enumerate(iterations, 1):
         merged = {"iteration": number, **changes, **overrides}
-        run_iteration(Recipe.load(recipe_file, merged, run_opts, HubertSettings))
+        recipe = Recipe.load(recipe_file, merged, run_opts, HubertSettings)
+        with hold_folder(recipe.settings.output_folder):
+            run_iteration(recipe)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_missing_recipe(tmp_path):
         "",
         "seed: 1\nseed: 2",
         "methods: !include:nowhere.yaml",
-        "a: !new:nowhere.Nothing",
+        "a: !new:torch.Nothing",
         "a: !ref <b>",
         "a: \x00",
     ],

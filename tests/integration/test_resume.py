@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.running import KILLED, REPOSITORY, Run, kill
+from brainplug.config.lock import hold_folder
+from tests.integration.running import KILLED, REPOSITORY, Run, kill, run_in_two
 
 AUGMENT = """--augment=
 - !new:brainplug.data.augment.TimeShift
@@ -181,6 +182,16 @@ def test_torn_newest_checkpoint_falls_back_to_the_one_before(tear, expected, tra
     assert f"The checkpoint results/save/{newest.name} is torn" in (results / "log.txt").read_text()
     assert f"Loading a checkpoint from results/save/{before.name}" in run.output
     assert_same(outcome(results), wanted)
+
+
+def test_a_second_command_in_the_same_folder_is_refused(train_esc50, command_line, tmp_path):
+    results = tmp_path / "results"
+    with hold_folder(results):
+        runs = [train_esc50(*COMMON), run_in_two(command_line("--distributed_backend=gloo", *COMMON), tmp_path)]
+        assert {path.name for path in results.iterdir()} == {"run.lock", "save"}
+    for run in runs:
+        assert run.code == 2, run.output
+        assert f"error: The output folder results was asked for. Process {os.getpid()} on " in run.output
 
 
 def test_true_command_killed_from_outside(expected, command_line, environment, tmp_path):

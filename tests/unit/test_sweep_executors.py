@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from brainplug.config.lock import hold_folder
 from brainplug.errors import UsageError
 from brainplug.sweep.cell import CELL_NAME, FAILURE_NAME, Job, Share, command_of, failure_of, run_cell, state_of
 from brainplug.sweep.executors import Event, run_here, run_on_cluster, shares
@@ -128,6 +129,16 @@ class TestCell:
         for thread in threads:
             thread.join(LONGEST)
         assert (job.folder / "runs").read_text() == "x"
+
+    def test_it_waits_for_a_run_that_no_table_started(self, make_job):
+        job = make_job("open('runs', 'a').write('x'); " + FINISHES)
+        with hold_folder(job.folder):
+            thread = threading.Thread(target=run_cell, args=(job, Share()))
+            thread.start()
+            until((job.folder / "cell.lock").exists)
+            assert not (job.folder / CELL_NAME).exists()
+        thread.join(LONGEST)
+        assert state_of(job.folder) == "finished"
 
     def test_whoever_waits_for_another_can_stop(self, make_job):
         job, stop = make_job(HANGS), threading.Event()
