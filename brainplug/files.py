@@ -20,21 +20,48 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def atomic_file(path: str | Path, mode: str = "w", sync: bool = True, **options: Any) -> Iterator[IO[Any]]:
     """Opens a file under a temporary name, and renames it to its own once all is written; arguments as for ``open``.
 
-    Readers see the old file or the new one, never a part, whenever the process dies. A missing folder is made.
+    Readers see the old file or the new one, never a part, whenever the process dies or the power fails. A missing
+    folder is made. Without `sync` a power cut may tear the file: for what is checked when it is read.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, mode, **options) as file:
             yield file
-        os.replace(temporary, path)
+        if sync:
+            replace(temporary, path)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def replace(finished: str | Path, path: str | Path) -> None:
+    """Gives a finished file or folder its name, in place of what had it: after a power cut there is the old or the new.
+
+    Its content is on the disk before the name is, and the name before this function returns.
+    """
+    for parent, folders, names in os.walk(finished):
+        for name in (*names, *folders):
+            _to_disk(os.path.join(parent, name))
+    _to_disk(finished)
+    os.replace(finished, path)
+    _to_disk(os.path.dirname(os.path.abspath(path)))
+
+
+def _to_disk(path: str | Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems know no folders here
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def find_files(folder: str | Path, name: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """brainplug embed: turns files into the pooled vectors that a run's classifier reads."""
 
 import argparse
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ class VectorFile:
         self._file.write(vector.astype("<f4").tobytes())
         self.rows += 1
         self._write_header()
+        os.fsync(self._file.fileno())  # after a power cut no listed row is empty
 
     def _write_header(self) -> None:
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self.rows}, {self.dim}), }}"

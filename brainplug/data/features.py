@@ -160,7 +160,7 @@ class FeatureCache:
 
     def _write(self, features: torch.Tensor, path: str) -> None:
         try:
-            with atomic_file(path, "wb") as file:
+            with atomic_file(path, "wb", sync=False) as file:
                 np.save(file, features.numpy(), allow_pickle=False)
         except OSError as fault:
             if not self.has_warned:

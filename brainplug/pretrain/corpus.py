@@ -18,7 +18,7 @@ from brainplug.data.audio import read_audio
 from brainplug.data.corpora.own import is_audio
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, DataError, UsageError
-from brainplug.files import write_json
+from brainplug.files import replace, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def make_corpus(clips: Iterable[Clip], folder: str, crop_seconds: float, seed: i
     write_json({"source": source, **description}, unfinished / CORPUS_NAME)
     if stored:
         os.replace(folder, unfinished / "before")  # never half removed
-    os.replace(unfinished, folder)
+    replace(unfinished, folder)
     shutil.rmtree(Path(folder, "before"), ignore_errors=True)
     return _as_corpus(folder, description)
 

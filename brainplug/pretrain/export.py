@@ -1,13 +1,12 @@
 """Exports a pre-trained model as transformers' own files."""
 
 import json
-import os
 from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from brainplug.files import write_json
+from brainplug.files import replace, write_json
 
 
 def export_model(model: PreTrainedModel, extractor: SequenceFeatureExtractor, folder: str) -> None:
@@ -22,5 +21,5 @@ def export_model(model: PreTrainedModel, extractor: SequenceFeatureExtractor, fo
     write_json(config, path / "config.json")
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, path / "model.safetensors.new", metadata={"format": "pt"})
-    os.replace(path / "model.safetensors.new", path / "model.safetensors")
+    replace(path / "model.safetensors.new", path / "model.safetensors")
     extractor.save_pretrained(path)

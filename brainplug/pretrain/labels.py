@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from sklearn.metrics import mutual_info_score
 from tqdm import tqdm
 
 from brainplug.errors import DataError
-from brainplug.files import write_json
+from brainplug.files import replace, write_json
 from brainplug.pretrain.clustering import fit_clusters, mfcc, purity
 from brainplug.pretrain.corpus import FULL_SCALE, HOP, SAMPLE_RATE, WINDOW, Corpus
 from brainplug.pretrain.health import perplexity
@@ -116,7 +115,7 @@ def make_labels(
         summary = _write_labels(corpus, features, clusters, seed, frames, starts, unfinished / LABELS_NAME)
         write_json({"source": settings, **summary}, unfinished / SUMMARY_NAME)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        replace(unfinished, folder)
         if summary["empty"] or summary["perplexity"] < clusters / 2:
             logger.warning(
                 "%s: %d of %d clusters are empty; the perplexity of the labels is %.1f",

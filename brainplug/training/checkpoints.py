@@ -3,12 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from brainplug.files import replace
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def _finish(saved: Checkpoint) -> Checkpoint:
     checksums = {path.name: _checksum(path) for path in sorted(saved.path.iterdir())}
     (saved.path / CHECKSUMS_NAME).write_text(json.dumps(checksums))
     final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED_PREFIX))
-    os.replace(saved.path, final)
+    replace(saved.path, final)
     return Checkpoint(final, saved.meta, {name: final / path.name for name, path in saved.paramfiles.items()})
 
 

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from brainplug.errors import ConfigError, DataError
-from brainplug.files import write_json
+from brainplug.files import replace, write_json
 from brainplug.synthetic.espeak import espeak_version
 from brainplug.synthetic.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
 from brainplug.synthetic.sound.events import SAMPLE_RATE
@@ -88,7 +88,7 @@ def render(
     }
     (unfinished / PHONES_NAME).write_text(json.dumps(spoken))
     write_json(made, unfinished / INDEX_NAME)
-    os.replace(unfinished, folder)
+    replace(unfinished, folder)
     return made
 
 
