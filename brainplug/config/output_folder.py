@@ -3,13 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import yaml
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 
+from brainplug.config.extension import epochs_before, record_extension
 from brainplug.config.recipe import Recipe, RecipeLoader
-from brainplug.config.schema import Settings
 from brainplug.errors import CheckpointError
 from brainplug.files import write_json
 
@@ -28,7 +28,7 @@ class Configuration(TypedDict):
     options: dict[str, object]
 
 
-def configuration(recipe: Recipe[Settings]) -> Configuration:
+def configuration(recipe: Recipe[Any]) -> Configuration:
     """The configuration of a recipe with its overrides."""
     without_comments = yaml.serialize(yaml.compose(recipe.resolved, Loader=RecipeLoader), width=1000)
     options = {name: recipe.run_opts[name] for name in NUMERIC_OPTIONS}
@@ -38,11 +38,12 @@ def configuration(recipe: Recipe[Settings]) -> Configuration:
     }
 
 
-def check_output_folder(recipe: Recipe[Settings], output_folder: str, save_folder: str) -> None:
+def check_output_folder(recipe: Recipe[Any], output_folder: str, save_folder: str, can_extend: bool = False) -> None:
     """Makes the output folder this run's own.
 
     Checkpoints or results of another configuration, and a folder that cannot be written, raise a `CheckpointError`,
-    which names the differences; nothing in the folder is changed.
+    which names the differences; nothing in the folder is changed. With `can_extend` a recipe that was loaded with
+    ``--extend`` may have more epochs.
     """
     folder, asked = Path(output_folder), configuration(recipe)
     path = folder / CONFIGURATION_NAME
@@ -50,13 +51,18 @@ def check_output_folder(recipe: Recipe[Settings], output_folder: str, save_folde
     if stored == asked:
         return
     # A run that failed before its first checkpoint (a mistyped data folder, say) left nothing worth keeping.
-    if (folder / "results.json").exists() or any(Path(save_folder).glob(f"{CKPT_PREFIX}*")):
+    is_trained = (folder / "results.json").exists() or any(Path(save_folder).glob(f"{CKPT_PREFIX}*"))
+    same_options = stored["options"] == asked["options"]
+    before = epochs_before(stored["recipe"], asked["recipe"]) if can_extend and same_options else None
+    if is_trained and not (before and recipe.extend):
         raise CheckpointError(
             f"The output folder {folder} was asked for with {what_differs(asked, stored)}.",
             f"It holds a run with {what_differs(stored, asked)}.",
-            "Write another --output_folder, or remove this one",
+            f"Write {'--extend to go on with it, ' if before else ''}another --output_folder, or remove this one",
         )
     try:
+        if is_trained and before:
+            record_extension(folder, before, recipe.settings.number_of_epochs, recipe.settings.lr_schedule)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(asked, path)
     except OSError as error:

@@ -5,7 +5,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,6 +18,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from speechbrain.utils.distributed import ddp_broadcast, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
+from brainplug.config.extension import EXTEND, asks_to_extend
 from brainplug.config.schema import S, Settings, Tagged, faults_of, text_keys
 from brainplug.config.trust import TRUST, check_trusted
 from brainplug.errors import ConfigError, UsageError, nearest
@@ -48,7 +49,7 @@ RecipeLoader.add_implicit_resolver(
 class Recipe(Generic[S]):
     """A checked recipe: file, SpeechBrain's run options, overrides by key, the YAML with references resolved.
 
-    `settings` are the values, typed, with the objects that HyperPyYAML built.
+    `settings` are the values, typed, with the objects that HyperPyYAML built. `extend`: a run may get more epochs.
     """
 
     file: str
@@ -56,6 +57,7 @@ class Recipe(Generic[S]):
     overrides: Mapping[str, object]
     resolved: str
     settings: S
+    extend: bool = False
 
     @classmethod
     def load(
@@ -87,13 +89,14 @@ class Recipe(Generic[S]):
                 f"The recipe {file!r} was asked for.", "There is no such file.", "Write: train.py hparams/train.yaml"
             )
         check_trusted(file, overrides)
-        overrides.pop(TRUST, None)
+        extend = asks_to_extend(overrides)
+        overrides = {key: value for key, value in overrides.items() if key not in (TRUST, EXTEND)}
         check_device(run_opts.device or infer_device(), run_opts.precision, run_opts.eval_precision)
         if run_opts.debug and not run_opts.debug_persistently and not inspect:
             # The same folder for all processes of a run.
             overrides["output_folder"] = ddp_broadcast(tempfile.mkdtemp(prefix="brainplug-debug-"))
         try:
-            return cls._load(file, overrides, run_opts, schema, inspect)
+            return replace(cls._load(file, overrides, run_opts, schema, inspect), extend=extend)
         except UsageError:
             raise
         except LOADING_ERRORS as error:

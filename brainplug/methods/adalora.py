@@ -7,7 +7,7 @@ and keeps the state of the allocation in checkpoints.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import safetensors.torch
 import torch
@@ -95,6 +95,8 @@ class AdaLoRA(PeftMethod):
 
     The run's number of steps replaces ``total_step``; ``tinit`` and ``tfinal`` count optimiser steps.
     """
+
+    depends_on_length: ClassVar[bool] = True
 
     def attach(self, model: PreTrainedModel, spec: BackboneSpec) -> RankAllocation:
         """Adds peft's layers, and returns their allocation."""

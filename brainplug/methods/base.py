@@ -45,6 +45,7 @@ class Method(ABC):
     and the final layer norm where the backbone has one, belong to `AdaptedModel`.
     """
 
+    depends_on_length: ClassVar[bool] = False  # True: it plans over all steps of a run, which cannot become more then
     trains_final_norm: ClassVar[bool] = True  # False: the method decides what of the final layer norm is trained
 
     @property

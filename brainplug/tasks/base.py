@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_m
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, register_adapter, save_adapter
 from brainplug.backbones import Backbone, base_name
+from brainplug.config.extension import read_extension
 from brainplug.config.output_folder import check_output_folder
 from brainplug.config.recipe import Recipe, choose
 from brainplug.data.manifest import Clip, read_manifest
@@ -260,7 +261,7 @@ class Task(ABC, Generic[S, O]):
             with contextlib.suppress(OSError):  # of a folder with something in it
                 os.removedirs(settings.save_folder)  # which the checkpointer made
             raise
-        begin_run(recipe)
+        begin_run(recipe, components.method)
         data = self.prepare_data(settings, components)
         model = components.model(data.outputs)
         description = self.describe_adapter(model, settings, data.outputs)
@@ -278,6 +279,7 @@ class Task(ABC, Generic[S, O]):
                 **describe_run(brain, settings),
                 **{f"n_{split}": splits[split] for split in ("train", "valid", "test")},
                 **self.result_row(brain, settings, data, tested),
+                **extension_of(folder),
             }
             save_adapter(model, folder, description)
             self.after_adapter(model, settings)
@@ -305,10 +307,16 @@ def choose_optimizer(settings: TaskSettings) -> OptimizerEntry:
     return entry
 
 
-def begin_run(recipe: Recipe[Any]) -> None:
+def extension_of(folder: str) -> dict[str, object]:
+    """What results.json says of a run that was extended; nothing of others."""
+    extension = read_extension(folder)
+    return dict(extension) if extension["extended_from"] else {}
+
+
+def begin_run(recipe: Recipe[Any], method: Method) -> None:
     """Claims the output folder, and leaves SpeechBrain's records there."""
     settings = recipe.settings
-    check_output_folder(recipe, settings.output_folder, settings.save_folder)
+    check_output_folder(recipe, settings.output_folder, settings.save_folder, not method.depends_on_length)
     overrides = recipe.overrides_text()
     sb.create_experiment_directory(settings.output_folder, recipe.file, overrides)
 

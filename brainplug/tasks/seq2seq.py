@@ -90,7 +90,7 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         settings = recipe.settings
         if settings.characters is None:
             components = self.build(recipe, "meta")  # refuses what cannot be before clips are listed
-            begin_run(recipe)
+            begin_run(recipe, components.method)
             clips = self.list_clips(settings, components)
             symbols = choose_characters(None, clips).symbols
             recipe = replace(recipe, settings=settings.model_copy(update={"characters": symbols}))

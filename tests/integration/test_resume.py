@@ -152,6 +152,59 @@ def test_killed_run_ends_as_the_uninterrupted_one(point, expected, train_esc50, 
     assert_same(outcome(tmp_path / "results"), wanted)
 
 
+CONSTANT = ["--method=conformer", "--ckpt_interval_steps=2", "--lr_schedule=!name:brainplug.optim.schedules.constant"]
+
+
+def test_an_extended_run_ends_as_one_of_its_length(train_esc50, tmp_path):
+    """With a schedule that does not depend on the length; killed amid the extension, too."""
+    run = train_esc50(*COMMON, *CONSTANT, "--output_folder=long")
+    assert run.code == 0, run.output
+    assert train_esc50(*COMMON, *CONSTANT, "--number_of_epochs=2").code == 0
+    refused = train_esc50(*COMMON, *CONSTANT)
+    assert refused.code == 2
+    assert "'number_of_epochs: 2'" in refused.output
+    assert "Write --extend to go on with it, another --output_folder" in refused.output
+    deadly = partial(kill, f"{BRAIN}.fit_batch", 4, "after")
+    assert train_esc50(*COMMON, *CONSTANT, "--extend", sabotage=deadly).code == KILLED
+    run = train_esc50(*COMMON, *CONSTANT)  # it is a run of three epochs by now
+    assert run.code == 0, run.output
+    assert "differs" not in run.output
+    actual, wanted = outcome(tmp_path / "results"), outcome(tmp_path / "long")
+    assert (actual["results"].pop("extended_from"), actual["results"].pop("differs")) == ([2], "")
+    actual["log"] = [line for line in actual["log"] if line in wanted["log"]]  # beside the tests after two epochs
+    assert_same(actual, wanted)
+
+
+def test_a_schedule_that_depends_on_the_length_is_named(train_esc50, tmp_path):
+    options = [*COMMON, *SETUPS["conformer"]]
+    assert train_esc50(*options, "--number_of_epochs=1").code == 0
+    run = train_esc50(*options, "--number_of_epochs=2", "--extend")
+    assert run.code == 0, run.output
+    words = "cosine depends on the length of the run: its factor was 0.000 after 1 epochs, and goes on from 0.500"
+    assert f"The run differs from one of 2 epochs: {words}" in run.output
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert (results["extended_from"], results["differs"], results["epochs"]) == ([1], words, 2)
+
+
+@pytest.mark.parametrize(
+    ("setup", "change"),
+    [
+        ("conformer", ["--number_of_epochs=1"]),  # fewer
+        ("conformer", ["--number_of_epochs=3", "--lr=0.5"]),
+        ("conformer", ["--number_of_epochs=3", "--max_grad_norm=1"]),
+        ("adalora", ["--number_of_epochs=3"]),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(setup, change, train_esc50, tmp_path):
+    options = [*COMMON, *SETUPS[setup]]
+    assert train_esc50(*options, "--number_of_epochs=2").code == 0
+    before = (tmp_path / "results" / "results.json").read_bytes()
+    run = train_esc50(*options, *change, "--extend")
+    assert run.code == 2, run.output
+    assert "Write another --output_folder, or remove this one" in run.output
+    assert (tmp_path / "results" / "results.json").read_bytes() == before
+
+
 def test_runs_that_differ_are_told_apart(expected, train_esc50, tmp_path):
     """So that the comparison above can fail."""
     wanted = expected("conformer")
