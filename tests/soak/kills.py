@@ -239,8 +239,8 @@ def outcome(folder: Path) -> dict[str, bytes]:
         }
     for path in folder.rglob("results.json"):
         results = json.loads(path.read_text())
-        kept = {name: value for name, value in results.items() if name not in CHANGES_WITH_EACH_RUN}
-        contents[str(path.relative_to(folder))] = json.dumps(kept).encode()
+        figures = {name: value for name, value in results.items() if name not in CHANGES_WITH_EACH_RUN}
+        contents[str(path.relative_to(folder))] = json.dumps(figures).encode()
     return contents
 
 
@@ -278,9 +278,9 @@ def trial(job: Job, reference: Reference, folder: Path, draw: random.Random) -> 
     code, _ = give(job, folder)
     if code:
         return deaths, [f"exit code {code}: {(folder / 'output.txt').read_text().strip().splitlines()[-1]}"]
-    found = outcome(folder)
-    names = reference.outcome.keys() | found.keys()
-    return deaths, sorted(name for name in names if found.get(name) != reference.outcome.get(name))
+    left = outcome(folder)
+    names = reference.outcome.keys() | left.keys()
+    return deaths, sorted(name for name in names if left.get(name) != reference.outcome.get(name))
 
 
 def read_figures() -> dict[str, Any]:
