@@ -3,10 +3,10 @@
 import csv
 import dataclasses
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from brainplug.data.spelling import decimal, is_text, local_path, open_table, separator_of, why_no_text
 from brainplug.errors import DataError, nearest
 from brainplug.files import atomic_file
 
@@ -47,29 +47,35 @@ class Clip:
 
 COLUMNS = [field.name for field in dataclasses.fields(Clip)]
 REQUIRED_COLUMNS = [field.name for field in dataclasses.fields(Clip) if field.default is dataclasses.MISSING]
-NUMBERS = {"fold": int, "start": float, "stop": float, "duration": float}  # empty where not given
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # instead of commas
+# Those that are empty where they are not given.
+NUMBERS: dict[str, Callable[[str], float]] = {"fold": int, "start": decimal, "stop": decimal, "duration": decimal}
 
 
 def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yields the rows of a CSV file in UTF-8, with or without a byte-order mark, whose header has some columns.
+    """Yields the rows of a CSV file whose header has some columns, as spreadsheets write it too.
 
-    A `DataError` says what is wrong with the file, its header or one of its rows.
+    It is in UTF-8 or UTF-16; a first line ``sep=;`` or else the header tells the separator. Empty fields beyond the
+    header are left out. A `DataError` says what is wrong with the file, its header or one of its rows.
     """
     asked = f"The table {path} was asked for."
     if not os.path.isfile(path):
         raise DataError(asked, "There is no such file.", "Check its name and folder.")
     try:
-        # Bytes that are not UTF-8 occur in file names; they are carried through, as Python does for paths.
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file, strict=True)
+        with open_table(path) as file:
+            first = file.readline()
+            above = int(first.startswith("sep="))  # lines above the header
+            if not above:
+                file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator_of(first, columns), strict=True)
             _check_columns(path, columns, reader.fieldnames or [])
             for row in reader:
-                if None in row or None in row.values():
+                if any(row.pop(None, ())) or None in row.values():
                     raise csv.Error("it has not as many fields as the header; quote fields with commas")
                 yield row
     except csv.Error as fault:
-        raise DataError(asked, f"Line {reader.line_num}: {fault}.", "Mend that line.") from fault
+        raise DataError(asked, f"Line {above + reader.line_num}: {fault}.", "Mend that line.") from fault
+    except UnicodeDecodeError as fault:
+        raise DataError(asked, f"It is not {fault.encoding}: {fault.reason}.", "Save it in UTF-8.") from fault
     except OSError as fault:
         raise DataError(asked, f"It cannot be read: {fault.strerror}.", "Check the file's permissions.") from fault
 
@@ -80,9 +86,6 @@ def _check_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> 
     if twice:
         raise DataError(asked, f"It has {', '.join(twice)} more than once.", "Name each column differently.")
     missing = [column for column in columns if column not in header]
-    if missing and len(header) == 1 and len(columns) > 1 and (separator := re.search(r"[;\t|]", header[0])):
-        problem = f"Its columns are separated by {SEPARATORS[separator[0]]}."
-        raise DataError(asked, problem, "Separate them by commas; quote fields that hold one.")
     if missing:
         proposals = [f"{column} (perhaps now: {nearest(column, header) or 'none'})" for column in missing]
         raise DataError(
@@ -90,6 +93,16 @@ def _check_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> 
             f"It lacks {', '.join(missing)}; it has {', '.join(header) or 'no columns'}.",
             f"Name the columns {', '.join(proposals)}.",
         )
+
+
+def read_list(path: str, columns: Sequence[str], folder: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the rows of a list that a person wrote, with their numbers; paths become those of this machine.
+
+    Relative paths begin in `folder`. Rows of a spreadsheet without any entry are left out.
+    """
+    for number, row in enumerate(read_table(path, columns), start=1):
+        if any(row.values()):
+            yield number, {**row, "path": local_path(row["path"], folder)}
 
 
 def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -130,7 +143,9 @@ def clip_from(row: dict[str, str], path: str) -> Clip:
     """
     given = {name: row[name] for name in COLUMNS if name in row and (row[name] or name not in NUMBERS)}
     try:
-        given["label"].encode()  # labels are printed and stored: they must be real text
+        for text in (given["label"], given.get("text", "")):  # they are printed and stored
+            if not is_text(text):
+                raise ValueError(why_no_text(text))
         return Clip(**{name: NUMBERS.get(name, str)(text) for name, text in given.items()})
     except ValueError as fault:
         raise DataError(

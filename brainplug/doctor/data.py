@@ -14,6 +14,7 @@ from brainplug.config.recipe import choose
 from brainplug.data.features import SHIFT, WINDOW
 from brainplug.data.manifest import Clip
 from brainplug.data.protocol.checks import QUARANTINE, check_clips
+from brainplug.data.protocol.labels import doubtful_labels
 from brainplug.data.protocol.leaks import draw_sample, in_two_splits, overlapping, same_content
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
@@ -104,6 +105,8 @@ def _class_faults(counts: dict[str, Counter[str]]) -> Iterator[Finding]:
     ):
         if labels:
             yield Finding(level, f"Classes {fault}: {listed(sorted(labels))}; {advice}")
+    for doubtful in doubtful_labels(counts):
+        yield Finding("warning", f"{doubtful}; write the same label where the same is meant")
 
 
 def _leaks(clips: Sequence[Clip]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from brainplug.data.corpora.own import is_audio
-from brainplug.data.manifest import Clip, clip_from, read_table
+from brainplug.data.manifest import Clip, clip_from, read_list
 from brainplug.errors import DataError, UsageError
 
 
@@ -41,8 +41,8 @@ def _list_input(name: str) -> Iterator[Clip]:
     if path.is_dir():
         return (_clip({"path": file}, name) for file in _audio_below(path))
     if path.suffix.lower() == ".csv":
-        rows = read_table(name, ["path"])
-        return (_clip({**row, "path": str(path.parent / row["path"])}, name) for row in rows)
+        rows = read_list(name, ["path"], str(path.parent))
+        return (_clip({**row, "path": str(path.parent / row["path"])}, name) for _, row in rows)
     return iter([_clip({"path": name}, name)])
 
 

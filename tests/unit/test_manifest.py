@@ -88,12 +88,12 @@ def test_missing_column_is_named_with_those_found_and_the_nearest(tmp_path):
         ("", "lacks id, path, label; it has no columns"),
         ("id,path,label,fold\na,a.wav,dog,one\n", "'a'.*'one'"),
         ("id,path,label,start\na,a.wav,dog,1:30\n", "'a'.*'1:30'"),
-        ("id;path;label\na;a.wav;dog\n", "separated by semicolons.*commas"),
+        ("id;path;labels\na;a.wav;dog\n", "lacks id, path, label; it has id;path;labels"),
         ("id,path,label,path\na,a.wav,dog,b.wav\n", "has path more than once"),
         ("id,path,label\na,a.wav,dog, barking\n", "Line 2: it has not as many fields"),
         ("id,path,label\na,a.wav\n", "Line 2: it has not as many fields"),
         ('id,path,label\na,a.wav,"dog\nb,b.wav,cat\n', "unexpected end of data"),
-        (b"id,path,label\na,a.wav,Stra\xdfe\n", "utf-8"),
+        (b"id,path,label\na,a.wav,Stra\xdfe\n", "0xDF is not UTF-8.*'Straße'"),
     ],
 )
 def test_tables_that_cannot_be_understood_are_refused(content, message, tmp_path):

@@ -25,6 +25,7 @@ from brainplug.data.protocol.checks import check_clips
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.splits import SPLITS, check_splits
 from brainplug.errors import UsageError
+from brainplug.inference.inputs import list_inputs
 
 NAMES = [f"{label}/{'deep/er/' * (n % 2)}{n}.wav" for label in ("cat", "dog") for n in range(10)]
 
@@ -44,7 +45,7 @@ def folder(tmp_path):
 
 
 def write_list(folder, text, name="clips.csv", encoding="utf-8"):
-    (folder / name).write_bytes(text.encode(encoding))
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
     return str(folder / name)
 
 
@@ -83,7 +84,7 @@ def test_letters_with_accents_are_one_label_however_they_are_written(folder):
 
 def test_a_label_that_is_no_text_is_refused(folder):
     os.rename(folder / "dog", os.fsencode(folder) + b"/d\xf6g")
-    with pytest.raises(UsageError, match="utf-8"):
+    with pytest.raises(UsageError, match="0xF6 is not UTF-8; in Windows' cp1252 it would be 'dög'"):
         list_clips(str(folder))
 
 
@@ -200,19 +201,83 @@ def test_parts_of_one_file_have_ids_of_their_own(folder):
     assert [clip.id for clip in clips[:3]] == ["cat/0.wav-0", "cat/0.wav-1", "cat/0.wav-2"]
 
 
+# How systems write the list path, label, split, start; all of them mean the same.
+USUAL = "path,label,split,start\ncat/0.wav,Größe,train,0.5\ncat/2.wav,Größe,valid,\ndog/0.wav,dog,test,\n"
+SPELLINGS = {
+    "UTF-8 with a mark": USUAL.encode("utf-8-sig"),
+    "UTF-16": USUAL.encode("utf-16"),
+    "UTF-16, big-endian with a mark": b"\xfe\xff" + USUAL.encode("utf-16-be"),
+    "UTF-16 without a mark": USUAL.encode("utf-16-le"),
+    "UTF-16, big-endian without a mark": USUAL.encode("utf-16-be"),
+    "Excel's Unicode text": USUAL.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+    "a first line sep=,": b"sep=,\r\n" + USUAL.encode(),
+    "a first line sep=; with a mark": b"\xef\xbb\xbfsep=;\r\n" + USUAL.replace(",", ";").encode(),
+    "semicolons and decimal commas": USUAL.replace(",", ";").replace(".5", ",5").encode(),
+    "bars": USUAL.replace(",", "|").encode(),
+    "a quoted header": USUAL.replace("path,label", '"path","label"').replace(",", ";").encode(),
+    "trailing commas": USUAL.replace("\n", ",,\n").encode(),
+    "trailing commas below the header": USUAL.replace("5\n", "5,,\n").encode(),
+    "empty rows": (USUAL + ",,,\n\n,,,\n").encode(),
+    "back slashes": USUAL.replace("t/", "t\\").replace("g/", "g\\").encode(),
+    "old Mac lines": USUAL.replace("\n", "\r").encode(),
+}
+
+
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_lists_are_read_however_they_are_written(kind, folder):
+    (folder / "clips.csv").write_bytes(SPELLINGS[kind])
+    clips = list_clips(manifest=str(folder / "clips.csv"))
+    assert [(os.path.relpath(clip.path, folder), clip.label, clip.split, clip.start) for clip in clips] == [
+        ("cat/0.wav", "Größe", "train", 0.5),
+        ("cat/2.wav", "Größe", "valid", None),
+        ("dog/0.wav", "dog", "test", None),
+    ]
+
+
+PATHS = {
+    "as it is": "Möwe/a b.wav",
+    "an address": "file://{folder}/M%C3%B6we/a%20b.wav",
+    "an address of this machine": "file://localhost{folder}/M%C3%B6we/a%20b.wav",
+    "with back slashes": "Möwe\\a b.wav",
+    "in cp1252": "M\udcf6we/a b.wav",
+    "in cp1252 with back slashes": "M\udcf6we\\a b.wav",
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_paths_of_other_systems_name_the_same_file(kind, folder):
+    touch(folder, "Möwe/a b.wav")
+    path = PATHS[kind].format(folder=folder)
+    text = f"path,label,split\n{path},bird,train\ncat/0.wav,cat,valid\n"
+    manifest = write_list(folder, text.encode(errors="surrogateescape"))
+    clip, _ = list_clips(manifest=manifest)
+    assert clip.path == f"{folder}/Möwe/a b.wav"
+    assert list_inputs([manifest])[0].path == clip.path
+
+
+def test_a_name_with_a_back_slash_is_left_alone(folder):
+    touch(folder, "a\\b.wav", "a/b.wav")
+    [clip] = list_inputs([write_list(folder, "path\na\\b.wav\n")])
+    assert os.path.basename(clip.path) == "a\\b.wav"
+
+
 BAD_LISTS = {
     "nothing": ("", "lacks path, label; it has no columns"),
     "no rows": ("path,label\n", "0 clips, with no label"),
     "no label": ("path,labels\ncat/0.wav,cat\n", r"lacks label.*perhaps now: labels"),
     "one label": ("path,label\ncat/0.wav,cat\ndog/0.wav,cat\n", "2 clips, with 'cat'. Give clips of two classes"),
-    "semicolons": ("path;label\ncat/0.wav;cat\n", "separated by semicolons.*commas"),
-    "tabs": ("path\tlabel\ncat/0.wav\tcat\n", "separated by tabs"),
+    "semicolons and another label": ("path;labels\ncat/0.wav;cat\n", "lacks path, label; it has path;labels"),
+    "a workbook": (b"PK\x03\x04" + bytes(99), "a workbook or an archive.*save it as CSV"),
+    "UTF-16 cut in a letter": ("path,label\ncat/0.wav,cat\n".encode("utf-16")[:-1], "not utf-16-le: truncated"),
+    "drives of Windows": ("path,label\nC:\\a.wav,cat\nC:\\b.wav,dog\n", "begins on a drive of Windows"),
+    "another machine": ("path,label\nfile://nas/a.wav,cat\nfile://nas/b.wav,dog\n", "names another machine"),
+    "paths in cp1252": ("path,label\nMöwe.wav,cat\nb.wav,dog\n".encode("cp1252"), "0xF6 is not UTF-8.*'Möwe.wav'"),
+    "a start of one second or of thousands": ("path,label,start\ncat/0.wav,cat,\"1,250\"\n", "may be 1.250 or 1250"),
     "a column twice": ("path,label,label\ncat/0.wav,cat,dog\n", "has label more than once"),
     "an empty label": ("path,label\ncat/0.wav,\ndog/0.wav,dog\n", "'cat/0' has no label"),
     "a blank label": ('path,label\ncat/0.wav,"  "\ndog/0.wav,dog\n', "'cat/0' has no label"),
     "an empty path": ("path,label\ncat/0.wav,cat\n,dog\n", "row 2 of .*path is empty"),
-    "an empty row of a spreadsheet": ("path,label,group\ncat/0.wav,cat,\n,,\n", "row 2 of .*path is empty"),
-    "Latin-1": ("path,label\ncat/0.wav,Größe\ndog/0.wav,dog\n".encode("latin-1"), "utf-8"),
+    "Latin-1": ("path,label\ncat/0.wav,Größe\ndog/0.wav,dog\n".encode("latin-1"), "0xF6 is not UTF-8.*'Größe'"),
     "climbing": ("path,label\n../cat/0.wav,cat\n", r"row 1 of .*climbs out.*--data_folder=DIR.*or absolute"),
     "climbing in the middle": ("path,label\ncat/0.wav,cat\ncat/../../x.wav,cat\n", "row 2 of .*climbs out"),
     "climbing through a link": ("path,label\nlink/../x.wav,cat\n", "climbs out"),

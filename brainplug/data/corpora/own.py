@@ -11,8 +11,9 @@ from typing import Any
 
 import soundfile
 
-from brainplug.data.manifest import COLUMNS, Clip, clip_from, read_table, write_table
+from brainplug.data.manifest import COLUMNS, Clip, clip_from, read_list, read_table, write_table
 from brainplug.data.protocol.folds import NINTHS, TENTHS, Stretch, draw, split_of, stretch_of
+from brainplug.data.spelling import why_not_here
 from brainplug.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def _from_table(manifest: str, data_folder: str | None, transcribed: bool) -> li
     folder = _absolute(data_folder) if data_folder else os.path.dirname(manifest)
     _entries(folder)
     rows = []
-    for number, row in enumerate(read_table(manifest, ("path", "text" if transcribed else "label")), start=1):
+    for number, row in read_list(manifest, ("path", "text" if transcribed else "label"), folder):
         _check_path(number, row["path"], manifest)
         row |= {"label": NO_LABEL} if transcribed else {}
         rows.append(
@@ -217,9 +218,12 @@ def _from_table(manifest: str, data_folder: str | None, transcribed: bool) -> li
         )
     clips = _clips_from(rows, folder, manifest)
     if clips and not any(os.path.exists(clip.path) for clip in clips):
-        problem = f"None of its files exists, first {clips[0].path}; relative paths begin in {folder}."
+        first = rows[0]["path"]
+        reason = why_not_here(first) or f"relative paths begin in {folder}"
         raise DataError(
-            f"The clips of {manifest} were asked for.", problem, "Write --data_folder=DIR, where they begin"
+            f"The clips of {manifest} were asked for.",
+            f"None of its files exists, first {first!r}: {reason}.",
+            "Write paths of this machine in UTF-8 or, as --data_folder=DIR, the folder where relative ones begin",
         )
     return clips
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from brainplug.data.audio import Channel
 from brainplug.data.manifest import Clip, read_manifest, write_manifest
 from brainplug.data.protocol.checks import check_clips
+from brainplug.data.protocol.labels import doubtful_labels
 from brainplug.data.protocol.leaks import check_shared
 from brainplug.data.protocol.length import LongClips, limit_length
 from brainplug.data.protocol.splits import check_splits
@@ -64,6 +65,8 @@ def prepare_manifest(
         Those of `list_clips`.
     """
     listed = _list(list_clips, arguments, trained)
+    for line in doubtful_labels(clip.label for clip in listed):
+        logger.warning(line)
     check_splits(listed)  # before the audio is decoded, which takes minutes
     manifest_path = os.path.join(manifest_folder, "manifest.csv")
     record_path = os.path.join(manifest_folder, "manifest.json")
