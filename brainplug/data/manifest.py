@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from brainplug.data.spelling import decimal, is_text, local_path, open_table, separator_of, why_no_text
 from brainplug.errors import DataError, nearest
@@ -48,7 +49,7 @@ class Clip:
 COLUMNS = [field.name for field in dataclasses.fields(Clip)]
 REQUIRED_COLUMNS = [field.name for field in dataclasses.fields(Clip) if field.default is dataclasses.MISSING]
 # Those that are empty where they are not given.
-NUMBERS: dict[str, Callable[[str], float]] = {"fold": int, "start": decimal, "stop": decimal, "duration": decimal}
+NUMBERS: dict[str, Callable[[str], Any]] = {"fold": int, "start": decimal, "stop": decimal, "duration": decimal}
 
 
 def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
