@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
 
+from brainplug import __version__
 from brainplug.data.audio import Channel
 from brainplug.errors import CheckpointError, nearest
 
@@ -16,9 +18,9 @@ PACKAGES = ("brainplug", "torch", "transformers", "peft")  # on which the output
 COPY_AGAIN = "Copy the file again from the run that wrote it"
 
 
-def package_versions() -> dict[str, str]:
-    """Package -> version, of `PACKAGES`."""
-    return {name: metadata.version(name).split("+")[0] for name in PACKAGES}
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Package -> version; a checkout of brainplug need not be installed."""
+    return {name: __version__ if name == "brainplug" else metadata.version(name).split("+")[0] for name in names}
 
 
 class AdapterDescription(BaseModel):

@@ -17,6 +17,7 @@ import torch
 from huggingface_hub.errors import CacheNotFound
 from speechbrain.utils.distributed import infer_device
 
+from brainplug.adapters.description import package_versions
 from brainplug.backbones import FAMILIES
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
 from brainplug.doctor.finding import Finding, counted, size
@@ -41,10 +42,10 @@ def _packages() -> Iterator[Finding]:
     versions = {"Python": platform.python_version()}
     for name in REPORTED_PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            versions |= package_versions([name])
         except metadata.PackageNotFoundError:
             yield Finding("error", f"The package {name} is not installed, and results.json names its version: "
-                          f"pip install {'-e .' if name == 'brainplug' else name}")  # fmt: skip
+                          f"pip install {name}")  # fmt: skip
     versions["libsndfile"] = soundfile.__libsndfile_version__
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 

@@ -3,12 +3,11 @@
 import resource
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 import torch
 
-from brainplug.adapters.description import package_versions as adapter_versions
+from brainplug.adapters.description import package_versions
 from brainplug.methods import method_settings
 from brainplug.models.adapted import AdaptedModel
 from brainplug.results.schema import method_name
@@ -16,11 +15,6 @@ from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import AdaptationBrain
 
 REPORTED_PACKAGES = ("brainplug", "torch", "torchaudio", "speechbrain", "transformers", "peft", "hyperpyyaml")
-
-
-def package_versions() -> dict[str, str]:
-    """Package -> version, of the packages that a result depends on."""
-    return {name: metadata.version(name).split("+")[0] for name in REPORTED_PACKAGES}
 
 
 def peak_memory_bytes(device: str) -> int:
@@ -51,7 +45,7 @@ def describe_run(brain: AdaptationBrain, settings: TaskSettings) -> dict[str, An
         "peak_memory_bytes": peak_memory_bytes(brain.device),
         "device": brain.device,
         "precision": brain.precision,
-        "packages": package_versions(),
+        "packages": package_versions(REPORTED_PACKAGES),
     }
 
 
@@ -65,7 +59,7 @@ def describe_method(model: AdaptedModel, settings: TaskSettings) -> dict[str, An
         "longest_clip": settings.length_limit(model.backbone),
         "method": settings.method,
         "method_settings": method_settings(model.method),
-        "versions": adapter_versions(),
+        "versions": package_versions(),
     }
 
 

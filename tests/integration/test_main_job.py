@@ -4,6 +4,7 @@ import json
 import math
 import re
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
 
+import brainplug
 from brainplug.adapters.file import load_delta
 from brainplug.backbones import load_backbone
 from brainplug.data import pipeline
@@ -456,3 +458,22 @@ def test_real_recordings(command_line, tmp_path):
     for split, clips in {"train": 240, "valid": 80, "test": 80}.items():
         assert re.search(rf"{split} +{clips} +10 ", run.output)
     assert "80 test clips, 10 classes" in run.output
+
+
+def hide_installation() -> None:
+    """As in a checkout that pip has not installed: no metadata of brainplug."""
+    original = metadata.version
+
+    def version(name: str) -> str:
+        if name == "brainplug":
+            raise metadata.PackageNotFoundError(name)
+        return original(name)
+
+    metadata.version = version
+
+
+def test_a_checkout_need_not_be_installed(train_esc50, tmp_path):
+    """Versions are looked up when the test is over: a failure there would lose the work."""
+    succeeded(train_esc50("--output_folder=out", "--number_of_epochs=1", sabotage=hide_installation))
+    assert results(tmp_path / "out")["packages"]["brainplug"] == brainplug.__version__
+    assert json.loads((tmp_path / "out" / "adapter.json").read_text())["versions"]["brainplug"] == brainplug.__version__

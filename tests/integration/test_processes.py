@@ -1,5 +1,6 @@
 """One model trained by two processes: every method, and the run as a whole."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -25,7 +26,8 @@ from brainplug.models.echo_recognizer import EchoRecognizer, load_echo
 from brainplug.optim.schedules import cosine
 from brainplug.training.classification import ClassificationBrain
 from brainplug.training.seq2seq import EchoBrain
-from tests.integration.running import REPOSITORY, SETTINGS, run_train
+from tests.integration.running import REPOSITORY, SETTINGS, run_in_two, run_train
+from tests.made_corpora import write_noise
 from tests.processes import LONGEST
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
@@ -175,3 +177,45 @@ def test_two_processes_do_what_one_does(launch, command_line, tmp_path):
     weights = [safetensors.torch.load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "table"),
+    [
+        ("hparams/train.yaml", ["--method=bottleneck", "--dataset=own", "--frames=64"], "predictions.csv"),
+        ("recipes/spoken_ctc/hparams/train.yaml", ["--backbone=nano-hubert"], "transcripts.csv"),
+    ],
+    ids=["classification", "ctc"],
+)
+def test_two_processes_test_each_clip_once(recipe, options, table, environment, tmp_path):
+    """33 test clips are no whole number of batches of two processes: none is left out, and none counts twice.
+
+    The learning rate is too small to change the weights, so that both runs test the same model.
+    """
+    counts = {"train": 8, "valid": 3, "test": 33}
+    lines = ["path,label,text,split"]
+    for split, count in counts.items():
+        for number in range(count):
+            write_noise(tmp_path / "clips" / f"{split}{number}.wav", seconds=0.3)
+            lines.append(f"{split}{number}.wav,{number % 2},{('on', 'off')[number % 2]},{split}")
+    (tmp_path / "clips" / "clips.csv").write_text("\n".join(lines))
+    command = [
+        str(REPOSITORY / recipe), "--manifest=clips/clips.csv", *options, "--number_of_epochs=1", "--batch_size=4",
+        "--device=cpu", "--noprogressbar", "--distributed_backend=gloo", "--lr=1e-9",
+        f"--method_settings={json.dumps(SETTINGS)}",
+    ]  # fmt: skip
+    for run_in_some, name in ((run_train, "one"), (run_in_two, "two")):
+        run = run_in_some([*command, f"--output_folder={name}"], tmp_path)
+        assert run.code == 0, run.output
+    one, two = (measured(tmp_path / name, table) for name in ("one", "two"))
+    assert len({tuple(row[:1]) for row in one[0]}) == len(one[0]) == 33
+    assert one[1]
+    assert two == one
+
+
+def measured(folder: Path, table: str) -> tuple[list[list[str]], dict[str, float]]:
+    """The rows of a run's table, but for its scores' last digits, and what its results.json says of the test."""
+    with open(folder / table, newline="") as file:
+        rows = [[cell[:6] for cell in row] for row in list(csv.reader(file))[1:]]
+    results = json.loads((folder / "results.json").read_text())
+    return rows, {name: value for name, value in results.items() if name.startswith(("test_", "n_test"))}
