@@ -57,7 +57,8 @@ def open_clip(clip: Clip) -> Iterator[Decoder]:
         if fault.code not in (UNRECOGNISED, UNSUPPORTED) or not (is_ffmpegs or find_spec("av")):
             raise
         reason = "" if is_ffmpegs else why_unreadable(fault)
-        yield _check_rate(Decoder(*decode_with_ffmpeg(clip, reason)))
+        with decode_with_ffmpeg(clip, reason) as (rate, blocks):
+            yield _check_rate(Decoder(rate, blocks))
         return
     with file:
         stored = stored_length(clip.path, file.format)
@@ -65,7 +66,8 @@ def open_clip(clip: Clip) -> Iterator[Decoder]:
             raise ValueError(f"truncated: {stored.cut}")
         reason = _why_in_part(file, stored)
         if reason:
-            yield _check_rate(Decoder(*decode_with_ffmpeg(clip, reason, stored.seconds if stored else None)))
+            with decode_with_ffmpeg(clip, reason, stored.seconds if stored else None) as (rate, blocks):
+                yield _check_rate(Decoder(rate, blocks))
         else:
             yield _check_rate(Decoder(file.samplerate, _blocks(file, clip)))
 

@@ -1,6 +1,7 @@
 """Files are read as a whole or refused with the reason: none is read in part without a word."""
 
 import builtins
+import contextlib
 import importlib.util
 
 import av
@@ -286,3 +287,18 @@ def test_a_channel_is_chosen(channel, expected, tmp_path):
 def test_a_channel_that_is_not_there_is_refused(wav):
     with pytest.raises(UsageError, match="channel 2 was asked for, and it has 1"):
         read_audio(Clip("a", str(wav), "noise"), channel=2)
+
+
+@pytest.mark.parametrize("form", ["FLAC", "MP3", "OGG", "WAV"])
+def test_damaged_files_print_no_traceback(form, tmp_path, capfd):
+    """Errors are told where they are caught; PyAV would print others and go on."""
+    path = tmp_path / f"a.{form.lower()}"
+    soundfile.write(path, noise(0.6), 44100, format=form)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for start in [*range(0, 120, 5), *random.integers(0, len(whole), 20)]:
+        for damaged in (whole[:start], whole[start:], whole[:start] + random.bytes(40) + whole[start + 40 :]):
+            path.write_bytes(damaged)
+            with contextlib.suppress(*READ_ERRORS):
+                seconds_of(path)
+    assert "Traceback" not in capfd.readouterr().err
