@@ -4,7 +4,7 @@
 python -m tests.soak.bad_inputs --inputs=500
 
 Each input is given to all commands that read files of its kind. The figures are written to docs/bad_inputs.json after
-each input; another call goes on from there.
+each input; another call goes on from there, and writes them into docs/reliability.md.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,13 @@ from transformers import AutoModel
 from tests.conftest import TINY_BACKBONES
 from tests.integration.running import REPOSITORY, _run, start_server
 from tests.processes import kill_together
+from tests.soak.figures import counted, document, read_figures, write_figures
 from tests.soak.mutations import BadInput, bad_inputs
 
-FIGURES = REPOSITORY / "docs" / "bad_inputs.json"
+NOTHING: dict[str, Any] = {
+    "inputs": 0, "kinds": {}, "commands": {}, "exit_codes": {}, "longest_seconds": 0.0, "most_megabytes": 0,
+    "faults": [],
+}  # fmt: skip
 LONGEST = 20.0  # seconds
 MOST_MEMORY = 2 * 1024**3  # bytes
 SMALL = [
@@ -223,39 +227,41 @@ def try_input(bad: BadInput, good: Path, folder: Path) -> list[dict[str, Any]]:
         trials.append({"command": name, "code": ended.code, "seconds": ended.seconds, "memory": ended.memory})
         if fault:
             trials[-1] |= {"fault": fault, "output": ended.output[-3000:]}
+    shutil.rmtree(folder)
     return trials
 
 
 def add(figures: dict[str, Any], bad: BadInput, trials: list[dict[str, Any]]) -> None:
     """Adds an input to the figures and writes them."""
     figures["inputs"] += 1
-    kind = Path(bad.path).suffix.removeprefix(".")
-    kind = {"ckpt": "safetensors"}.get(kind, kind)
-    figures["kinds"] = dict(sorted((Counter(figures["kinds"]) + Counter([kind])).items()))
+    kind = Path(bad.path).suffix.removeprefix(".").replace("ckpt", "safetensors")
+    figures["kinds"] = counted(figures["kinds"], [kind])
+    figures["commands"] = counted(figures["commands"], [trial["command"] for trial in trials])
+    figures["exit_codes"] = counted(figures["exit_codes"], [str(trial["code"]) for trial in trials])
+    figures["longest_seconds"] = max(figures["longest_seconds"], *(round(trial["seconds"], 1) for trial in trials))
+    figures["most_megabytes"] = max(figures["most_megabytes"], *(trial["memory"] // 10**6 for trial in trials))
     for trial in trials:
-        figures["commands"] = dict(sorted((Counter(figures["commands"]) + Counter([trial["command"]])).items()))
-        codes = Counter(figures["exit_codes"]) + Counter([str(trial["code"])])
-        figures["exit_codes"] = dict(sorted(codes.items()))
-        figures["longest_seconds"] = max(figures["longest_seconds"], round(trial["seconds"], 1))
-        figures["most_megabytes"] = max(figures["most_megabytes"], trial["memory"] // 10**6)
         if "fault" in trial:
-            figures["faults"].append(
-                {"path": bad.path, "change": bad.change, "command": trial["command"], "fault": trial["fault"]}
-            )
-    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
+            told = {"path": bad.path, "change": bad.change, "command": trial["command"], "fault": trial["fault"]}
+            figures["faults"].append(told)
+    write_figures("bad_inputs", figures)
 
 
-def read_figures() -> dict[str, Any]:
-    if FIGURES.exists():
-        return json.loads(FIGURES.read_text())
-    counts: dict[str, Any] = {"kinds": {}, "commands": {}, "exit_codes": {}}
-    return {"inputs": 0, **counts, "longest_seconds": 0.0, "most_megabytes": 0, "faults": []}
+def show(number: int, bad: BadInput, trials: list[dict[str, Any]]) -> None:
+    """Prints what the commands did; keeps an input with a fault in the folder of temporary files."""
+    codes = ", ".join(f"{trial['command']} {trial['code']} ({trial['seconds']:.1f} s)" for trial in trials)
+    print(f"{number:>4} {bad.path}, {bad.change}: {codes}", flush=True)
+    for trial in trials:
+        if "fault" in trial:
+            print(f"     FAULT {trial['command']}: {trial['fault']}\n{trial['output']}", flush=True)
+            Path(tempfile.gettempdir(), f"brainplug-bad-{number}").write_bytes(bad.content)
 
 
 def main() -> int:
     """Goes on until there were so many inputs; returns 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=2, help="inputs at the same time")
     parser.add_argument("--only", type=int, help="this input alone, by number from 0; figures are not written")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="brainplug-bad-") as name:
@@ -266,18 +272,19 @@ def main() -> int:
         start_server()
         make_files(base / "good")
         inputs = bad_inputs(base / "good", WEIGHTS, chosen.inputs)
-        figures = read_figures()
+        figures = NOTHING | read_figures("bad_inputs")
         numbers = range(figures["inputs"], len(inputs)) if chosen.only is None else [chosen.only]
-        for number in numbers:
-            trials = try_input(inputs[number], base / "good", base / "trial")
-            if chosen.only is None:
-                add(figures, inputs[number], trials)
-            shown = ", ".join(f"{trial['command']} {trial['code']}" for trial in trials)
-            print(f"{number:>4} {inputs[number].path}, {inputs[number].change}: {shown}", flush=True)
-            for trial in trials:
-                if "fault" in trial:
-                    print(f"     FAULT {trial['command']}: {trial['fault']}\n{trial['output']}", flush=True)
-                    Path(tempfile.gettempdir(), f"brainplug-bad-{number}").write_bytes(inputs[number].content)
+
+        def attempt(number: int) -> list[dict[str, Any]]:
+            return try_input(inputs[number], base / "good", base / f"trial-{number}")
+
+        with ThreadPoolExecutor(chosen.jobs) as pool:  # threads wait; the commands are processes
+            for number, trials in zip(numbers, pool.map(attempt, numbers), strict=True):
+                if chosen.only is None:
+                    add(figures, inputs[number], trials)
+                show(number, inputs[number], trials)
+    if chosen.only is None:
+        document("bad_inputs", figures)
     print(json.dumps(figures, indent=2))
     return int(bool(figures["faults"]))
 

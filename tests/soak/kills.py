@@ -5,7 +5,7 @@ python -m tests.soak.kills --kills=200
 
 Of each job one run is not killed; the others die at moments drawn between their start and the time that it took, some
 more than once. What they leave at the end is compared: weights, checkpoints, predictions, results. The figures are
-added to docs/soak.json after each trial; another call goes on from there.
+added to docs/soak.json after each trial; another call goes on from there, and writes them into docs/reliability.md.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,9 @@ from tests.integration.conftest import make_esc50
 from tests.integration.running import ESC50_RECIPE, REPOSITORY, SETTINGS, _run, start_server
 from tests.made_corpora import write_noise
 from tests.processes import kill_together
+from tests.soak.figures import counted, document, read_figures, write_figures
 
-FIGURES = REPOSITORY / "docs" / "soak.json"
+NOTHING: dict[str, Any] = {"kills": 0, "trials": 0, "phases": {}, "jobs": {}, "differ": []}
 PHASE_BYTES = 32
 AGAIN = 0.3  # of the killed commands are killed once more
 LONGEST = 300  # seconds
@@ -283,23 +283,15 @@ def trial(job: Job, reference: Reference, folder: Path, draw: random.Random) -> 
     return deaths, sorted(name for name in names if left.get(name) != reference.outcome.get(name))
 
 
-def read_figures() -> dict[str, Any]:
-    return (
-        json.loads(FIGURES.read_text())
-        if FIGURES.exists()
-        else {"kills": 0, "trials": 0, "phases": {}, "jobs": {}, "differ": []}
-    )
-
-
 def add(figures: dict[str, Any], job: Job, deaths: list[str], differing: list[str]) -> None:
     """Adds a trial to the figures and writes them."""
     figures["trials"] += 1
     figures["kills"] += len(deaths)
-    figures["phases"] = dict(sorted((Counter(figures["phases"]) + Counter(deaths)).items()))
-    figures["jobs"] = dict(sorted((Counter(figures["jobs"]) + Counter({job.name: len(deaths)})).items()))
+    figures["phases"] = counted(figures["phases"], deaths)
+    figures["jobs"] = counted(figures["jobs"], [job.name] * len(deaths))
     if differing:
         figures["differ"].append({"job": job.name, "phases": deaths, "what": differing})
-    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures("kills", figures)
 
 
 def main() -> int:
@@ -320,7 +312,7 @@ def main() -> int:
         shutil.copytree(base / "first" / "results", base / "trained")
         listed = [job for job in jobs(base / "data", base / "trained") if chosen.only in job.name]
         references: dict[str, Reference] = {}
-        figures = read_figures()
+        figures = NOTHING | read_figures("kills")
         while figures["kills"] < chosen.kills:
             draw = random.Random(figures["trials"])
             [job] = draw.choices(listed, [job.weight for job in listed])
@@ -331,6 +323,7 @@ def main() -> int:
             print(f"{figures['kills']:>4} kills; {job.name}: {', '.join(deaths)}; {differing or 'alike'}", flush=True)
             if differing:
                 shutil.copytree(base / "trial", Path(tempfile.gettempdir(), f"brainplug-differs-{figures['trials']}"))
+    document("kills", figures)
     print(json.dumps(figures, indent=2))
     return int(bool(figures["differ"]))
 

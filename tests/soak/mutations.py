@@ -11,7 +11,7 @@ NUMBERS = [bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\x
 # What people and attackers write where a value stands.
 WORDS = [
     "", "null", "NaN", "1e999", "-1", "0", "1e30", "99999999999999999999", "true", "[]", "{}", "'", '"', "\0", "\ufeff",
-    "é",     "../../../etc/passwd", "/", "~", "a" * 10000,
+    "é", "../../../etc/passwd", "/", "~", "a" * 10000,
     "[" * 500, "{a: " * 300, "*a", "&a [*a]", "!!python/object/apply:os.system ['touch pwned']",
     "!apply:os.system ['touch pwned']", "!new:subprocess.Popen {args: [touch, pwned]}", "!include:/etc/passwd",
     "!ref <output_folder>", "!ref <nothing>", "file:///etc/passwd", "sep=;", ",,,,", "\t", "\r", "2020-01-01",
