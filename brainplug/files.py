@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from brainplug.errors import DataError
 
 # Files in a run's folder that one room writes and another one reads.
 RESULTS = "results.json"
@@ -74,6 +76,29 @@ def find_files(folder: str | Path, name: str) -> list[Path]:
     """
     # Path.rglob fails where a folder vanishes between being listed and being read; os.walk passes over it.
     return sorted(Path(parent, name) for parent, _, names in os.walk(folder) if name in names)
+
+
+def read_json(path: str | Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a JSON file that holds an object with some keys; a `DataError` says what is wrong with any other.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.json"
+    >>> _ = path.write_text("[1]")
+    >>> read_json(path)
+    Traceback (most recent call last):
+    brainplug.errors.DataError: ... It holds no object. ...
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        problem = "" if isinstance(values, dict) else "It holds no object."
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"It cannot be read: {error}."
+    if not problem and (missing := [key for key in keys if key not in values]):
+        problem = f"It lacks {', '.join(missing)}."
+    if problem:
+        raise DataError(f"The file {path} was asked for.", problem, "Copy it again, or remove what it belongs to")
+    return values
 
 
 def write_json(value: object, path: Path) -> None:

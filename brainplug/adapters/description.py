@@ -2,13 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
 
-from brainplug import __version__
 from brainplug.data.audio import Channel
 from brainplug.errors import CheckpointError, nearest
 
@@ -16,11 +13,6 @@ FORMAT = 2
 WEIGHTS_NAME, DESCRIPTION_NAME = "adapter.safetensors", "adapter.json"
 PACKAGES = ("brainplug", "torch", "transformers", "peft")  # on which the output of an adapted model depends
 COPY_AGAIN = "Copy the file again from the run that wrote it"
-
-
-def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Package -> version; a checkout of brainplug need not be installed."""
-    return {name: __version__ if name == "brainplug" else metadata.version(name).split("+")[0] for name in names}
 
 
 class AdapterDescription(BaseModel):
@@ -47,7 +39,7 @@ class AdapterDescription(BaseModel):
     positions : str, optional
         How position embeddings were fitted to the length of the clips.
     versions : dict[str, str]
-        The packages that wrote the file, as `package_versions` returns them; empty in files of format 1.
+        The packages that wrote the file, as `brainplug.config.versions.package_versions` returns them; empty in files of format 1.
     weights_sha256 : str, optional
         Of ``adapter.safetensors``, whose own header cannot have it.
     """

@@ -2,11 +2,8 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
-from json import JSONDecodeError
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub
@@ -17,12 +14,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
-    StrictDataclassError,
 )
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from brainplug.errors import CheckpointError
+from brainplug.errors import CheckpointError, ConfigError
+from brainplug.files import read_json
 
 NETWORK_PATIENCE = 5.0  # seconds until the hub counts as out of reach
 # Weights that a checkpoint may lack, because no backbone uses them: the embedding of masked frames.
@@ -51,7 +47,7 @@ def fetch_config(source: str, revision: str | None) -> dict[str, Any]:
     """
     with as_checkpoint_error(source):
         path = find_config(source, revision) or _download_config(source, revision)
-        return json.loads(path.read_text())
+        return read_json(path)
 
 
 def _download_config(source: str, revision: str | None) -> Path:
@@ -93,21 +89,20 @@ def load_extractor(kind: type[Any], source: str, revision: str | None) -> Any:
         return kind.from_pretrained(source, revision=revision)
 
 
-# UnpicklingError: a file that holds more than weights, which torch does not run.
-LOADING_ERRORS = (
-    *(OSError, EOFError, RuntimeError, JSONDecodeError, UnpicklingError),
-    *(SafetensorError, StrictDataclassError),
-)
-
-
 @contextlib.contextmanager
 def as_checkpoint_error(source: str) -> Iterator[None]:
-    """Raises errors of reading a model's files as a `CheckpointError`."""
+    """Raises errors of reading a model's files as a `CheckpointError`.
+
+    A damaged file can raise anything in the libraries that read it: from a division by zero to pickle's errors.
+    """
     try:
         yield
-    except LOADING_ERRORS as error:
+    except (CheckpointError, ConfigError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
         raise CheckpointError(
-            f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {error}.", "Download it again"
+            f"The backbone {source!r} was asked for.", f"Its files cannot be loaded: {reason}.", "Download it again"
         ) from error
 
 

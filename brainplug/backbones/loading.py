@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from brainplug.backbones.wav2vec2 import Wav2Vec2
 from brainplug.backbones.wavlm import WavLM
 from brainplug.backbones.whisper import Whisper
 from brainplug.errors import CheckpointError, ConfigError, nearest
+from brainplug.files import read_json
 
 # A new family adds its row.
 FAMILIES: tuple[type[Backbone], ...] = (
@@ -86,7 +86,7 @@ def known_config(name: str) -> transformers.PreTrainedConfig:
             f"Write one of {', '.join([*bundled_names(), *HUB_NAMES])}, a folder, or a hub id that was loaded before",
         )
     with as_checkpoint_error(source):
-        family = family_of(json.loads(path.read_text()).get("model_type"), name)
+        family = family_of(read_json(path).get("model_type"), name)
         return family.read_config(path.parent)
 
 
@@ -110,10 +110,11 @@ def load_backbone(
         Its `revision` names the weights: with it and the name, this function returns the same ones.
     """
     source = find_source(name)
-    if name.startswith(RANDOM):
-        return _with_random_weights(source, name, revision, frames, positions)
-    model_type = fetch_config(source, revision).get("model_type")
-    return family_of(model_type, name).load(source, name, revision, frames=frames, positions=positions)
+    with as_checkpoint_error(source):
+        if name.startswith(RANDOM):
+            return _with_random_weights(source, name, revision, frames, positions)
+        model_type = fetch_config(source, revision).get("model_type")
+        return family_of(model_type, name).load(source, name, revision, frames=frames, positions=positions)
 
 
 def _with_random_weights(source: str, name: str, revision: str | None, frames: int | None, positions: str) -> Backbone:

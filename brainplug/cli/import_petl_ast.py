@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from brainplug.adapters.description import ClassifierDescription, package_versions
+from brainplug.adapters.description import PACKAGES, ClassifierDescription
 from brainplug.adapters.file import save_adapter
 from brainplug.compat.petl_ast.checkpoint import HEAD, build_classifier, read_checkpoint
 from brainplug.compat.petl_ast.command_line import entry_of, new_command, read_command
+from brainplug.config.versions import package_versions
 from brainplug.errors import ConfigError, DataError
 from brainplug.methods import method_settings
 
@@ -57,7 +58,7 @@ def import_petl_ast(options: argparse.Namespace) -> str:
         signal=model.backbone.signal_settings,
         method=entry_of(model.method),
         method_settings=method_settings(model.method),
-        versions=package_versions(),
+        versions=package_versions(PACKAGES),
         paper_code=True,
         positions="published",
         pooling=model.pooling,

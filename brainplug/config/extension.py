@@ -1,13 +1,12 @@
 """More epochs than a run had: what ``--extend`` allows, and what it leaves behind for the results."""
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
-from brainplug.files import write_json
+from brainplug.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def read_extension(folder: str | Path) -> Extension:
     """How a run was extended; it has no epochs before where it was not."""
     path = Path(folder, EXTENSION_NAME)
     none: Extension = {"extended_from": [], "differs": ""}
-    return json.loads(path.read_text()) if path.exists() else none
+    return cast(Extension, read_json(path, list(none))) if path.exists() else none
 
 
 def what_the_schedule_changes(schedule: Callable[[int, int], float], before: int, now: int) -> str:

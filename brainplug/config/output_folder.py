@@ -1,9 +1,8 @@
 """A folder of results belongs to one configuration; a run with another one is refused there."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import yaml
 from speechbrain.utils.checkpoints import CKPT_PREFIX
@@ -11,7 +10,7 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX
 from brainplug.config.extension import epochs_before, record_extension
 from brainplug.config.recipe import Recipe, RecipeLoader
 from brainplug.errors import CheckpointError
-from brainplug.files import write_json
+from brainplug.files import read_json, write_json
 
 CONFIGURATION_NAME = "configuration.json"
 # Run options that change the numbers of a run; the others (device, progress bars) do not make it another one.
@@ -47,7 +46,8 @@ def check_output_folder(recipe: Recipe[Any], output_folder: str, save_folder: st
     """
     folder, asked = Path(output_folder), configuration(recipe)
     path = folder / CONFIGURATION_NAME
-    stored: Configuration = json.loads(path.read_text()) if path.exists() else {"recipe": [], "options": {}}
+    none: Configuration = {"recipe": [], "options": {}}
+    stored = cast(Configuration, read_json(path, list(none))) if path.exists() else none
     if stored == asked:
         return
     # A run that failed before its first checkpoint (a mistyped data folder, say) left nothing worth keeping.

@@ -1,13 +1,15 @@
 """Log-mel features as the Audio Spectrogram Transformer takes them, and a cache of features on disk."""
 
 import hashlib
+import io
 import json
 import logging
 import math
 import os
-import tokenize
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from brainplug.files import atomic_file
 logger = logging.getLogger(__name__)
 
 WINDOW, SHIFT = 25.0, 10.0  # milliseconds
+CHECKSUM_BYTES = 4  # of CRC-32, after the array
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,10 @@ class FeatureCache:
     def _write(self, features: torch.Tensor, path: str) -> None:
         try:
             with atomic_file(path, "wb", sync=False) as file:
-                np.save(file, features.numpy(), allow_pickle=False)
+                content = io.BytesIO()
+                np.save(content, features.numpy(), allow_pickle=False)
+                file.write(content.getbuffer())
+                file.write(_checksum(content.getbuffer()))  # which numpy does not read
         except OSError as fault:
             if not self.has_warned:
                 text = "The feature cache %s cannot be written to (%s): what it lacks is made again in each epoch."
@@ -184,11 +190,18 @@ class FeatureCache:
 
 
 def _load(path: str) -> torch.Tensor | None:
-    """Reads an entry; None where it is missing or torn."""
+    """Reads an entry; None where it is missing or torn: after a power cut any part of it may be zeros."""
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError):  # the last two: of a broken header
+        content = memoryview(Path(path).read_bytes())
+        if _checksum(content[:-CHECKSUM_BYTES]) != content[-CHECKSUM_BYTES:]:
+            return None
+        return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+    except (OSError, ValueError):
         return None
+
+
+def _checksum(content: memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def cache_folder() -> str:

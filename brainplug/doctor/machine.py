@@ -1,7 +1,7 @@
 """Examines the machine: packages, processors, memory, backbones that load offline, room for files."""
 
+import contextlib
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -16,11 +16,13 @@ import torch
 from huggingface_hub.errors import CacheNotFound
 from speechbrain.utils.distributed import infer_device
 
-from brainplug.adapters.description import package_versions
 from brainplug.backbones import FAMILIES
 from brainplug.backbones.loading import HUB_NAMES, bundled_names
+from brainplug.config.versions import package_versions
 from brainplug.doctor.finding import Finding, counted, size
 from brainplug.doctor.rehearsal import loads_offline
+from brainplug.errors import DataError
+from brainplug.files import read_json
 from brainplug.tasks.results import REPORTED_PACKAGES
 
 EXTRAS = {"matplotlib": "plot", "espeakng_loader": "demo", "sklearn": "recipes"}  # module -> extra of brainplug
@@ -108,7 +110,9 @@ def _other_backbones() -> list[str]:
 
 def _model_type(hub_id: str) -> str | None:
     path = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
-    return json.loads(Path(path).read_text()).get("model_type") if isinstance(path, str) else None
+    with contextlib.suppress(DataError):
+        return read_json(path).get("model_type") if isinstance(path, str) else None
+    return None
 
 
 def room(path: str) -> tuple[Path, int]:

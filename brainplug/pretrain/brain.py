@@ -18,6 +18,7 @@ from brainplug.errors import UsageError
 from brainplug.pretrain.corpus import Crops
 from brainplug.pretrain.health import Alarm, HealthLog
 from brainplug.pretrain.schema import MaskedSettings
+from brainplug.training.loggers import log_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -193,8 +194,7 @@ class PretrainBrain(sb.Brain):
             return
         means = torch.stack(self.measured).mean(0).tolist()
         self.log.valid = {"loss": stage_loss, **dict(zip(self.names, means, strict=True))}
-        self.settings.train_logger.log_stats(
-            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}, {"loss": self.train_loss}, self.log.valid
-        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        log_epoch([self.settings.train_logger], epoch, rate, self.train_loss, self.log.valid)
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(self.log.valid, num_to_keep=2)

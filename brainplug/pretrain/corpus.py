@@ -1,6 +1,5 @@
 """Audio to pre-train on: any folder of files, as one stream on disk that crops of one length are cut from."""
 
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,7 @@ from brainplug.data.audio import read_audio
 from brainplug.data.corpora.own import is_audio
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, DataError, UsageError
-from brainplug.files import replace, write_json
+from brainplug.files import read_json, replace, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ def _state(clip: Clip) -> list[str | float | None]:
 
 def _read(folder: str) -> dict[str, Any] | None:
     path = Path(folder, CORPUS_NAME)
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _as_corpus(folder: str, description: dict[str, Any]) -> Corpus:

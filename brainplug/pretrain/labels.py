@@ -1,6 +1,5 @@
 """HuBERT's labels, a cluster for each 20 ms of a corpus, and their agreement with phones."""
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from sklearn.metrics import mutual_info_score
 from tqdm import tqdm
 
 from brainplug.errors import DataError
-from brainplug.files import replace, write_json
+from brainplug.files import read_json, replace, write_json
 from brainplug.pretrain.clustering import fit_clusters, mfcc, purity
 from brainplug.pretrain.corpus import FULL_SCALE, HOP, SAMPLE_RATE, WINDOW, Corpus
 from brainplug.pretrain.health import perplexity
@@ -108,7 +107,7 @@ def make_labels(
     settings = {**source, "clusters": clusters, "seed": seed, "frames": frames, "starts": starts}
     settings["samples"] = corpus.ends[-1]
     summary_path = Path(folder, SUMMARY_NAME)
-    if not summary_path.exists() or json.loads(summary_path.read_text())["source"] != settings:
+    if not summary_path.exists() or read_json(summary_path, ["source"])["source"] != settings:
         unfinished = Path(f"{folder}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)

@@ -1,6 +1,5 @@
 """A pre-training run: its audio, the training, and the exported model with its results and card."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 from brainplug.config.output_folder import check_output_folder
 from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, DataError
-from brainplug.files import write_json
+from brainplug.files import read_json, write_json
 from brainplug.pretrain.brain import PretrainBrain
 from brainplug.pretrain.card import write_card
 from brainplug.pretrain.corpus import Corpus, Crops, describe, list_audio, make_corpus
@@ -51,7 +50,7 @@ class SplitCorpus:
             return None
         phones = {
             os.path.abspath(Path(self.audio_folder, name)): [(start, phone) for start, phone in clip["phones"]]
-            for name, clip in json.loads(path.read_text()).items()
+            for name, clip in read_json(path).items()
         }
         stream, _ = phone_stream(self.corpus, phones)
         return None if (stream == NO_LABEL).all() else stream
@@ -174,5 +173,5 @@ def _audio_results(audio: SplitCorpus, settings: MaskedSettings, features: dict[
         },
         "compared_clusters": clusters,
         "corpus": describe(audio.corpus),
-        "sound": json.loads(index.read_text()) if index.is_file() else None,
+        "sound": read_json(index) if index.is_file() else None,
     }  # fmt: skip

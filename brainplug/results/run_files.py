@@ -1,16 +1,18 @@
 """Reads the files that a run leaves beside results.json."""
 
+import contextlib
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from brainplug.files import OBSERVATIONS, PREDICTIONS
+from brainplug.errors import DataError
+from brainplug.files import OBSERVATIONS, PREDICTIONS, TRAIN_LOG
 
 Prediction = dict[str, str]  # with id, path, label, predicted and, but for older runs, probability
 Curve = Mapping[int, tuple[float, float, float]]  # epoch -> training loss, validation loss, validation metric (%)
@@ -26,8 +28,11 @@ def read_predictions(folder: str | Path) -> list[Prediction]:
     path = Path(folder, PREDICTIONS)
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with _readable(path), open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+        if any(row["label"] is None or row["predicted"] is None for row in rows):
+            raise ValueError("a row is cut short")
+        return rows
 
 
 def read_observations(folder: str | Path) -> tuple[dict[str, np.ndarray], list[str]] | None:
@@ -43,10 +48,39 @@ def read_observations(folder: str | Path) -> tuple[dict[str, np.ndarray], list[s
     path = Path(folder, OBSERVATIONS)
     if not path.is_file():
         return None
-    with safe_open(path, framework="numpy") as file:
-        labels = json.loads(file.metadata()["labels"])
-    arrays = safetensors.numpy.load_file(path)
+    with _readable(path):
+        with safe_open(path, framework="numpy") as file:
+            labels = json.loads(file.metadata()["labels"])
+        arrays = safetensors.numpy.load_file(path)
+        _check_observations(arrays, len(labels))
     return {name: values if name == "targets" else values.astype("float32") for name, values in arrays.items()}, labels
+
+
+def _check_observations(arrays: Mapping[str, np.ndarray], n_labels: int) -> None:
+    if len({len(values) for values in (arrays["targets"], arrays["vectors"], arrays["vectors_before"])}) != 1:
+        raise ValueError("its arrays are not of the same clips")
+    if not set(arrays["targets"].tolist()) <= set(range(n_labels)):
+        raise ValueError("it has targets without labels")
+
+
+def read_train_log(folder: str | Path) -> str:
+    """Reads SpeechBrain's log of a training."""
+    path = Path(folder, TRAIN_LOG)
+    with _readable(path):
+        return path.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises what is wrong with a file as a `DataError`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, SafetensorError) as error:
+        raise DataError(
+            f"The file {path} was asked for.",
+            f"It is damaged: {error}.",
+            "Copy it again from where the run was, or remove it",
+        ) from error
 
 
 def learning_curve(text: str) -> Curve:

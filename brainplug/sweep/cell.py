@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from brainplug.config.lock import is_held
-from brainplug.files import RESULTS, write_json
+from brainplug.files import RESULTS, read_json, write_json
 
 CELL_NAME = "cell.json"
 FAILURE_NAME = "failure.json"
@@ -107,7 +106,7 @@ def _run(job: Job, share: Share, lock: int, stopping: Callable[[], bool]) -> str
 def failure_of(folder: Path) -> str | None:
     """Why the cell in a folder broke; None if it did not."""
     path = folder / FAILURE_NAME
-    return json.loads(path.read_text())["reason"] if path.exists() else None
+    return read_json(path, ["reason"])["reason"] if path.exists() else None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """From a table to its cells: every location is checked before the first cell runs."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from brainplug.config.output_folder import Configuration, configuration, what_differs
 from brainplug.config.recipe import Recipe
 from brainplug.errors import ConfigError, UsageError
-from brainplug.files import folder_name
+from brainplug.files import folder_name, read_json
 from brainplug.results.schema import code_name
 from brainplug.sweep.cell import CELL_NAME, Job, command_of, state_of
 from brainplug.sweep.schema import raise_faults
@@ -178,7 +177,7 @@ def _fault_of_finished(cell: Cell, protocol: Protocol) -> Iterator[str]:
     path = cell.folder / CELL_NAME
     if state_of(cell.folder) != "finished" or not path.exists():
         return
-    stored: Configuration = json.loads(path.read_text())["definition"]
+    stored: Configuration = read_json(path, ["definition"])["definition"]
     if stored != protocol.definition:
         before, now = what_differs(stored, protocol.definition), what_differs(protocol.definition, stored)
         yield (

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from brainplug.data.manifest import Clip
 from brainplug.errors import ConfigError, DataError
+from brainplug.files import read_json
 from brainplug.synthetic.espeak import Voice, espeak_version, in_fresh_process, speak
 from brainplug.synthetic.spoken_phrases import PHRASES
 
@@ -77,7 +78,7 @@ def list_clips(data_folder: str | None = None, **_: object) -> list[Clip]:
     folder = Path(data_folder).expanduser() if data_folder else _default_folder()
     if not (folder / "corpus.json").exists():
         _make(folder, CLIPS_PER_INTENT)
-    version = json.loads((folder / "corpus.json").read_text()).get("version")
+    version = read_json(folder / "corpus.json").get("version")
     if version != CORPUS_VERSION:
         raise DataError(
             f"The spoken corpus, version {CORPUS_VERSION}, was asked for.",

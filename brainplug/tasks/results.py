@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from brainplug.adapters.description import package_versions
+from brainplug.adapters.description import PACKAGES
+from brainplug.config.versions import package_versions
 from brainplug.methods import method_settings
 from brainplug.models.adapted import AdaptedModel
 from brainplug.results.schema import method_name
@@ -59,7 +60,7 @@ def describe_method(model: AdaptedModel, settings: TaskSettings) -> dict[str, An
         "longest_clip": settings.length_limit(model.backbone),
         "method": settings.method,
         "method_settings": method_settings(model.method),
-        "versions": package_versions(),
+        "versions": package_versions(PACKAGES),
     }
 
 

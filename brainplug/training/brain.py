@@ -21,6 +21,7 @@ from brainplug.adapters.file import load_delta
 from brainplug.errors import CheckpointError, ConfigError, DataError
 from brainplug.models.adapted import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
+from brainplug.training.loggers import log_epoch
 
 CHECKPOINTS_TO_KEEP = 2  # the newest two, so that one may be torn, and the best two
 
@@ -205,12 +206,8 @@ class AdaptationBrain(sb.Brain, ABC):
         if stage == sb.Stage.TEST:
             return
         rate = max(group["lr"] for group in self.optimizer.param_groups)
-        for logger in self.hparams.train_loggers:
-            logger.log_stats(
-                {"epoch": epoch, "lr": rate},
-                {"loss": self.train_loss},
-                {"loss": stage_loss, **{name: 100 * share for name, share in metrics.items()}},
-            )
+        valid = {"loss": stage_loss, **{name: 100 * share for name, share in metrics.items()}}
+        log_epoch(self.hparams.train_loggers, epoch, rate, self.train_loss, valid)
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 {"epoch": epoch, **self.checkpoint_meta(metrics)},

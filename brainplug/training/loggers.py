@@ -1,18 +1,20 @@
-"""Loggers beside ``train_log.txt``: TensorBoard or Weights & Biases, imported only when a recipe names them."""
+"""What is logged: ``train_log.txt``, and TensorBoard or Weights & Biases, imported only when a recipe names them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from speechbrain.utils.distributed import main_process_only
-from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger
+from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger, TrainLogger, WandBLogger
 
 from brainplug.config.recipe import choose
 from brainplug.errors import ConfigError
+from brainplug.files import atomic_file
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # that an entry of the block `loggers` needs
+EPOCH = re.compile(r"epoch: (\d+),")  # how a line of train_log.txt begins
 LoggerBlock = Mapping[str, Callable[[], TrainLogger] | None]
 Stats = dict[str, Any]
 
@@ -45,6 +47,27 @@ class EpochsInTensorboard(TensorboardLogger):
         self.global_step["meta"] = before
         super().log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
         self.writer.flush()  # before the checkpoint, after which the epoch is not done again
+
+
+def log_epoch(
+    loggers: Sequence[TrainLogger], epoch: int | None, lr: float, train_loss: float, valid_stats: Stats
+) -> None:
+    """Has all loggers write an epoch; ``train_log.txt`` has one line for each, however often a run broke off."""
+    for logger in loggers:
+        if isinstance(logger, FileTrainLogger) and epoch is not None:
+            _forget_epochs(logger.save_file, epoch)
+        logger.log_stats({"epoch": epoch, "lr": lr}, {"loss": train_loss}, valid_stats)
+
+
+@main_process_only
+def _forget_epochs(path: str, first: int) -> None:
+    """Removes the lines from an epoch on: it was logged, broke off before its checkpoint, and is done again."""
+    log = Path(path)
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    earlier = [line for line in lines if not (match := EPOCH.match(line)) or int(match[1]) < first]
+    if earlier != lines:
+        with atomic_file(path) as file:
+            file.writelines(earlier)
 
 
 def tensorboard(folder: str) -> TrainLogger:

@@ -22,6 +22,8 @@ def test_a_killed_run_has_every_epoch_once(when, train_esc50, tmp_path):
     assert set(actual.Tags()["scalars"]) == {"epoch", "lr", "loss/train", "loss/valid", "accuracy/valid"}
     for tag in actual.Tags()["scalars"]:
         assert [event.step for event in actual.Scalars(tag)] == [1, 2, 3]
+    lines = (tmp_path / "results" / "train_log.txt").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["epoch: 1", "epoch: 2", "epoch: 3"]
 
 
 def without(package: str) -> None:

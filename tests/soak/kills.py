@@ -42,6 +42,7 @@ COMPARED = (
     "predictions.csv",
     "transcripts.csv",
     "skipped.csv",
+    "train_log.txt",
     "model.safetensors",
     "out.npy",
     "out.csv",

@@ -179,20 +179,21 @@ def test_a_file_that_is_moved_onto_another_has_another_entry(cache, clip, tmp_pa
     assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 5, 100, 130, 151])
+@pytest.mark.parametrize("kept_bytes", [0, 3, 5, 100, 130, 151, 155])
 def test_a_torn_entry_is_made_again(kept_bytes, cache, clip, extract):
     cache(clip)
     entry = Path(cache.entry(clip))
     content = entry.read_bytes()
-    assert len(content) == 152
-    entry.write_bytes(content[:kept_bytes])
-    assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
-    assert torch.equal(cache(clip), torch.full((3, 2), 2.0))
-    assert extract.calls == 2
+    assert len(content) == 156
+    for calls, torn in enumerate((content[:kept_bytes], content[:kept_bytes].ljust(156, b"\0")), start=2):
+        entry.write_bytes(torn)
+        assert torch.equal(cache(clip), torch.full((3, 2), float(calls)))
+        assert torch.equal(cache(clip), torch.full((3, 2), float(calls)))
+        assert extract.calls == calls
 
 
-@pytest.mark.parametrize("position", [0, 8, 60, 127])
-def test_an_entry_with_a_broken_header_is_made_again(position, cache, clip, extract):
+@pytest.mark.parametrize("position", [0, 8, 60, 127, 130, 151, 155])
+def test_an_entry_with_a_broken_byte_is_made_again(position, cache, clip, extract):
     cache(clip)
     entry = Path(cache.entry(clip))
     content = bytearray(entry.read_bytes())

@@ -1,13 +1,12 @@
 """The runs that a page shows: their names, their groups, and the choices among them."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from brainplug.files import OBSERVATIONS, PREDICTIONS, RESULTS, TRAIN_LOG, find_files
+from brainplug.files import OBSERVATIONS, PREDICTIONS, RESULTS, TRAIN_LOG, find_files, read_json
 from brainplug.results.schema import ClassificationResults, RecognitionResults, RunResults, read_results_file
 
 
@@ -58,7 +57,7 @@ def _cells(folder: Path) -> dict[Path, tuple[str, str, str]]:
     """Folder of each cell -> table, column and row. A table may have been moved as a whole."""
     cells = {}
     for path in find_files(folder, "table.json"):
-        table = json.loads(path.read_text())
+        table = read_json(path, ["name", "cells"])
         for cell in table["cells"]:
             inner = Path(*Path(cell["folder"]).parts[-3:])  # column, row, fold and seed
             cells[path.parent / inner] = table["name"], cell["column"], cell["row"]

@@ -25,7 +25,7 @@ from brainplug.results.page.vectors import in_the_plane, shares_of_classes
 from brainplug.results.plots.accuracy import FewShotPoint, Point, draw_few_shot, draw_scores
 from brainplug.results.plots.classes import draw_confusion, draw_experts, draw_vectors
 from brainplug.results.plots.learning import draw_learning
-from brainplug.results.run_files import learning_curve, read_observations, read_predictions
+from brainplug.results.run_files import learning_curve, read_observations, read_predictions, read_train_log
 from brainplug.results.schema import ClassificationResults, Metric
 from brainplug.results.statistics import interval_of_mean, mean_and_std
 
@@ -200,7 +200,7 @@ def _learning(groups: Mapping[str, Sequence[Run]], canvas: Canvas) -> Section:
     )
     for number, (data, runs) in enumerate(groups.items(), 1):
         logs = {
-            method: [(run.folder / TRAIN_LOG).read_text() for run in group]
+            method: [read_train_log(run.folder) for run in group]
             for method, group in by_method(runs_with_file(runs, TRAIN_LOG)).items()
         }
         curves = {

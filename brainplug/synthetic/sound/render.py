@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from brainplug.errors import ConfigError, DataError
-from brainplug.files import replace, write_json
+from brainplug.files import read_json, replace, write_json
 from brainplug.synthetic.espeak import espeak_version
 from brainplug.synthetic.sound.clips import Plan, is_sound, make_chunks, make_clip, plan_corpus
 from brainplug.synthetic.sound.events import SAMPLE_RATE
@@ -97,7 +97,7 @@ def _existing_index(folder: str, settings: dict[str, Any]) -> dict[str, Any] | N
     asked = f"Sound was asked for in {folder}."
     index = Path(folder, INDEX_NAME)
     if index.is_file():
-        made = json.loads(index.read_text())
+        made = read_json(index, ["settings"])
         if made["settings"] == settings:
             return made
         raise DataError(asked, f"It was made with other settings: {made['settings']}.", "Write another folder")
