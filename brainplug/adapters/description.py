@@ -39,7 +39,7 @@ class AdapterDescription(BaseModel):
     positions : str, optional
         How position embeddings were fitted to the length of the clips.
     versions : dict[str, str]
-        The packages that wrote the file, as `brainplug.config.versions.package_versions` returns them; empty in files of format 1.
+        Those of `PACKAGES` that wrote the file; empty in files of format 1.
     weights_sha256 : str, optional
         Of ``adapter.safetensors``, whose own header cannot have it.
     """

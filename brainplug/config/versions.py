@@ -14,6 +14,5 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
     >>> list(package_versions(["brainplug", "torch"]))
     ['brainplug', 'torch']
     """
-    return {
-        name: brainplug.__version__ if name == "brainplug" else metadata.version(name).split("+")[0] for name in names
-    }
+    installed = {name: metadata.version(name).split("+")[0] for name in names if name != "brainplug"}
+    return {name: installed.get(name, brainplug.__version__) for name in names}

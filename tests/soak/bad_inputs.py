@@ -193,8 +193,8 @@ def partial(folder: Path, bad: BadInput, name: str, ended: Ended) -> str:
         if refused:
             return "a refused command left results" if rows.exists() or (folder / "out.npy").exists() else ""
         listed = list(csv.DictReader(rows.open(newline="", errors="surrogateescape")))
-        told = ended.output.rpartition(" clips cannot be used:")[0].rpartition("\n")[2].split(" of ")
-        skipped, clips = map(int, told) if len(told) == 2 else (0, len(listed))
+        counts = ended.output.rpartition(" clips cannot be used:")[0].rpartition("\n")[2].split(" of ")
+        skipped, clips = map(int, counts) if len(counts) == 2 else (0, len(listed))
         if bool(skipped) != bool(ended.code) or len(listed) + skipped != clips:
             return f"{len(listed)} rows and {skipped} skipped of {clips}, with exit code {ended.code}"
         if name == "embed" and len(np.load(folder / "out.npy")) != len(listed):
@@ -243,8 +243,8 @@ def add(figures: dict[str, Any], bad: BadInput, trials: list[dict[str, Any]]) ->
     figures["most_megabytes"] = max(figures["most_megabytes"], *(trial["memory"] // 10**6 for trial in trials))
     for trial in trials:
         if "fault" in trial:
-            told = {"path": bad.path, "change": bad.change, "command": trial["command"], "fault": trial["fault"]}
-            figures["faults"].append(told)
+            fault = {"path": bad.path, "change": bad.change, "command": trial["command"], "fault": trial["fault"]}
+            figures["faults"].append(fault)
     write_figures("bad_inputs", figures)
 
 
