@@ -111,7 +111,7 @@ def parse_description(text: str, source: str) -> AdapterDescription:
     asked = f"The adapter's description {source} was asked for."
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(asked, f"It is cut short or is no JSON: {error}.", COPY_AGAIN) from error
     if not isinstance(values, dict):
         raise CheckpointError(asked, f"It holds a {type(values).__name__}, no JSON object.", COPY_AGAIN)

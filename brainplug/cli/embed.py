@@ -1,10 +1,12 @@
 """brainplug embed: turns files into the pooled vectors that a run's classifier reads."""
 
 import argparse
+import contextlib
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -42,14 +44,15 @@ def _embed(clips: Sequence[Clip], model: Classifier, path: Path, batch_size: int
     if path.exists() and not listing.exists():
         problem = f"The file exists, without {listing}, so it is no earlier result."
         raise DataError(f"Vectors in {path} were asked for.", problem, "Write another --output")
-    rows = RowFile(listing, CLIP_COLUMNS, adapter_of(model), as_json=False)
-    vectors = VectorFile(path, model.model.backbone.dim, rows.rows)
+    with contextlib.ExitStack() as files:
+        rows = files.enter_context(contextlib.closing(RowFile(listing, CLIP_COLUMNS, adapter_of(model), as_json=False)))
+        vectors = files.enter_context(contextlib.closing(VectorFile(path, model.model.backbone.dim, rows.rows)))
 
-    def write(embedding: Embedding) -> None:
-        vectors.append(embedding.vector.numpy())
-        rows.write(clip_columns(embedding))  # last: a vector without its row is dropped
+        def write(embedding: Embedding) -> None:
+            vectors.append(embedding.vector.numpy())
+            rows.write(clip_columns(embedding))  # last: a vector without its row is dropped
 
-    return compute(clips, rows.done, lambda left, on_error: model.embed_files(left, batch_size, on_error), write)
+        return compute(clips, rows.done, lambda left, on_error: model.embed_files(left, batch_size, on_error), write)
 
 
 class VectorFile:
@@ -74,6 +77,10 @@ class VectorFile:
         self._write_header()
         os.fsync(self._file.fileno())  # after a power cut no listed row is empty
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
     def _write_header(self) -> None:
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self.rows}, {self.dim}), }}"
         magic = np.lib.format.magic(1, 0)
@@ -88,7 +95,7 @@ def _check_vectors(path: Path, dim: int, rows: int) -> None:
     write = "Write another --output, or remove this one and its .csv"
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, SyntaxError, TokenError) as error:  # of a broken header
         raise DataError(asked, f"The file cannot be read: {error}.", write) from error
     if vectors.dtype != "<f4" or vectors.ndim != 2 or vectors.shape[1] != dim or vectors.offset != HEADER_BYTES:
         problem = f"They have the shape {vectors.shape} and the type {vectors.dtype}, not [clips, {dim}] and float32."

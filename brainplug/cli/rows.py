@@ -88,7 +88,7 @@ class RowFile:
                     raise ValueError(f"results of another model, {row['adapter']} (this one is {self.adapter})")
                 self.done.add(key_of(row))
                 self.rows += 1
-        except (ValueError, csv.Error) as error:
+        except (ValueError, TypeError, RecursionError, csv.Error) as error:
             raise DataError(
                 f"The results in {self.path} were to be continued.",
                 f"The file holds {error}.",

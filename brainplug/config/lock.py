@@ -129,7 +129,7 @@ def read_lock(path: Path) -> Lock | None:
     A file that is made now tells the time, since the clock of a file server may differ from this machine's.
     """
     try:
-        with path.open() as file:  # opening it also asks a file server anew
+        with path.open(errors="replace") as file:  # opening it also asks a file server anew
             text, beat = file.read(), os.fstat(file.fileno()).st_mtime
         with tempfile.TemporaryFile(dir=path.parent) as now:
             silence = max(0.0, os.fstat(now.fileno()).st_mtime - beat)
@@ -137,7 +137,7 @@ def read_lock(path: Path) -> Lock | None:
         return None
     try:
         return Lock(text, Holder(**json.loads(text)), silence)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return Lock(text, None, silence)
 
 

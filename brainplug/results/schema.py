@@ -176,7 +176,11 @@ def read_results_file(path: Path) -> RunResults:
     """
     try:
         return parse_results(json.loads(path.read_text()))
-    except (ValueError, AttributeError) as error:  # a ValidationError is a ValueError; a list has no keys
+    except (
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a ValidationError is a ValueError; a list has no keys
         raise DataError(
             f"The results in {path.parent} were asked for.",
             f"{path.name} there cannot be read: {_reason(error)}.",

@@ -9,7 +9,8 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from brainplug.files import replace
+from brainplug.errors import DataError
+from brainplug.files import read_json, replace
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,6 @@ def _checksum(path: Path) -> str:
 
 def _checksums_hold(path: Path) -> bool:
     try:
-        checksums = json.loads((path / CHECKSUMS_NAME).read_text())
-        return all(_checksum(path / name) == checksum for name, checksum in checksums.items())
-    except (OSError, json.JSONDecodeError):
+        return all(_checksum(path / name) == wanted for name, wanted in read_json(path / CHECKSUMS_NAME).items())
+    except (OSError, DataError):
         return False

@@ -58,6 +58,8 @@ COMMANDS = {
     "embed": ["embed", "run", "clips", "--backbone=backbone", "--output=out.npy"],
     "predict, list": ["predict", "run", "clips.csv", "--backbone=backbone", "--output=out.csv"],
     "embed, list": ["embed", "run", "clips.csv", "--backbone=backbone", "--output=out.npy"],
+    "predict, continued": ["predict", "run", "clips", "--backbone=backbone", "--output=done/rows.csv"],
+    "embed, continued": ["embed", "run", "clips", "--backbone=backbone", "--output=done/out.npy"],
     "doctor": ["doctor", RECIPE, *SMALL, *OWN],
     "doctor, list": ["doctor", RECIPE, *SMALL, *LISTED],
     "train": ["train", RECIPE, *SMALL, *OWN, "--output_folder=results"],
@@ -84,6 +86,10 @@ READERS = {
     "run/adapter.json": ("predict", "embed"),
     "run/results.json": ("report",),
     "run/manifest.json": ("train, extend",),
+    "run/configuration.json": ("train, extend",),
+    "done/rows.csv": ("predict, continued",),
+    "done/out.csv": ("embed, continued",),
+    "done/out.npy": ("embed, continued",),
     "run/manifest.csv": ("train, extend", "report"),
     "backbone/config.json": MODEL,
     "backbone/preprocessor_config.json": MODEL,
@@ -126,6 +132,9 @@ def make_files(folder: Path) -> None:
     ended = give([*COMMANDS["train"][:-1], "--output_folder=run"], folder)
     if ended.fault or ended.code:
         raise RuntimeError(f"the good files cannot be trained on: {ended.output}")
+    (folder / "done").mkdir()
+    for name in ("predict, continued", "embed, continued"):
+        give(COMMANDS[name], folder)
     [checkpoint] = (folder / "run" / "save").glob("CKPT*")
     (folder / "checkpoint").symlink_to(checkpoint.relative_to(folder))
 
@@ -188,6 +197,12 @@ def partial(folder: Path, bad: BadInput, name: str, ended: Ended) -> str:
     if (folder / "pwned").exists():
         return "it ran code of the file"
     refused = ended.code == 2
+    if name.endswith("continued"):
+        listing = "rows.csv" if name.startswith("predict") else "out.csv"
+        with open(folder / "done" / listing, newline="", errors="surrogateescape") as file:
+            done = {row.get("path") for row in csv.DictReader(file)} if not refused else set()
+        wanted = {f"clips/{path.parent.name}/{path.name}" for path in folder.glob("clips/*/*")}
+        return "" if refused or wanted <= done else "clips are missing from the results"
     if name.startswith(("predict", "embed")):
         rows = folder / "out.csv"
         if refused:
