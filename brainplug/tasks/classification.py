@@ -1,5 +1,6 @@
 """Classification: one label for each clip."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -43,6 +44,8 @@ from brainplug.training.classification import ClassificationBrain
 from brainplug.training.diagnostics import observe, write_observations, write_predictions
 
 Labels = dict[str, int]  # label -> index
+
+logger = logging.getLogger(__name__)
 
 
 class ClassificationSettings(TaskSettings):
@@ -115,6 +118,9 @@ class Classification(Task[ClassificationSettings, Labels]):
     def build(self, recipe: Recipe[ClassificationSettings], weights: Weights = "pretrained") -> RunComponents[Labels]:
         """Puts the components together; leaves out augmentations that do not work on the signal."""
         components = super().build(recipe, weights)
+        if "frames" in recipe.overrides and "frames" not in components.backbone.signal_settings:
+            text = "--frames=%s has no effect: the backbone %s reads clips of any length."
+            logger.warning(text, recipe.settings.frames, recipe.settings.backbone)
         signals = [components.backbone.spec.signal]
         if recipe.settings.features_on_device:
             signals = ["waveform", *signals]

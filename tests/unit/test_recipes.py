@@ -11,7 +11,7 @@ from brainplug.config.arguments import parse_arguments
 from brainplug.config.recipe import Recipe, RecipeLoader, recipe_nodes
 from brainplug.data.augment import choose_augmentations
 from brainplug.errors import UsageError
-from brainplug.tasks import load_recipe
+from brainplug.tasks import load_recipe, task_of
 from brainplug.tasks.base import choose_optimizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -115,3 +115,13 @@ def test_recipes_of_recognition_have_the_same_keys():
     files = [REPOSITORY / "recipes" / recipe / "hparams" / "train.yaml" for recipe in ("spoken_ctc", "LibriSpeech_ctc")]
     keys = [list(recipe_nodes(str(file))) for file in files]
     assert [key for key in keys[0] if key not in ("manifest", "folds")] == keys[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "backbone", "is_told"),
+    [("--frames=64", "nano-hubert", True), ("--frames=64", "nano-ast", False), ("--seed=1", "nano-hubert", False)],
+)
+def test_frames_that_have_no_effect_are_told(option, backbone, is_told, caplog):
+    recipe = load("ESC50", f"--backbone={backbone}", option)
+    task_of(recipe).build(recipe, "random")
+    assert ("--frames=64 has no effect: the backbone nano-hubert" in caplog.text) == is_told
