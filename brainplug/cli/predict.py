@@ -5,17 +5,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from tqdm import tqdm
 
 from brainplug.cli.rows import CLIP_COLUMNS, Row, RowFile, clip_columns, csv_line, format_row, key_of, to_text
+from brainplug.cli.windows import EventFinder, add_window_arguments, read_windows_options
 from brainplug.config.lock import hold
 from brainplug.data.manifest import Clip
+from brainplug.data.windows import Windows
 from brainplug.errors import ConfigError, UsageError
 from brainplug.inference import Classifier, SpeechRecognizer, load_run
 from brainplug.inference.base import OnError
+from brainplug.inference.classifier import Prediction
 from brainplug.inference.inputs import list_inputs
 
 Result = TypeVar("Result")
@@ -24,6 +27,7 @@ Result = TypeVar("Result")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_common_arguments(parser)
+    add_window_arguments(parser)
     parser.add_argument("--output", help="a file for the results; the same command continues it")
     parser.add_argument("--format", choices=("table", "csv", "json"), help="json: an object in each line")
     parser.add_argument("--top_k", type=int, help="how many classes are shown of each clip, the most probable first")
@@ -45,9 +49,37 @@ def run(arguments: argparse.Namespace) -> int:
     form = _format(arguments)
     clips, model = open_common(arguments)
     columns = _result_columns(model, arguments.top_k)
+    windows, finder = read_windows_options(arguments, clips, model)
     with hold_output(arguments.output):
-        done, write = _open_output(arguments, form, clips, model, columns)
-        return compute(clips, done, lambda left, on_error: _rows(model, left, columns, arguments, on_error), write)
+        done, write = _open_output(arguments, form, clips, model, columns, windows)
+        if windows is None:
+            return compute(clips, done, lambda left, on_error: _rows(model, left, columns, arguments, on_error), write)
+        predictions = _window_predictions(cast(Classifier, model), windows, arguments, finder, done)
+        code = compute(clips, set(), predictions, lambda window: write(_row_of(window, columns)), counts_clips=False)
+        finder.write()
+        return code
+
+
+def _window_predictions(
+    model: Classifier,
+    windows: Windows,
+    arguments: argparse.Namespace,
+    finder: EventFinder,
+    done: set[tuple[str, ...]],
+) -> Callable[[Sequence[Clip], OnError], Iterator[Prediction]]:
+    """What yields the predictions of windows that have no row yet; events need those of the others too."""
+
+    def is_done(clip: Clip) -> bool:
+        return key_of(clip_columns(clip)) in done
+
+    def predict(clips: Sequence[Clip], on_error: OnError) -> Iterator[Prediction]:
+        skip = None if finder.path else is_done
+        for window in model.classify_files(clips, arguments.batch_size, on_error, windows, skip):
+            finder.add(window)
+            if key_of(clip_columns(window)) not in done:
+                yield window
+
+    return predict
 
 
 def _open_output(
@@ -56,13 +88,14 @@ def _open_output(
     clips: Sequence[Clip],
     model: Classifier | SpeechRecognizer,
     columns: Sequence[str],
+    windows: Windows | None,
 ) -> tuple[set[tuple[str, ...]], Callable[[Row], None]]:
     """Which clips are done already, and what writes a row."""
     if arguments.output:
         file = RowFile(Path(arguments.output), [*CLIP_COLUMNS, *columns], adapter_of(model), form == "json")
         return file.done, file.write
     if form == "table":
-        return set(), _table_printer(clips, model, columns)
+        return set(), _table_printer(clips, model, columns, windows is not None)
     if form == "csv":
         show(csv_line([*CLIP_COLUMNS, *columns]))
     return set(), lambda row: show(format_row(row, form == "json"))
@@ -96,8 +129,11 @@ def compute(
     done: set[tuple[str, ...]],
     results: Callable[[Sequence[Clip], OnError], Iterator[Result]],
     write: Callable[[Result], None],
+    counts_clips: bool = True,
 ) -> int:
     """Computes and writes the results of the clips that are not done yet, and lists the clips that cannot be read.
+
+    The progress counts clips, or results, whose number is not known before.
 
     Returns
     -------
@@ -106,7 +142,8 @@ def compute(
     """
     left = [clip for clip in clips if key_of(clip_columns(clip)) not in done]
     bad = []
-    with tqdm(total=len(clips), initial=len(clips) - len(left), unit="clip", disable=None) as progress:
+    total, unit = (len(clips), "clip") if counts_clips else (None, "window")
+    with tqdm(total=total, initial=len(clips) - len(left), unit=unit, disable=None) as progress:
 
         def on_error(_: Clip, error: UsageError) -> None:
             bad.append(str(error))
@@ -116,7 +153,8 @@ def compute(
             write(result)
             progress.update()
     if bad:
-        print(f"{len(bad)} of {len(clips)} clips cannot be used:", *bad, sep="\n", file=sys.stderr)
+        what = "clips cannot be used" if counts_clips else "recordings cannot be read to their end, or not at all"
+        print(f"{len(bad)} of {len(clips)} {what}:", *bad, sep="\n", file=sys.stderr)
     return int(bool(bad))
 
 
@@ -160,15 +198,19 @@ def _rows(
             yield {**clip_columns(transcript), "text": transcript.text}
         return
     for prediction in model.classify_files(clips, arguments.batch_size, on_error):
-        top = [value for label, share in prediction.top(len(columns) // 2) for value in (label, round(share, 6))]
-        yield {**clip_columns(prediction), **dict(zip(columns, top, strict=True))}
+        yield _row_of(prediction, columns)
+
+
+def _row_of(prediction: Prediction, columns: Sequence[str]) -> Row:
+    top = [value for label, share in prediction.top(len(columns) // 2) for value in (label, round(share, 6))]
+    return {**clip_columns(prediction), **dict(zip(columns, top, strict=True))}
 
 
 def _table_printer(
-    clips: Sequence[Clip], model: Classifier | SpeechRecognizer, columns: Sequence[str]
+    clips: Sequence[Clip], model: Classifier | SpeechRecognizer, columns: Sequence[str], in_windows: bool
 ) -> Callable[[Row], None]:
     """Prints the heading of a table, whose columns are as wide as their widest value will be."""
-    are_parts = any(clip.start is not None or clip.stop is not None for clip in clips)
+    are_parts = in_windows or any(clip.start is not None or clip.stop is not None for clip in clips)
     shown = [*(CLIP_COLUMNS if are_parts else CLIP_COLUMNS[:1]), *columns]
     widest = {"path": max(len(clip.path) for clip in clips)}
     if isinstance(model, Classifier):

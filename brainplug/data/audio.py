@@ -9,7 +9,7 @@ import torch
 import torchaudio
 from pydantic import PositiveInt
 
-from brainplug.data.decoding import READ_ERRORS, open_clip, why_unreadable
+from brainplug.data.decoding import READ_ERRORS, Block, open_clip, why_unreadable
 from brainplug.data.manifest import Clip
 from brainplug.errors import DataError
 
@@ -52,15 +52,25 @@ def read_audio(clip: Clip, sample_rate: int = 16000, channel: Channel = "mix") -
     """
     try:
         with open_clip(clip) as decoder:
-            samples = torch.from_numpy(np.concatenate(list(decoder.blocks)))  # [time, channel]
-        waveform = choose_channel(samples, channel)
+            samples = np.concatenate(list(decoder.blocks))  # [time, channel]
+        return to_waveform(samples, decoder.sample_rate, sample_rate, channel)
     except READ_ERRORS as fault:
-        raise DataError(
-            f"The clip {clip.id!r} was asked for.",
-            f"{clip.path} cannot be read: {why_unreadable(fault)}.",
-            "Mend or replace the file, or leave it out of the list.",
-        ) from fault
-    return waveform if decoder.sample_rate == sample_rate else _resampler(decoder.sample_rate, sample_rate)(waveform)
+        raise unreadable(clip, fault) from fault
+
+
+def unreadable(clip: Clip, fault: Exception) -> DataError:
+    """The error of a clip whose file cannot be read."""
+    return DataError(
+        f"The clip {clip.id!r} was asked for.",
+        f"{clip.path} cannot be read: {why_unreadable(fault)}.",
+        "Mend or replace the file, or leave it out of the list.",
+    )
+
+
+def to_waveform(samples: Block, from_rate: int, to_rate: int, channel: Channel) -> torch.Tensor:
+    """Makes decoded samples ``[time, channel]`` mono ``[time]``, at another rate in Hz."""
+    waveform = choose_channel(torch.from_numpy(samples), channel)
+    return waveform if from_rate == to_rate else _resampler(from_rate, to_rate)(waveform)
 
 
 def choose_channel(samples: torch.Tensor, channel: Channel) -> torch.Tensor:

@@ -14,6 +14,7 @@ from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.config.recipe import PRECISIONS, check_device
 from brainplug.data.audio import read_audio
 from brainplug.data.manifest import Clip
+from brainplug.data.windows import Windows, read_windows
 from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
 from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import why_too_long
@@ -85,8 +86,16 @@ class TrainedModel(torch.nn.Module):
 
     def read(self, clip: Clip) -> torch.Tensor:
         """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
+        return self._signal(clip, read_audio(clip, self.model.backbone.sample_rate, self.description.channel))
+
+    def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
+        """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""
+        rate = self.model.backbone.sample_rate
+        for window, waveform in read_windows(clip, windows, rate, self.description.channel):
+            yield window, self._signal(window, waveform)
+
+    def _signal(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
         backbone = self.model.backbone
-        waveform = read_audio(clip, backbone.sample_rate, self.description.channel)
         seconds = len(waveform) / backbone.sample_rate
         reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
         if self.longest_clip is not None and seconds > self.longest_clip:
@@ -99,7 +108,12 @@ class TrainedModel(torch.nn.Module):
         return backbone.extract(waveform)
 
     def batches(
-        self, files: Iterable[str | Path | Clip], batch_size: int, on_error: OnError | None = None
+        self,
+        files: Iterable[str | Path | Clip],
+        batch_size: int,
+        on_error: OnError | None = None,
+        windows: Windows | None = None,
+        skip: Callable[[Clip], bool] | None = None,
     ) -> Iterator[tuple[list[Clip], torch.Tensor, torch.Tensor]]:
         """Reads files batch by batch, in order: the clips, their padded signals and the signals' relative lengths.
 
@@ -111,6 +125,10 @@ class TrainedModel(torch.nn.Module):
             The most clips in a batch; long clips are fewer.
         on_error : Callable, optional
             Called with a clip that cannot be read and the error, and the clip is left out; None raises the error.
+        windows : Windows, optional
+            How each file is cut; None: not at all. A batch may hold windows of several files.
+        skip : Callable, optional
+            Says of a clip, or of a window, whether it is read over.
         """
         if isinstance(files, str | Path | Clip):
             raise DataError(f"The files {str(files)!r} were asked for.", "That is one file.", "Give a list: [FILE]")
@@ -118,14 +136,8 @@ class TrainedModel(torch.nn.Module):
             raise ConfigError(f"Batches of {batch_size} were asked for.", "None is so small.", "Write 1 or more")
         clips: list[Clip] = []
         signals: list[torch.Tensor] = []
-        for file in files:
-            clip = file if isinstance(file, Clip) else Clip(Path(file).stem, str(file), "")
-            try:
-                signal = self.read(clip)
-            except UsageError as error:
-                if on_error is None:
-                    raise
-                on_error(clip, error)
+        for clip, signal in self._read_all(files, on_error, windows):
+            if skip and skip(clip):
                 continue
             padded = (len(clips) + 1) * max(other.numel() for other in (*signals, signal))
             if clips and (len(clips) >= batch_size or padded > batch_size * NUMBERS_PER_CLIP):
@@ -135,6 +147,18 @@ class TrainedModel(torch.nn.Module):
             signals.append(signal)
         if clips:
             yield clips, *self.pad(signals)
+
+    def _read_all(
+        self, files: Iterable[str | Path | Clip], on_error: OnError | None, windows: Windows | None
+    ) -> Iterator[tuple[Clip, torch.Tensor]]:
+        for file in files:
+            clip = file if isinstance(file, Clip) else Clip(Path(file).stem, str(file), "")
+            try:
+                yield from self.read_windows(clip, windows) if windows else [(clip, self.read(clip))]
+            except UsageError as error:
+                if on_error is None:
+                    raise
+                on_error(clip, error)
 
     def pad(self, signals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Makes a batch of signals, and their relative lengths ``[batch]``, on the model's device."""

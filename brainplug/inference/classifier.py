@@ -1,6 +1,6 @@
 """Classifies clips, or turns them into vectors, with what a run trained."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 
 from brainplug.adapters.description import ClassifierDescription
 from brainplug.data.manifest import Clip
+from brainplug.data.windows import Windows
 from brainplug.inference.base import ClipResult, OnError, TrainedModel
 from brainplug.models.classifier import AudioClassifier
 
@@ -57,14 +58,19 @@ class Classifier(TrainedModel):
         return prediction
 
     def classify_files(
-        self, paths: Iterable[str | Path | Clip], batch_size: int = 16, on_error: OnError | None = None
+        self,
+        paths: Iterable[str | Path | Clip],
+        batch_size: int = 16,
+        on_error: OnError | None = None,
+        windows: Windows | None = None,
+        skip: Callable[[Clip], bool] | None = None,
     ) -> Iterator[Prediction]:
         """Classifies audio files batch by batch, in order; the arguments are those of `TrainedModel.batches`.
 
         A prediction does not depend on the batch that the clip is in.
         """
         labels = self.labels
-        for clips, signal, lengths in self.batches(paths, batch_size, on_error):
+        for clips, signal, lengths in self.batches(paths, batch_size, on_error, windows, skip):
             logits = self._logits(signal, lengths)
             rows = zip(clips, logits.argmax(1).tolist(), logits.softmax(1).tolist(), strict=True)
             for clip, index, row in rows:

@@ -32,7 +32,11 @@ def test_every_command_explains_itself(name, capsys):
 
 def test_every_module_is_a_command_or_is_used_by_one():
     modules = {path.stem for path in (REPOSITORY / "brainplug" / "cli").glob("*.py")}
-    assert modules - {cli.module_of(name).rpartition(".")[2] for name in cli.COMMANDS} == {"__init__", "rows"}
+    assert modules - {cli.module_of(name).rpartition(".")[2] for name in cli.COMMANDS} == {
+        "__init__",
+        "rows",
+        "windows",
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["--seed=1"]])
