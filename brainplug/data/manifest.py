@@ -72,6 +72,8 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             for row in reader:
                 if any(row.pop(None, ())) or None in row.values():
                     raise csv.Error("it has not as many fields as the header; quote fields with commas")
+                if any("\0" in text for text in row.values()):
+                    raise csv.Error("it has a NUL byte")
                 yield row
     except csv.Error as fault:
         raise DataError(asked, f"Line {above + reader.line_num}: {fault}.", "Mend that line.") from fault

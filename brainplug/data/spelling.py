@@ -1,5 +1,6 @@
 """How spreadsheets and other systems write lists: encodings, separators, decimal commas, paths."""
 
+import math
 import os
 import re
 import urllib.parse
@@ -62,7 +63,10 @@ def decimal(text: str) -> float:
     """
     if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
         raise ValueError(f"{text!r} may be {text.replace(',', '.')} or {text.replace(',', '')}")
-    return float(text.replace(",", ".") if re.fullmatch(r"[+-]?\d*,\d+", text) else text)
+    number = float(text.replace(",", ".") if re.fullmatch(r"[+-]?\d*,\d+", text) else text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no number of seconds")
+    return number
 
 
 def local_path(path: str, folder: str) -> str:

@@ -1,5 +1,6 @@
 """A trained model that is ready to use: loaded from its run, and fed with files of any length in batches."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import why_too_long
 from brainplug.tasks import find_task
 
+logger = logging.getLogger(__name__)
+
+FAINTEST = 1e-4  # root mean square, of full scale: channels that cancel leave the last bits of 16
 # A batch has fewer clips where padding would make it larger than a full one of half a minute: 30 s at 16 kHz.
 NUMBERS_PER_CLIP = 480_000
 OnError = Callable[[Clip, UsageError], None]
@@ -86,7 +90,11 @@ class TrainedModel(torch.nn.Module):
 
     def read(self, clip: Clip) -> torch.Tensor:
         """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
-        return self._signal(clip, read_audio(clip, self.model.backbone.sample_rate, self.description.channel))
+        waveform = read_audio(clip, self.model.backbone.sample_rate, self.description.channel)
+        if waveform.square().mean() < FAINTEST**2:
+            text = "%s is silent, or nearly, as the model reads it (channel: %s); its result says nothing."
+            logger.warning(text, clip.path, self.description.channel)
+        return self._signal(clip, waveform)
 
     def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
         """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""

@@ -350,6 +350,14 @@ def call(command: ModuleType, *arguments: object) -> int:
     return command.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
+@pytest.mark.parametrize(("right", "is_told"), [(-1.0, True), (0.0, False)])
+def test_a_clip_that_is_silent_once_it_is_mixed_is_told(right, is_told, run, tmp_path, caplog):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "a.wav", np.stack([samples, right * samples], 1), 16000)
+    assert call(predict, run, tmp_path / "a.wav") == 0
+    assert ("a.wav is silent, or nearly, as the model reads it (channel: mix)" in caplog.text) == is_told
+
+
 def test_predictions_are_printed_as_a_table(run, clips, capsys):
     assert call(predict, run, *clips[:2], "--top_k=2") == 0
     lines = capsys.readouterr().out.splitlines()
