@@ -11,10 +11,10 @@ import torch
 from tqdm import tqdm
 
 from brainplug.cli.rows import CLIP_COLUMNS, Row, RowFile, clip_columns, csv_line, format_row, key_of, to_text
-from brainplug.cli.windows import EventFinder, add_window_arguments, read_windows_options
+from brainplug.cli.windows import SAMPLE_RATE, EventFinder, add_window_arguments, read_windows_options
 from brainplug.config.lock import hold
 from brainplug.data.manifest import Clip
-from brainplug.data.windows import Windows
+from brainplug.data.windows import Windows, mean_spectra
 from brainplug.errors import ConfigError, UsageError
 from brainplug.inference import Classifier, SpeechRecognizer, load_run
 from brainplug.inference.base import OnError
@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             return compute(clips, done, lambda left, on_error: _rows(model, left, columns, arguments, on_error), write)
         predictions = _window_predictions(cast(Classifier, model), windows, arguments, finder, done)
         code = compute(clips, set(), predictions, lambda window: write(_row_of(window, columns)), counts_clips=False)
-        finder.write()
+        channel = model.description.channel
+        finder.write(lambda: mean_spectra(clips[0], windows, SAMPLE_RATE, channel))
         return code
 
 
@@ -73,7 +74,7 @@ def _window_predictions(
         return key_of(clip_columns(clip)) in done
 
     def predict(clips: Sequence[Clip], on_error: OnError) -> Iterator[Prediction]:
-        skip = None if finder.path else is_done
+        skip = None if finder.needs_all else is_done
         for window in model.classify_files(clips, arguments.batch_size, on_error, windows, skip):
             finder.add(window)
             if key_of(clip_columns(window)) not in done:

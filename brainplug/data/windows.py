@@ -1,5 +1,6 @@
 """Windows of long recordings, read one after the other: memory does not grow with the recording."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 from brainplug.data.audio import Channel, to_waveform, unreadable
 from brainplug.data.decoding import READ_ERRORS, Block, open_clip
 from brainplug.data.manifest import Clip
-from brainplug.errors import ConfigError
+from brainplug.errors import ConfigError, DataError
 
 DECIMALS = 6  # of a window's times in seconds, which name its samples exactly
 
@@ -49,6 +50,20 @@ def read_windows(
                 yield replace(clip, start=start, stop=stop), to_waveform(samples, rate, sample_rate, channel)
     except READ_ERRORS as fault:
         raise unreadable(clip, fault) from fault
+
+
+def mean_spectra(clip: Clip, windows: Windows, sample_rate: int, channel: Channel, bands: int = 64) -> np.ndarray:
+    """The mean power of each window of a clip, ``[bands, windows]``, in equal bands up to half the sample rate.
+
+    Of a file that breaks off there are the windows before.
+    """
+    spectra, shape = [], torch.hann_window(2 * bands)
+    with contextlib.suppress(DataError):
+        for _, samples in read_windows(clip, windows, sample_rate, channel):
+            padded = torch.nn.functional.pad(samples, (0, max(0, 2 * bands - len(samples))))
+            power = torch.stft(padded, 2 * bands, window=shape, center=False, return_complex=True).abs().square()
+            spectra.append(power[1:].mean(1))
+    return torch.stack(spectra, 1).numpy()
 
 
 def _cut(blocks: Iterator[Block], size: int, hop: float) -> Iterator[tuple[int, Block]]:

@@ -8,11 +8,12 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 from scipy.signal import medfilt
 
 from brainplug.cli import predict
 from brainplug.data.manifest import Clip
-from brainplug.data.windows import Windows
+from brainplug.data.windows import Windows, mean_spectra
 from brainplug.errors import ConfigError
 from brainplug.inference import Classifier
 from brainplug.inference.classifier import Prediction
@@ -118,6 +119,26 @@ def test_events_are_written_for_other_programs(name, run, recordings, tmp_path):
     assert [0.0, 1.0] in [span[:2] for span in spans]
 
 
+@pytest.mark.parametrize("name", ["a", "b", "cut"])
+def test_a_picture_is_drawn_of_one_recording(name, run, recordings, tmp_path):
+    """Also where the recording breaks off, and beside rows that are continued."""
+    for _ in range(2):
+        options = [f"--picture={tmp_path / 'a.png'}", f"--output={tmp_path / 'rows.csv'}", "--threshold=0.4"]
+        assert call(predict, run, recordings / f"{name}.wav", "--window=0.5", *options) == (name == "cut")
+        height, width, _ = imread(tmp_path / "a.png").shape
+        assert width > height > 500
+        (tmp_path / "a.png").unlink()
+
+
+def test_spectra_show_where_a_tone_is(tmp_path):
+    time = np.arange(32000) / 16000
+    tone = np.where(time < 1, np.sin(2 * np.pi * 1000 * time), np.sin(2 * np.pi * 5000 * time))
+    soundfile.write(tmp_path / "a.wav", 0.1 * tone, 16000)
+    spectra = mean_spectra(Clip("a", str(tmp_path / "a.wav"), ""), Windows(0.5, 0.5), 16000, "mix")
+    assert spectra.shape == (64, 4)
+    assert (spectra.argmax(0) * 125 + 125).tolist() == [1000, 1000, 5000, 5000]  # bands of 125 Hz
+
+
 REFUSED = {
     "--hop=1": "without --window",
     "--events=a.csv": "without --window",
@@ -129,6 +150,8 @@ REFUSED = {
     "--window=1 --events=a.csv --median=2": "odd number",
     "--window=1 --events=a.xls": "names no format",
     "--window=1 --events=a.txt": "of one recording, and there are 3",
+    "--window=1 --picture=a.png": "there are 3",
+    "--picture=a.png": "without --window",
     "--window=5 --longest_clip=2": "takes 2 s at once",
 }
 
