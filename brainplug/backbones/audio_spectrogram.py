@@ -43,6 +43,7 @@ class AudioSpectrogram(Backbone):
         special_tokens=SPECIAL_TOKENS,
     )
     extractor_name = "ASTFeatureExtractor"
+    fitted = ("embeddings.position_embeddings",)
     checkpoints: ClassVar = {
         "nano-ast": Checkpoint(
             "Apache-2.0",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 import transformers
 
-from brainplug.backbones.hub import load_extractor, weights_revision
+from brainplug.backbones.hub import hash_tensors, load_extractor, weights_revision
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
 from brainplug.errors import ConfigError
 
@@ -41,6 +41,8 @@ class Backbone(torch.nn.Module, ABC):
     checkpoints: ClassVar[dict[str, Checkpoint]] = {}  # by short name
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
+    fitted: ClassVar[tuple[str, ...]] = ()  # tensors that depend on the length of clips
+    is_in_transformers: ClassVar[bool] = True
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
@@ -59,6 +61,14 @@ class Backbone(torch.nn.Module, ABC):
     def dim(self) -> int:
         """Width of a token."""
         return int(self.model.config.hidden_size)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights as they are now, but for those that were fitted to the length of clips.
+
+        It depends neither on the format of their file nor on the names that a version of transformers gives them.
+        """
+        tensors = self.model.state_dict()
+        return hash_tensors(tensor for name, tensor in tensors.items() if name not in self.fitted)
 
     @classmethod
     def load(cls, source: str, name: str, revision: str | None, **settings: Any) -> Self:

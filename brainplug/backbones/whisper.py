@@ -40,6 +40,7 @@ class Whisper(Backbone):
         final_norm="layer_norm",
     )
     extractor_name = "WhisperFeatureExtractor"
+    fitted = ("embed_positions.weight",)
     checkpoints: ClassVar = {
         "whisper": Checkpoint(
             "Apache-2.0",

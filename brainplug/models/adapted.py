@@ -105,10 +105,12 @@ class AdaptedModel(torch.nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name in self._delta_names}
 
     def load_delta(self, delta: dict[str, torch.Tensor]) -> None:
-        """Loads what `delta` returned for a model of the same kind.
+        """Loads what `delta` returned for a model of the same kind; anything else raises as in `check_delta`."""
+        self.check_delta(delta)
+        self.load_state_dict(delta, strict=False)
 
-        Missing and unexpected tensors, and those of another shape, are named in a `CheckpointError`.
-        """
+    def check_delta(self, delta: dict[str, torch.Tensor]) -> None:
+        """Names missing and unexpected tensors, and those of another shape, in a `CheckpointError`."""
         own = self.delta()
         missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
         misshapen = sorted(name for name in own.keys() & delta.keys() if own[name].shape != delta[name].shape)
@@ -119,7 +121,11 @@ class AdaptedModel(torch.nn.Module):
                 f"of another shape: {misshapen[:5] or 'none'}.",
                 "Build the model with the method, the backbone and the classes that the file names",
             )
-        self.load_state_dict(delta, strict=False)
+
+    def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What the model computes of one clip ``[samples]``, by which a loaded model is verified."""
+        output: torch.Tensor = self(self.backbone.extract(waveform)[None], torch.ones(1))
+        return output
 
     def count_parameters(self) -> dict[str, int]:
         """Numbers of parameters: ``trainable``, ``trainable_without_head`` and ``total``."""

@@ -24,7 +24,7 @@ ROOMS = {
     "backbones": (*BASE, "data", "optim"),
     "methods": (*BASE, "backbones"),
     "models": (*BASE, "data", "optim", "backbones", "methods"),
-    "adapters": (*BASE, "data", "backbones", "methods", "models"),
+    "adapters": (*BASE, "data", "backbones", "methods", "models", "compat"),
     "training": (*BASE, "data", "optim", "backbones", "methods", "models", "adapters"),
     "results": BASE,
     "compat": (*BASE, "data", "backbones", "methods", "models"),
