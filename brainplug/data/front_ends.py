@@ -147,7 +147,9 @@ def windows_of(waveforms: torch.Tensor, count: int, window: int, shift: int) -> 
     [[[0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 4.0, 5.0]]]
     """
     step = math.gcd(window, shift)  # samples of a piece; windows begin and end where pieces do
-    pieces = waveforms[:, : window + (count - 1) * shift].unflatten(1, (-1, step))
+    samples = window + (count - 1) * shift
+    # Not `unflatten`, which is exported with the example's number of clips.
+    pieces = waveforms[:, :samples].reshape(waveforms.shape[0], samples // step, step)
     stride, last = shift // step, (count - 1) * shift // step
     return torch.cat([pieces[:, first : first + last + 1 : stride] for first in range(window // step)], dim=2)
 

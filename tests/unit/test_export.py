@@ -49,7 +49,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.delta().items():
         if tensor.is_floating_point():
-            values = torch.randn(tensor.shape, generator=generator) * (0.5 if name.startswith("head") else 0.1)
+            values = torch.randn(tensor.shape, generator=generator) * 0.1
             tensor.copy_(0.5 + values.abs() if name.endswith("running_var") else tensor + values)
     return model.eval()
 
@@ -61,6 +61,8 @@ def make_run(folder: Path, backbone: str, method: str = "lora", pooling: str = "
     frames = 48 if backbone == "nano-ast" else None
     torch.manual_seed(0)
     model = AudioClassifier(load_backbone(backbone, frames=frames), choose(method, **settings), len(LABELS), pooling)
+    if "nano" not in backbone:  # the vectors of small random backbones hardly differ
+        model.head.weight.mul_(300)
     save_adapter(randomised(model), folder, describe_classifier(model, LABELS, method))
     return Classifier.from_run(folder)
 
@@ -70,14 +72,16 @@ def clips_of(counts: tuple[int, ...]) -> list[torch.Tensor]:
     return [torch.randn(count, generator=generator) * torch.linspace(0.3, 0.01, count) for count in counts]
 
 
-def run_file(path: Path, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(output) for output in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
+def open_file(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+@torch.no_grad()
 def check_file(path: Path, classifier: Classifier, waveform: bool) -> None:
-    """Compares the file's probabilities with those of the classifier, for every batch of `SAMPLES`."""
-    answers = []
+    """Compares the file's logits with those of the classifier, for every batch of `SAMPLES`."""
+    session, spread = open_file(path), []
     for counts in SAMPLES:
         clips = clips_of(counts)
         signals = clips if waveform else [classifier.model.backbone.extract(clip) for clip in clips]
@@ -85,14 +89,15 @@ def check_file(path: Path, classifier: Classifier, waveform: bool) -> None:
         inputs = {"waveform" if waveform else "signal": pad_sequence(signals, batch_first=True, padding_value=0.7)}
         if waveform or classifier.model.backbone.frames is None:
             inputs["lengths"] = lengths
-        logits, probabilities = run_file(path, inputs)
+        outputs = session.run(["logits", "probabilities"], {name: value.numpy() for name, value in inputs.items()})
+        logits, probabilities = map(torch.from_numpy, outputs)
         wavs = pad_sequence(clips, batch_first=True)
-        expected = classifier.classify_batch(wavs, torch.tensor(counts) / wavs.shape[1])[0]
-        torch.testing.assert_close(probabilities, expected, atol=1e-4, rtol=0)
-        torch.testing.assert_close(logits.softmax(1), probabilities)
-        answers.append(expected)
-    spread = torch.cat(answers)
-    assert (spread.max(0).values - spread.min(0).values).max() > 1e-3  # far more than the tolerance
+        signals_and_lengths = classifier.signals_of(wavs, torch.tensor(counts) / wavs.shape[1])
+        expected = classifier.model(*signals_and_lengths)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(probabilities, expected.softmax(1), atol=1e-4, rtol=0)
+        spread.append(expected.max(0).values - expected.min(0).values)
+    assert torch.cat(spread).max() > 0.01  # far more than the tolerance
 
 
 @pytest.mark.parametrize("method", ["lora", "conformer", "soft_moa"])
