@@ -133,7 +133,9 @@ class Whisper(Backbone):
                 "Export it without --waveform",
             )
         filters = torch.as_tensor(extractor.mel_filters)
-        return WhisperFrontEnd(filters, self.frames or 0, extractor.n_fft, extractor.hop_length, extractor.padding_value)
+        return WhisperFrontEnd(
+            filters, self.frames or 0, extractor.n_fft, extractor.hop_length, extractor.padding_value
+        )
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Tokens ``[batch, frames / 2, dim]``. All clips have the same length, so nothing is masked."""

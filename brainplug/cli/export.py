@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_run(arguments.run, backbone=arguments.backbone)
     if not isinstance(model, Classifier):
         problem = "The run there recognises speech, which is not exported yet."
-        raise CheckpointError(f"An ONNX file of {arguments.run} was asked for.", problem, "Name a run of classification")
+        raise CheckpointError(
+            f"An ONNX file of {arguments.run} was asked for.", problem, "Name a run of classification"
+        )
     print(_describe(export_onnx(model, path, arguments.waveform)))
     return 0
 

@@ -79,8 +79,8 @@ class PromptedLayer(torch.nn.Module):
 
     def _with_prompts(self, mask: torch.Tensor) -> torch.Tensor:
         """Adds the prompts to a mask ``[batch, keys]`` or ``[batch, heads, queries, keys]``: all tokens read them."""
-        visible = True if mask.dtype == torch.bool else (1 if mask.dim() == 2 else 0)
-        prompts = torch.full((*mask.shape[:-1], self.count), visible, dtype=mask.dtype, device=mask.device)
+        visible = int(mask.dtype == torch.bool or mask.dim() == 2)
+        prompts = mask.new_full((*mask.shape[:-1], self.count), visible)
         mask = torch.cat([mask[..., : self.position], prompts, mask[..., self.position :]], dim=-1)
         if mask.dim() == 2:
             return mask
