@@ -1,7 +1,7 @@
 """From padded batches of waveforms to signals as a graph of plain operations, which can be exported and run elsewhere.
 
-`extract` of a backbone reads one clip in Python. These modules compute the same for a batch, and use matrix products for
-the Fourier transform, so that every runtime has what they need.
+`extract` of a backbone reads one clip in Python. These modules compute the same for a batch. The Fourier transform is a
+matrix product, so that every runtime has what they need.
 """
 
 import math
@@ -19,7 +19,7 @@ EPSILON = 1e-7  # of wav2vec 2.0's variance
 
 
 class FrontEnd(torch.nn.Module):
-    """Turns waveforms ``[batch, samples]``, of which `lengths` ``[batch]`` samples are no padding, into signals.
+    """Turns waveforms ``[batch, samples]`` into signals; `lengths` ``[batch]`` of their samples are no padding.
 
     `forward` returns the signals, ``[batch, frames, mel_bands]`` or ``[batch, samples]``, and the share of each that is
     not padding, ``[batch]``. What is in the padding does not matter.

@@ -45,8 +45,8 @@ class Exported:
 class ClassifierGraph(torch.nn.Module):
     """What is exported: from a signal or a waveform to logits and probabilities, ``[batch, classes]`` each.
 
-    Without a front end, `forward` takes the backbone's signal, with `lengths` if the backbone masks padding. With one it
-    takes waveforms ``[batch, samples]`` and their lengths. `lengths` ``[batch]`` are numbers of samples.
+    Without a front end, `forward` takes the backbone's signal, with `lengths` if the backbone masks padding. With one
+    it takes waveforms ``[batch, samples]`` and their lengths. `lengths` ``[batch]`` are numbers of samples.
     """
 
     def __init__(self, model: torch.nn.Module, front_end: FrontEnd | None):
@@ -68,8 +68,8 @@ class ClassifierGraph(torch.nn.Module):
 def export_onnx(classifier: Classifier, path: str | Path, waveform: bool = False) -> Exported:
     """Writes a classifier as one ONNX file, once the file has given the classifier's results on clips of noise.
 
-    The outputs are `logits` and `probabilities`, ``[batch, classes]``; the size of the batch is any. What else is needed
-    to use the file is in its metadata: labels, sample rate, and which adapter and backbone it was made of.
+    The outputs are `logits` and `probabilities`, ``[batch, classes]``; the size of the batch is any. What else is
+    needed to use the file is in its metadata: labels, sample rate, and which adapter and backbone it was made of.
 
     Arguments
     ---------
@@ -79,8 +79,8 @@ def export_onnx(classifier: Classifier, path: str | Path, waveform: bool = False
         Ends with ``.onnx``; an existing file is replaced.
     waveform : bool
         Whether the graph takes waveforms at 16 kHz, and makes the backbone's signal itself: `waveform`
-        ``[batch, samples]``, and `lengths` ``[batch]``, the number of samples of each that are not padding. Else it takes
-        `signal`, as `Classifier.read` returns it, and `lengths` where the backbone masks padding.
+        ``[batch, samples]``, and `lengths` ``[batch]``, the number of samples of each that are not padding. Else it
+        takes `signal`, as `Classifier.read` returns it, and `lengths` where the backbone masks padding.
 
     Raises
     ------
@@ -120,8 +120,10 @@ def check_packages() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as fault:
-        found = f"The package {fault.name or 'onnx'} cannot be imported: {fault}."
-        raise ConfigError("An export to ONNX was asked for.", found, "Write: pip install 'brainplug[onnx]'") from fault
+        problem = f"The package {fault.name or 'onnx'} cannot be imported: {fault}."
+        raise ConfigError(
+            "An export to ONNX was asked for.", problem, "Write: pip install 'brainplug[onnx]'"
+        ) from fault
 
 
 def input_axes(classifier: Classifier, waveform: bool) -> dict[str, list[str | int]]:

@@ -202,8 +202,9 @@ def test_what_the_exporter_refuses_is_told(classifier, tmp_path, monkeypatch):
 
 
 def test_recognisers_are_refused(folders, tmp_path):
-    model = CTCModel(load_backbone(folders["wav2vec2"]), LinearProbe(), 3)
-    save_adapter(model, tmp_path, describe_recognizer(model, Characters(" ab").symbols))
+    characters = Characters(" ab")
+    model = CTCModel(load_backbone(folders["wav2vec2"]), LinearProbe(), len(characters))
+    save_adapter(model, tmp_path, describe_recognizer(model, characters.symbols))
     with pytest.raises(CheckpointError, match="recognises speech.*Name a run of classification"):
         main(["export", str(tmp_path), f"--onnx={tmp_path / 'model.onnx'}"])
 
