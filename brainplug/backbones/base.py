@@ -12,6 +12,7 @@ import transformers
 
 from brainplug.backbones.hub import hash_tensors, load_extractor, weights_revision
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
+from brainplug.data.front_ends import FrontEnd
 from brainplug.errors import ConfigError
 
 
@@ -158,6 +159,17 @@ class Backbone(torch.nn.Module, ABC):
             "--features_on_device=True was asked for.",
             f"The backbone {self.name} reads clips one by one, before they are put into a batch.",
             "Leave it out, or write --backbone=ast",
+        )
+
+    def front_end(self) -> FrontEnd:
+        """What computes `extract` of a batch as a graph, for export.
+
+        A `ConfigError` is raised for families and settings that have none.
+        """
+        raise ConfigError(
+            f"The backbone {self.name} was to read waveforms inside an exported graph.",
+            "Its family has no graph that does so.",
+            "Export it without --waveform, if it can be exported",
         )
 
     def count_tokens(self, samples: int) -> int:
