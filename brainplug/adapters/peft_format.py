@@ -18,21 +18,18 @@ Tensors = dict[str, torch.Tensor]
 def peft_values(model: AdaptedModel) -> dict[str, Any]:
     """What peft's own ``adapter_config.json`` says of a model; nothing where peft lacks the method or the backbone."""
     backbone = model.backbone
-    config = model.method.as_peft(backbone.model, backbone.spec) if backbone.is_in_transformers else None
-    if config is None:
+    config = model.method.as_peft(backbone.model, backbone.spec) if backbone.works_with_peft else None
+    norm = backbone.spec.final_norm
+    saves_norm = bool(norm) and f"{OWN}{norm}.weight" in model.delta()
+    # Peft would take the modules whose paths end like the norm's for saved ones, and not adapt them.
+    if config is None or (saves_norm and any(path.endswith(str(norm)) for path in config.target_modules)):
         return {}
     config.base_model_name_or_path = backbone.name
     config.inference_mode = True
-    values = {**config.to_dict(), "modules_to_save": _trained_norms(model) or None}
+    values = {**config.to_dict(), "modules_to_save": [norm] if saves_norm else None}
     return dict(
         json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
     )
-
-
-def _trained_norms(model: AdaptedModel) -> list[str]:
-    """The modules of the backbone that are trained as a whole: the final norm."""
-    norm = model.backbone.spec.final_norm
-    return [norm] if norm and f"{OWN}{norm}.weight" in model.delta() else []
 
 
 def stored_names(model: AdaptedModel) -> dict[str, str]:

@@ -43,7 +43,7 @@ class Backbone(torch.nn.Module, ABC):
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
     fitted: ClassVar[tuple[str, ...]] = ()  # tensors that depend on the length of clips
-    is_in_transformers: ClassVar[bool] = True
+    works_with_peft: ClassVar[bool] = True  # whether the model in transformers calls every module that peft replaces
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
