@@ -19,14 +19,15 @@ def peft_values(model: AdaptedModel) -> dict[str, Any]:
     """What peft's own ``adapter_config.json`` says of a model; nothing where peft lacks the method or the backbone."""
     backbone = model.backbone
     config = model.method.as_peft(backbone.model, backbone.spec) if backbone.works_with_peft else None
-    norm = backbone.spec.final_norm
-    saves_norm = bool(norm) and f"{OWN}{norm}.weight" in model.delta()
-    # Peft would take the modules whose paths end like the norm's for saved ones, and not adapt them.
-    if config is None or (saves_norm and any(path.endswith(str(norm)) for path in config.target_modules)):
+    if config is None:
         return {}
-    config.base_model_name_or_path = backbone.name
-    config.inference_mode = True
+    norm = backbone.spec.final_norm
+    saves_norm = norm is not None and f"{OWN}{norm}.weight" in model.delta()
     values = {**config.to_dict(), "modules_to_save": [norm] if saves_norm else None}
+    # Peft takes the modules whose paths end like the norm's for saved ones, and does not adapt them.
+    if saves_norm and any(path.endswith(str(norm)) for path in values["target_modules"]):
+        return {}
+    values |= {"base_model_name_or_path": backbone.name, "inference_mode": True}
     return dict(
         json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
     )
