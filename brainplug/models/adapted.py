@@ -110,15 +110,16 @@ class AdaptedModel(torch.nn.Module):
         self.load_state_dict(delta, strict=False)
 
     def check_delta(self, delta: dict[str, torch.Tensor]) -> None:
-        """Names missing and unexpected tensors, and those of another shape, in a `CheckpointError`."""
+        """Names missing and unexpected tensors, and those of another shape or type, in a `CheckpointError`."""
         own = self.delta()
         missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
-        misshapen = sorted(name for name in own.keys() & delta.keys() if own[name].shape != delta[name].shape)
+        both = own.keys() & delta.keys()
+        misshapen = sorted(name for name in both if _kind(own[name]) != _kind(delta[name]))
         if missing or unexpected or misshapen:
             raise CheckpointError(
                 "Trained weights were to be loaded.",
                 f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
-                f"of another shape: {misshapen[:5] or 'none'}.",
+                f"of another shape or type: {misshapen[:5] or 'none'}.",
                 "Build the model with the method, the backbone and the classes that the file names",
             )
 
@@ -144,3 +145,7 @@ def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[st
         for name, tensor in tensors.items()
         if name in saved and (tensor.requires_grad or id(tensor) not in pretrained_tensors)
     }
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
