@@ -104,10 +104,14 @@ def _distinct(labels: list[str]) -> list[str]:
 
 
 class ClassifierDescription(AdapterDescription):
-    """Describes the adapter of a classifier: its labels, in the order of the head's outputs, and its pooling."""
+    """Describes the adapter of a classifier: its labels, in the order of the head's outputs, and its pooling.
+
+    `head_norm` is the epsilon of a layer norm in the head, which transformers' AST has.
+    """
 
     task: Literal["classification"] = "classification"
     pooling: str
+    head_norm: float | None = None
     labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 
 

@@ -80,8 +80,9 @@ def push_adapter(source: str | Path, repo: str, private: bool = False, branch: s
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
         message = "Upload an adapter with brainplug"
-        files = {"folder_path": folder, "allow_patterns": FILES}
-        commit = api.upload_folder(repo_id=repo, revision=branch, commit_message=message, **files)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=FILES, revision=branch, commit_message=message
+        )
     except (OSError, ValueError, HTTPError) as error:
         write = "Check the network and the token: hf auth login, or HF_TOKEN; it has to be one that may write"
         raise CheckpointError(asked, f"The hub does not take it: {_reason(error)}.", write) from error

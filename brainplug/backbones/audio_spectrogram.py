@@ -45,6 +45,16 @@ class AudioSpectrogram(Backbone):
     )
     extractor_name = "ASTFeatureExtractor"
     fitted = ("embeddings.position_embeddings",)
+    old_names = (
+        (r"encoder\.layer\.", "layers."),
+        (r"attention\.attention\.(query|key|value)$", r"attention.\1"),
+        (r"attention\.query$", "attention.q_proj"),
+        (r"attention\.key$", "attention.k_proj"),
+        (r"attention\.value$", "attention.v_proj"),
+        (r"attention\.output\.dense$", "attention.o_proj"),
+        (r"intermediate\.dense$", "mlp.fc1"),
+        (r"output\.dense$", "mlp.fc2"),
+    )
     checkpoints: ClassVar = {
         "nano-ast": Checkpoint(
             "Apache-2.0",

@@ -44,6 +44,7 @@ class Backbone(torch.nn.Module, ABC):
     frames: int | None = None
     fitted: ClassVar[tuple[str, ...]] = ()  # tensors that depend on the length of clips
     works_with_peft: ClassVar[bool] = True  # whether the model in transformers calls every module that peft replaces
+    old_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # patterns of modules' older paths, and today's
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(

@@ -22,6 +22,7 @@ COMMANDS = {
     "backbones": "lists the backbones that have a short name",
     "optimizers": "lists which parameters an optimiser treats alike, and how",
     "sound": "makes sound to pre-train on: spoken words, events, free recordings",
+    "import-peft": "converts an adapter that peft trained on a classifier of transformers",
     "import-petl-ast": "converts the checkpoints and command lines of the published code",
 }
 
