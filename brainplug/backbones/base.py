@@ -142,9 +142,9 @@ class Backbone(torch.nn.Module, ABC):
         """Turns a clip ``[samples]`` at 16 kHz into its signal, ``[frames, mel_bands]`` or ``[samples]``."""
 
     def extract_windows(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """Turns windows of a recording, one after the other, into signals equal to those of `extract`, with their clips.
+        """Turns the windows of a recording, in order, into signals equal to those of `extract`, with their clips.
 
-        A family whose frames depend on their own samples alone computes those that windows share once.
+        A family whose frames depend on their own samples alone computes frames that two windows share once.
         """
         for clip, samples in windows:
             yield clip, self.extract(samples)

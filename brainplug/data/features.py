@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 
 from brainplug.data.manifest import Clip
-from brainplug.data.shared_frames import SharedFrames, Window, in_groups
+from brainplug.data.shared_frames import SharedFrames, Window
 from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
@@ -71,12 +71,9 @@ class LogMel:
         >>> torch.allclose(list(windows)[1][1], log_mel.extract(recording[1600:]), atol=1e-6)
         True
         """
-        shared = SharedFrames(self._log_mel, *self.samples)
-        for group in in_groups(windows):
-            clips = [clip for clip, _ in group]
-            begins = [round((clip.start or 0.0) * self.sample_rate) for clip in clips]
-            frames = shared([(begin, self._fitted(samples)) for begin, (_, samples) in zip(begins, group, strict=True)])
-            yield from zip(clips, map(self._normalised, frames), strict=True)
+        fitted = ((clip, self._fitted(samples)) for clip, samples in windows)
+        for clip, log_mel in SharedFrames(self._log_mel, *self.samples).of_windows(fitted, self.sample_rate):
+            yield clip, self._normalised(log_mel)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Features ``[batch, frames, mel_bands]`` of padded waveforms ``[batch, time]``, on their device.

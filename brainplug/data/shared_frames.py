@@ -39,6 +39,13 @@ class SharedFrames:
         self.compute, self.size, self.shift = compute, size, shift
         self.first, self.samples, self.frames = 0, torch.empty(0), torch.empty(0)  # of the window before
 
+    def of_windows(self, windows: Iterable[Window], sample_rate: int) -> Iterator[Window]:
+        """Yields clips, whose starts are known, with their frames in place of their samples, of at least a frame."""
+        for group in _grouped(windows):
+            clips = [clip for clip, _ in group]
+            begins = [round((clip.start or 0.0) * sample_rate) for clip in clips]
+            yield from zip(clips, self(list(zip(begins, [samples for _, samples in group], strict=True))), strict=True)
+
     def __call__(self, windows: Sequence[tuple[int, torch.Tensor]]) -> Iterator[torch.Tensor]:
         """Yields the frames of each window; a window is given by where it begins and its samples, at least a frame."""
         shared = [self._shared(*window) for window in windows]
@@ -80,7 +87,7 @@ def _longest_run(flags: torch.Tensor) -> tuple[int, int]:
     return int(borders[longest]) + 1, int(borders[longest + 1])
 
 
-def in_groups(windows: Iterable[Window]) -> Iterator[list[Window]]:
+def _grouped(windows: Iterable[Window]) -> Iterator[list[Window]]:
     """Collects windows whose frames are computed together; those before an error come before it."""
     group: list[Window] = []
     count = 0
