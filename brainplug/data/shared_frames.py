@@ -16,9 +16,8 @@ SAMPLES_AT_ONCE = 480_000  # of windows whose frames are computed together
 class SharedFrames:
     """Computes the frames of windows that follow one another, where a frame depends on its own samples alone.
 
-    A frame is copied if the window before has one of the same samples, equal to the last bit. So windows that were
-    resampled one by one have frames of their own at their edges, and windows that do not begin a whole number of shifts
-    apart share nothing.
+    A frame is copied if the window before has a frame of equal samples. So windows that were resampled one by one have
+    frames of their own at their edges, and windows that do not begin a whole number of shifts apart share nothing.
 
     Arguments
     ---------
@@ -72,10 +71,11 @@ class SharedFrames:
     def _computed(self, pieces: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yields the frames of each piece. One call computes all: they are laid end to end, each whole shifts long."""
         counts = [max(0, (len(piece) - self.size) // self.shift + 1) for piece in pieces]
-        steps = [count and count - 1 + math.ceil(self.size / self.shift) for count in counts]
+        overlap = math.ceil(self.size / self.shift) - 1
+        steps = [count + overlap if count else 0 for count in counts]
         laid = [pad(piece, (0, step * self.shift - len(piece))) for piece, step in zip(pieces, steps, strict=True)]
-        frames = self.compute(pad(torch.cat(laid), (0, self.size - self.shift)))
-        for own, count in zip(frames.split(steps), counts, strict=True):
+        frames = self.compute(pad(torch.cat(laid), (0, self.size)))  # one more than `steps`, where all are copied too
+        for own, count in zip(frames.split([*steps, 1]), counts, strict=False):
             yield own[:count]
 
 
