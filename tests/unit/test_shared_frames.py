@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainplug.backbones import load_backbone
-from brainplug.backbones.base import Backbone
 from brainplug.backbones.whisper import Whisper
 from brainplug.data.audio import read_audio
 from brainplug.data.features import LogMel
 from brainplug.data.manifest import Clip
 from brainplug.data.shared_frames import SAMPLES_AT_ONCE, SharedFrames
-from brainplug.data.windows import Windows, read_windows
+from brainplug.data.windows import Windows
 from brainplug.errors import DataError
 from brainplug.inference import Classifier
-from tests.conftest import TINY_BACKBONES, WHISPER_CONFIG
+from tests.conftest import WHISPER_CONFIG
 from tests.unit.test_inference import make_run
 
 RATE = 16000
