@@ -109,7 +109,7 @@ class LogMel:
         return window, shift
 
     def _fitted(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Cuts what the features would be cut by, and pads to at least one window."""
+        """A copy without what the features would be cut by, padded to at least one window."""
         window, shift = self.samples
         waveform = waveform[: window + (self.frames - 1) * shift]
         return pad(waveform, (0, max(window - len(waveform), 0)))
