@@ -212,10 +212,10 @@ def test_a_nan_stops_a_recording_after_the_windows_before_it(tmp_path, classifie
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     errors = []
     windows = Windows(0.4, 0.1)
-    told = classifier.classify_files(
+    windows_before = classifier.classify_files(
         [str(tmp_path / "a.wav")], windows=windows, on_error=lambda clip, error: errors.append(str(error))
     )
-    assert [window.stop for window in told] == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert [window.stop for window in windows_before] == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     assert "NaN" in errors[0]
 
 
