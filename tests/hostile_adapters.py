@@ -90,18 +90,18 @@ def change_bytes(folder: Path, draw: random.Random) -> str:
 def change_values(folder: Path, draw: random.Random) -> str:
     """Changes the description, as somebody would who wants it to be believed."""
     values = json.loads((folder / DESCRIPTION_NAME).read_text())
-    places = list(_places(values))
-    holder, key = draw.choice(places)
+    locations = list(_locations(values))
+    holder, key = draw.choice(locations)
     how = draw.choice(["value", "value", "value", "key left out", "key added", "value of another key"])
     if how == "value":
         holder[key] = copy.deepcopy(draw.choice(HOSTILE))
     elif how == "key left out":
         del holder[key]
     elif how == "key added":
-        place = draw.choice([values, values[HEADER_KEY], values[HEADER_KEY]["method_settings"]])
-        place[draw.choice(NEW_KEYS)] = copy.deepcopy(draw.choice(HOSTILE))
+        target = draw.choice([values, values[HEADER_KEY], values[HEADER_KEY]["method_settings"]])
+        target[draw.choice(NEW_KEYS)] = copy.deepcopy(draw.choice(HOSTILE))
     else:
-        other, name = draw.choice(places)
+        other, name = draw.choice(locations)
         holder[key] = copy.deepcopy(other[name])
     sign(folder, values, safetensors.torch.load_file(folder / WEIGHTS_NAME))
     return f"description, {how}"
@@ -171,12 +171,12 @@ def _change_header(path: Path, name: str, how: str, draw: random.Random) -> None
     path.write_bytes(struct.pack("<Q", draw.choice([len(text), len(text), 2**62])) + text + data[8 + size :])
 
 
-def _places(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in JSON values, as the list or object that holds it and its key there."""
+def _locations(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Every location in JSON values, as the list or object that holds it and its key there."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         yield values, key
-        yield from _places(value)
+        yield from _locations(value)
 
 
 @contextmanager

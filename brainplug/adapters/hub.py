@@ -29,11 +29,11 @@ def find_adapter(source: str | Path, revision: str | None = None) -> tuple[Path,
         write = "Leave the revision out, or name a hub id: OWNER/NAME"
         raise CheckpointError(f"The adapter {source}, revision {revision}, was asked for.", problem, write)
     for layout in LAYOUTS:
-        if (folder / layout.folder / layout.description).is_file():
-            found = folder / layout.folder
-            if not (found / layout.weights).is_file():
-                raise _incomplete(found, layout.weights)
-            return found, layout
+        adapter = folder / layout.folder
+        if (adapter / layout.description).is_file():
+            if not (adapter / layout.weights).is_file():
+                raise _incomplete(adapter, layout.weights)
+            return adapter, layout
     raise _incomplete(folder, f"{DESCRIPTION_NAME} and {WEIGHTS_NAME}")
 
 

@@ -15,7 +15,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 
 from brainplug.adapters.card import training_summary
-from brainplug.adapters.description import COPY_AGAIN, AdapterDescription
+from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, register_adapter, save_adapter
 from brainplug.adapters.layout import FOLDER
 from brainplug.adapters.probe import check_probe
@@ -27,24 +27,19 @@ from brainplug.data.manifest import Clip, read_manifest
 from brainplug.data.pipeline import make_reader, training_batches
 from brainplug.data.protocol.prepare import prepare_manifest
 from brainplug.data.protocol.summary import silent_classes, warning_of_silence
-from brainplug.errors import CheckpointError, ConfigError, Faults, UsageError
+from brainplug.errors import ConfigError, Faults, UsageError
 from brainplug.files import write_json
 from brainplug.methods import Method, choose_method
 from brainplug.methods.registry import Variants
 from brainplug.models.adapted import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.results.schema import FORMAT
-from brainplug.tasks.loading import Weights
+from brainplug.tasks.loading import Weights, without_weights
 from brainplug.tasks.results import describe_run
 from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import AdaptationBrain, Tested
 from brainplug.training.loggers import check_logger, make_loggers
 
-# What torch, transformers and peft raise where settings make no sense.
-FAULTS_OF_SETTINGS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
-    ImportError,
-)
 S = TypeVar("S", bound=TaskSettings)
 O = TypeVar("O")  # noqa: E741  outputs: what the head tells apart, such as labels or characters
 Extract = Callable[[torch.Tensor], torch.Tensor]
@@ -203,26 +198,14 @@ class Task(ABC, Generic[S, O]):
         is taken for them; with `verify` the model must answer its probe as it did when it was saved.
         """
         with torch.random.fork_rng(devices=[]):
-            self._rebuild_on_meta(adapter.description, location).check_delta(adapter.weights)
+            with without_weights(adapter.description):
+                shapes = self.rebuild(adapter.description, location, "meta")
+            shapes.check_delta(adapter.weights)
             model = self.rebuild(adapter.description, location, "pretrained")
         model.load_delta(adapter.weights)
         if verify and adapter.probe:
             check_probe(model, adapter.probe, adapter.description.method)
         return model
-
-    def _rebuild_on_meta(self, description: AdapterDescription, location: str | None) -> AdaptedModel:
-        """Makes the model without memory; settings with which none can be made raise a `CheckpointError`."""
-        try:
-            with torch.device("meta"):
-                return self.rebuild(description, location, "meta")
-        except UsageError:
-            raise
-        except FAULTS_OF_SETTINGS as error:
-            raise CheckpointError(
-                f"An adapter with the method {description.method} was asked for.",
-                f"No model can be made with its settings: {type(error).__name__}: {error}.",
-                COPY_AGAIN,
-            ) from error
 
     # What all tasks do alike
 

@@ -231,8 +231,8 @@ class TestPrompts:
 
 class TestPooling:
     SLICES = {
-        "ALL": slice(0, None), "CLS": slice(0, 1), "SPECIAL": slice(0, 2), "PROMPTS": slice(2, 5), "SPEECH": slice(5, None),
-        "PROMPTS+SPEECH": slice(2, None),
+        "ALL": slice(0, None), "CLS": slice(0, 1), "SPECIAL": slice(0, 2), "PROMPTS": slice(2, 5),
+        "SPEECH": slice(5, None), "PROMPTS+SPEECH": slice(2, None),
     }  # fmt: skip
 
     @pytest.mark.parametrize("pooling", POOLINGS)
