@@ -5,10 +5,11 @@ from pathlib import Path
 from brainplug.adapters.file import read_adapter
 from brainplug.config.recipe import check_device
 from brainplug.errors import CheckpointError
+from brainplug.inference.adapter_hub import AdapterHub
 from brainplug.inference.classifier import Classifier
 from brainplug.inference.recognizer import SpeechRecognizer
 
-__all__ = ["Classifier", "SpeechRecognizer", "load_run"]
+__all__ = ["AdapterHub", "Classifier", "SpeechRecognizer", "load_run"]
 
 
 def load_run(

@@ -1,6 +1,6 @@
 """A backbone, adapted by a method, with a head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -109,16 +109,7 @@ class AdaptedModel(torch.nn.Module):
 
         Missing and unexpected tensors, and those of another shape, are named in a `CheckpointError`.
         """
-        own = self.delta()
-        missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
-        misshapen = sorted(name for name in own.keys() & delta.keys() if own[name].shape != delta[name].shape)
-        if missing or unexpected or misshapen:
-            raise CheckpointError(
-                "Trained weights were to be loaded.",
-                f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
-                f"of another shape: {misshapen[:5] or 'none'}.",
-                "Build the model with the method, the backbone and the classes that the file names",
-            )
+        check_shapes({name: tensor.shape for name, tensor in self.delta().items()}, delta)
         self.load_state_dict(delta, strict=False)
 
     def count_parameters(self) -> dict[str, int]:
@@ -127,6 +118,19 @@ class AdaptedModel(torch.nn.Module):
         head = sum(p.numel() for p in self.head.parameters())
         total = sum(p.numel() for p in self.parameters())
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
+
+
+def check_shapes(own: Mapping[str, torch.Size], delta: Mapping[str, torch.Tensor]) -> None:
+    """Names tensors that are missing, unexpected or of another shape, in a `CheckpointError`."""
+    missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
+    misshapen = sorted(name for name in own.keys() & delta.keys() if own[name] != delta[name].shape)
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            "Trained weights were to be loaded.",
+            f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
+            f"of another shape: {misshapen[:5] or 'none'}.",
+            "Build the model with the method, the backbone and the classes that the file names",
+        )
 
 
 def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[str]:
