@@ -1,6 +1,6 @@
 """Modules whose trained weights differ from clip to clip of a batch, whatever the method that made them."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,21 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(eq=False)
 class ClipWeights:
-    """The trained weights of the current batch by name: ``[clips, ...]`` if each clip has its own, else ``[...]``."""
+    """The trained weights of the current batch, by name.
+
+    They are ``[clips, ...]`` if there are several adapters, and `clips` then lists the clips of each of these; else
+    they are ``[...]``.
+    """
 
     tensors: Tensors = field(default_factory=dict)
-    differ: bool = False
+    clips: list[list[int]] = field(default_factory=list)
 
 
 class PerClip(torch.nn.Module):
     """Computes what a module computes, for each clip with the weights that are its own.
 
     The module is mapped over the clips, whatever it does, by `torch.vmap`, which turns a product with one matrix for
-    each clip into one batched product. A module that inserts tokens is not mapped: it takes ``[clips, ...]`` itself.
+    each clip into one batched product. What torch cannot map is computed for one adapter after the other.
 
     Arguments
     ---------
@@ -34,12 +38,13 @@ class PerClip(torch.nn.Module):
         Its tensors that are replaced, and the names of these in `weights`.
     weights, token_mask : ClipWeights, TokenMask
         Of the current batch; the mask is what the module's parts read.
-    is_mapped : bool
-        False for a module that takes weights ``[clips, ...]`` itself.
+    takes_clips : bool
+        Whether the module takes weights ``[clips, ...]`` itself.
 
     Example
     -------
-    >>> norm, weights = torch.nn.LayerNorm(4), ClipWeights({"scale": torch.tensor([[1.0] * 4, [2.0] * 4])}, differ=True)
+    >>> scales = torch.tensor([[1.0] * 4, [2.0] * 4])  # of two clips
+    >>> norm, weights = torch.nn.LayerNorm(4), ClipWeights({"scale": scales}, clips=[[0], [1]])
     >>> tokens = torch.randn(1, 3, 4).repeat(2, 1, 1)
     >>> one, twice = PerClip(norm, {"weight": "scale"}, weights, TokenMask())(tokens)
     >>> torch.allclose(2 * one, twice)
@@ -52,43 +57,60 @@ class PerClip(torch.nn.Module):
         names: dict[str, str],
         weights: ClipWeights,
         token_mask: TokenMask,
-        is_mapped: bool = True,
+        takes_clips: bool = False,
     ):
         super().__init__()
         self.module, self.names, self.weights = module, names, weights
-        self.token_mask, self.is_mapped = token_mask, is_mapped
+        self.token_mask, self.takes_clips, self.can_be_mapped = token_mask, takes_clips, True
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Takes and returns the same as the module."""
         tensors = {own: self.weights.tensors[name] for own, name in self.names.items()}
-        if not (self.weights.differ and self.is_mapped):
+        if not self.weights.clips or self.takes_clips:
             return functional_call(self.module, tensors, inputs, named)
-        return self._mapped(tensors, inputs, named)
+        mask = self.token_mask.tokens
 
-    def _mapped(self, tensors: Tensors, inputs: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
-        clips, mask = len(next(iter(tensors.values()))), self.token_mask.tokens
-
-        def of_one_clip(
-            tensors: Tensors, mask: torch.Tensor | None, inputs: tuple[Any, ...], named: dict[str, Any]
-        ) -> torch.Tensor:
-            self.token_mask.tokens = mask
-            result: torch.Tensor = functional_call(self.module, tensors, inputs, named)
+        def compute(tensors: Tensors, values: list[Any]) -> torch.Tensor:
+            self.token_mask.tokens, *rest = values
+            own_inputs, own_named = rest[: len(inputs)], dict(zip(named, rest[len(inputs) :], strict=True))
+            result: torch.Tensor = functional_call(self.module, tensors, tuple(own_inputs), own_named)
             return result
 
-        # Each clip becomes a batch of its own: [clips, 1, ...].
-        split = [_split(value, clips) for value in (mask, *inputs, *named.values())]
-        axes = [0 if isinstance(value, torch.Tensor) else None for value in split]
-        count = 1 + len(inputs)
-        values = split[0], tuple(split[1:count]), dict(zip(named, split[count:], strict=True))
-        in_dims = axes[0], tuple(axes[1:count]), dict(zip(named, axes[count:], strict=True))
+        # Each clip becomes a batch of its own: [clips, 1, ...], or [clips, heads, ...].
+        clips = sum(map(len, self.weights.clips))
+        values = [_with(value, lambda it: it.unflatten(0, (clips, -1))) for value in (mask, *inputs, *named.values())]
         try:
-            return torch.vmap(of_one_clip, in_dims=(0, *in_dims))(tensors, *values).flatten(0, 1)
+            return self._compute_each(compute, tensors, values)
         finally:
             self.token_mask.tokens = mask
 
+    def _compute_each(
+        self, compute: Callable[[Tensors, list[Any]], torch.Tensor], tensors: Tensors, values: list[Any]
+    ) -> torch.Tensor:
+        if self.can_be_mapped:
+            axes = [0 if isinstance(value, torch.Tensor) else None for value in values]
+            try:
+                return torch.vmap(compute, in_dims=(0, axes))(tensors, values).flatten(0, 1)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # what peft's OFT does, for example: to write into a new tensor
+                self.can_be_mapped = False
+        parts = []
+        for rows in self.weights.clips:
+            of_adapter = {name: tensor[rows[0]] for name, tensor in tensors.items()}
+            own = [_with(value, lambda it, rows=rows: it[rows].flatten(0, 1)) for value in values]
+            parts.append(compute(of_adapter, own).unflatten(0, (len(rows), -1)))
+        return in_order(parts, self.weights.clips).flatten(0, 1)
 
-def _split(value: Any, clips: int) -> Any:
-    return value.unflatten(0, (clips, -1)) if isinstance(value, torch.Tensor) else value
+
+def _with(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    return change(value) if isinstance(value, torch.Tensor) else value
+
+
+def in_order(parts: Sequence[torch.Tensor], rows: Sequence[list[int]]) -> torch.Tensor:
+    """Puts parts together, given the numbers of the rows of each."""
+    order = torch.tensor([row for own in rows for row in own]).argsort()
+    return torch.cat(list(parts))[order.to(parts[0].device)]
 
 
 def make_per_clip(
@@ -114,8 +136,8 @@ def make_per_clip(
     for path, module in list(_smallest(model, "", trained, pretrained)):
         names = {name: trained[id(tensor)] for name, tensor in tensors_of(module) if id(tensor) in trained}
         owners = [part for part in module.modules() if _owns(part, trained)]
-        is_mapped = not all(getattr(owner, "takes_weights_of_clips", False) for owner in owners)
-        model.set_submodule(path, PerClip(module, names, weights, token_mask, is_mapped))
+        takes_clips = all(getattr(owner, "takes_weights_of_clips", False) for owner in owners)
+        model.set_submodule(path, PerClip(module, names, weights, token_mask, takes_clips))
 
 
 def tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

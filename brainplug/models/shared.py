@@ -12,7 +12,7 @@ from brainplug.backbones import Backbone
 from brainplug.backbones.spec import find_module
 from brainplug.methods.base import Method
 from brainplug.models.classifier import AudioClassifier
-from brainplug.models.per_clip import ClipWeights, Tensors, make_per_clip, tensors_of
+from brainplug.models.per_clip import ClipWeights, Tensors, in_order, make_per_clip, tensors_of
 
 HEAD = "head."  # at the beginning of a tensor's name
 
@@ -155,24 +155,24 @@ class UpperPart(torch.nn.Module):
 
     def vectors(self, activations: Activations, adapters: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pooled vectors ``[rows, dim]``, from what the layer `start` is called with and each row's adapter, flat."""
+        distinct = list({id(adapter): adapter for adapter in adapters}.values())
+        rows = [[row for row, adapter in enumerate(adapters) if adapter is one] for one in distinct]
+        if len(distinct) == 1:
+            return self._with_weights(activations, distinct[0], [])
+        if self.is_stacked:
+            return self._with_weights(activations, torch.stack(list(adapters)), rows)
+        parts = [activations.of([activations.clips[row] for row in own]) for own in rows]
+        return in_order([self._with_weights(part, one, []) for part, one in zip(parts, distinct, strict=True)], rows)
+
+    def _with_weights(self, activations: Activations, flat: torch.Tensor, rows: list[list[int]]) -> torch.Tensor:
+        tensors = self._unflatten(flat)
         if not self.is_stacked:
-            return self._one_by_one(activations, adapters)
-        differ = any(adapter is not adapters[0] for adapter in adapters)
-        self.weights.tensors = self._unflatten(torch.stack(list(adapters)) if differ else adapters[0])
-        self.weights.differ = differ
+            return functional_call(self, tensors, activations)
+        self.weights.tensors, self.weights.clips = tensors, rows
         try:
             return self(activations)
         finally:
             self.weights.tensors = {}
-
-    def _one_by_one(self, activations: Activations, adapters: Sequence[torch.Tensor]) -> torch.Tensor:
-        distinct = {id(adapter): adapter for adapter in adapters}
-        rows = [[row for row, adapter in enumerate(adapters) if id(adapter) == one] for one in distinct]
-        parts = [
-            functional_call(self, self._unflatten(adapter), activations.of([activations.clips[row] for row in own]))
-            for adapter, own in zip(distinct.values(), rows, strict=True)
-        ]
-        return in_order(parts, rows)
 
     def forward(self, activations: Activations) -> torch.Tensor:
         """Pooled vectors ``[rows, dim]``, with the weights that were given."""
@@ -226,9 +226,3 @@ def pooled_vectors(
         clips, adapters = [rows[number].clip for number in own], [rows[number].adapter for number in own]
         parts.append(upper.vectors(given.of(clips), adapters))
     return in_order(parts, numbers)
-
-
-def in_order(parts: Sequence[torch.Tensor], rows: Sequence[list[int]]) -> torch.Tensor:
-    """Puts parts together, given the numbers of the rows of each."""
-    order = torch.tensor([row for own in rows for row in own]).argsort()
-    return torch.cat(list(parts))[order.to(parts[0].device)]
