@@ -146,7 +146,7 @@ class AdapterHub(ClipReader):
                 f"The adapters {names!r} were asked for.", f"There are {clips} clips.", "Give a list with one for each"
             )
         chosen = [self._checked(of_clip) for of_clip in ([self._active] * clips if names is None else names)]
-        return self._classify(*self.signals_of(wavs, lengths), chosen)
+        return self.classify_signals(*self.signals_of(wavs, lengths), chosen)
 
     def classify_files(
         self,
@@ -172,7 +172,30 @@ class AdapterHub(ClipReader):
 
         for items, signal, lengths in self.in_batches(read(), batch_size):
             clips, chosen = zip(*items, strict=True)
-            yield from self._classify(signal, lengths, chosen, clips)
+            yield from self.classify_signals(signal, lengths, chosen, clips)
+
+    @torch.no_grad()
+    def classify_signals(
+        self,
+        signal: torch.Tensor,
+        lengths: torch.Tensor,
+        names: Sequence[list[str]],
+        clips: Sequence[Clip] | None = None,
+    ) -> list[Predictions]:
+        """Classifies a batch of signals ``[batch, ...]`` that `pad` made; each clip has a list of adapters."""
+        rows = [(number, name, self._adapters[name]) for number, chosen in enumerate(names) for name in chosen]
+        if self.lower is None or not rows:
+            return []
+        adapted = [Row(number, loaded.upper, loaded.weights) for number, _, loaded in rows]
+        with self.autocast():
+            vectors = pooled_vectors(self.lower, signal, lengths, adapted)
+            logits = _heads(vectors, [loaded for _, _, loaded in rows])
+        predictions: list[Predictions] = [{} for _ in names]
+        for (number, name, loaded), row in zip(rows, logits.softmax(1).tolist(), strict=True):
+            labels = loaded.description.labels
+            clip = None if clips is None else clips[number]
+            predictions[number][name] = make_prediction(labels, row[: len(labels)], clip)
+        return predictions
 
     forward = classify_batch
 
@@ -254,28 +277,6 @@ class AdapterHub(ClipReader):
             if _structure(loaded.description) == _structure(description):
                 return loaded.upper
         return UpperPart(self.backbone, restored_method(description), description.pooling)
-
-    @torch.no_grad()
-    def _classify(
-        self,
-        signal: torch.Tensor,
-        lengths: torch.Tensor,
-        names: Sequence[list[str]],
-        clips: Sequence[Clip] | None = None,
-    ) -> list[Predictions]:
-        rows = [(number, name, self._adapters[name]) for number, chosen in enumerate(names) for name in chosen]
-        if self.lower is None or not rows:
-            return []
-        adapted = [Row(number, loaded.upper, loaded.weights) for number, _, loaded in rows]
-        with self.autocast():
-            vectors = pooled_vectors(self.lower, signal, lengths, adapted)
-            logits = _heads(vectors, [loaded for _, _, loaded in rows])
-        predictions: list[Predictions] = [{} for _ in names]
-        for (number, name, loaded), row in zip(rows, logits.softmax(1).tolist(), strict=True):
-            labels = loaded.description.labels
-            clip = None if clips is None else clips[number]
-            predictions[number][name] = make_prediction(labels, row[: len(labels)], clip)
-        return predictions
 
 
 def _reading(description: ClassifierDescription) -> dict[str, str]:

@@ -8,8 +8,7 @@ import torch
 from torch.func import functional_call
 
 from brainplug.backbones.spec import TokenMask
-
-Tensors = dict[str, torch.Tensor]
+from brainplug.models.batched_products import BATCHED, Tensors
 
 
 @dataclass(eq=False)
@@ -68,6 +67,9 @@ class PerClip(torch.nn.Module):
         tensors = {own: self.weights.tensors[name] for own, name in self.names.items()}
         if not self.weights.clips or self.takes_clips:
             return functional_call(self.module, tensors, inputs, named)
+        if type(self.module) in BATCHED:
+            batched: torch.Tensor = BATCHED[type(self.module)](self.module, tensors, *inputs, **named)
+            return batched
         mask = self.token_mask.tokens
 
         def compute(tensors: Tensors, values: list[Any]) -> torch.Tensor:
