@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.measure import Measured, describe_device, from_1_on, measure, measuring_parser, show
 from brainplug.adapters.description import ClassifierDescription
 from brainplug.adapters.file import save_adapter
-from brainplug.backbones import load_backbone
+from brainplug.backbones import known_config, load_backbone, random_backbone
 from brainplug.backbones.loading import base_name
 from brainplug.cli.methods import read_methods
 from brainplug.errors import run_command
@@ -53,7 +53,8 @@ COLUMNS = ("method", "adapters", "load, ms", "each, MiB", "in a batch", "clips a
 class Setting:
     """What all methods are measured with."""
 
-    backbone: str
+    name: str  # of the backbone
+    folder: str  # with a backbone of this architecture
     frames: int  # of a clip, 10 ms each
     batch: int  # clips
     device: str
@@ -62,9 +63,8 @@ class Setting:
 
 def save_adapters(folder: Path, setting: Setting, method: str, count: int) -> Iterator[Path]:
     """Saves adapters of a method with random weights."""
-    methods, changes = read_methods(str(HPARAMS), base_name(setting.backbone))
-    backbone = load_backbone(setting.backbone, frames=setting.frames)
-    model = AudioClassifier(backbone, choose_method(method, methods, changes)[0], len(LABELS))
+    methods, changes = read_methods(str(HPARAMS), setting.name)
+    model = AudioClassifier(load_backbone(setting.folder), choose_method(method, methods, changes)[0], len(LABELS))
     recipe = SimpleNamespace(method=method, channel="mix", length_limit=lambda backbone: None)
     description = ClassifierDescription(
         **describe_method(model, recipe), paper_code=False, positions="crop", pooling=model.pooling, labels=LABELS
@@ -123,7 +123,7 @@ def seconds_to_load(hub: AdapterHub, name: str, folder: Path) -> float:
 
 def rows_of(setting: Setting, method: str, counts: Sequence[int], repeats: int) -> list[list[str]]:
     """Measures hubs with these numbers of adapters of a method; a row for each."""
-    hub = AdapterHub(setting.backbone, setting.device, setting.precision)
+    hub = AdapterHub(setting.folder, setting.device, setting.precision)
     with tempfile.TemporaryDirectory() as parent:
         saved = list(tqdm(save_adapters(Path(parent), setting, method, max(counts)), f"Saving {method}", max(counts)))
         single = SingleAdapter(saved[0], setting)
@@ -151,7 +151,7 @@ def compare(setting: Setting, methods: Sequence[str], counts: Sequence[int], rep
     """Measures methods; returns a table."""
     rows = [row for method in methods for row in rows_of(setting, method, counts, repeats)]
     described = f"{setting.frames} frames, {setting.batch} clips, {setting.precision}"
-    heading = f"{setting.backbone}, {described}, {describe_device(setting.device)}."
+    heading = f"{setting.name}, {described}, {describe_device(setting.device)}."
     return f"{heading}\n\n{markdown_table(COLUMNS, rows)}"
 
 
@@ -170,8 +170,12 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(chosen.threads)
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
-    setting = Setting(chosen.backbone, chosen.frames, chosen.batch, chosen.device, chosen.precision)
-    show(compare(setting, chosen.methods.split(","), counts, chosen.repeats), chosen.write, MARKS)
+    name = base_name(chosen.backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        random_backbone(known_config(name), frames=chosen.frames).save_pretrained(folder)
+        setting = Setting(name, folder, chosen.frames, chosen.batch, chosen.device, chosen.precision)
+        table = compare(setting, chosen.methods.split(","), counts, chosen.repeats)
+    show(table, chosen.write, MARKS)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from brainplug.inference.base import ClipReader, OnError, check_files
 from brainplug.inference.classifier import Prediction, make_prediction
 from brainplug.models.adapted import check_shapes
 from brainplug.models.shared import HEAD, LowerPart, Row, UpperPart, pooled_vectors
-from brainplug.tasks.loading import check_same, restore_backbone, restored_method
+from brainplug.tasks.loading import check_same, load_as_described, restored_method
 
 Names = str | Sequence[str]  # of the adapters of one clip
 File = str | Path | Clip
@@ -65,10 +65,9 @@ class AdapterHub(ClipReader):
     def __init__(self, backbone: str | Backbone, device: str = "cpu", precision: str = "fp32"):
         super().__init__()
         check_device(device, precision)
-        self.name, self.place, self.precision = backbone, device, precision
-        self.lower: LowerPart | None = None
-        if isinstance(backbone, Backbone):
-            self.name, self.lower = backbone.name, LowerPart(backbone.eval().to(device))
+        self.name = backbone.name if isinstance(backbone, Backbone) else backbone
+        self.lower = LowerPart(backbone.eval().to(device)) if isinstance(backbone, Backbone) else None
+        self.place, self.precision = device, precision
         self._first: ClassifierDescription | None = None
         self._adapters: dict[str, LoadedAdapter] = {}
         self._active: list[str] = []
@@ -243,10 +242,7 @@ class AdapterHub(ClipReader):
 
     def _check_fits(self, name: str, description: ClassifierDescription) -> None:
         """Loads the backbone before the first adapter; refuses an adapter of another one, or that reads otherwise."""
-        if self.lower is None:
-            backbone, _ = restore_backbone(description, self.name)
-            self.lower = LowerPart(backbone.to(self.place))
-        backbone, first = self.lower.backbone, self._first
+        backbone = load_as_described(description, self.name) if self.lower is None else self.lower.backbone
         if description.backbone_revision != backbone.revision:
             raise CheckpointError(
                 f"The adapter {name!r} was asked for, in a hub of the backbone {self.name}, {backbone.revision}.",
@@ -254,14 +250,14 @@ class AdapterHub(ClipReader):
                 f"Load it in a hub of its own: AdapterHub({description.backbone!r})",
             )
         check_same(description, backbone)
-        if first is None:
-            self._first = description
-        elif _reading(description) != _reading(first):
+        first = self._first or description
+        if _reading(description) != _reading(first):
             raise CheckpointError(
                 f"The adapter {name!r} was asked for.",
                 f"It reads clips with {_reading(description)}, and the others in the hub with {_reading(first)}.",
                 "Load it in a hub of its own",
             )
+        self._first, self.lower = first, self.lower or LowerPart(backbone.to(self.place))
 
     def _prepared(self, adapter: Adapter, description: ClassifierDescription) -> LoadedAdapter:
         upper = self._upper_part(description)

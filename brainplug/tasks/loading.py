@@ -39,12 +39,17 @@ def restore_backbone(description: AdapterDescription, location: str | None = Non
     `location` is a folder with the backbone, if that has moved. A `CheckpointError` is raised if the backbone is
     missing or another one, or if its weights were random and are in no file.
     """
-    frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
-    backbone = load_again(
-        description, location, lambda name, revision: load_backbone(name, revision, frames=frames, positions=positions)
-    )
+    backbone = load_as_described(description, location)
     check_same(description, backbone)
     return backbone, restored_method(description)
+
+
+def load_as_described(description: AdapterDescription, location: str | None = None) -> Backbone:
+    """As `restore_backbone`, for the backbone alone, which may turn out to be another one."""
+    frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
+    return load_again(
+        description, location, lambda name, revision: load_backbone(name, revision, frames=frames, positions=positions)
+    )
 
 
 def restored_method(description: AdapterDescription) -> Method:
