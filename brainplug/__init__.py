@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from brainplug.tasks import load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["AdapterHub", "Classifier", "Recipe", "SpeechRecognizer", "UsageError", "load_backbone", "load_recipe", "load_run"]
+__all__ = [
+    "AdapterHub",
+    "Classifier",
+    "Recipe",
+    "SpeechRecognizer",
+    "UsageError",
+    "load_backbone",
+    "load_recipe",
+    "load_run",
+]
 
 # Where each name is, so that `import brainplug` itself takes no time.
 _MODULES = {

@@ -202,7 +202,9 @@ class AdapterHub(ClipReader):
     def backbone(self) -> Backbone:
         """The one backbone; a hub that was made with a name loads it with the first adapter."""
         if self.lower is None:
-            raise ConfigError("A clip was to be classified.", "The hub has no adapter.", "Call load(NAME, FOLDER) first")
+            raise ConfigError(
+                "A clip was to be classified.", "The hub has no adapter.", "Call load(NAME, FOLDER) first"
+            )
         return self.lower.backbone
 
     @property
@@ -275,7 +277,7 @@ class AdapterHub(ClipReader):
         return UpperPart(self.backbone, restored_method(description), description.pooling)
 
 
-def _reading(description: ClassifierDescription) -> dict[str, str]:
+def _reading(description: ClassifierDescription) -> dict[str, object]:
     """What all adapters of a hub agree in, beside the signal."""
     return {"channel": description.channel, "positions": description.positions or "crop"}
 

@@ -80,7 +80,8 @@ class PerClip(torch.nn.Module):
 
         # Each clip becomes a batch of its own: [clips, 1, ...], or [clips, heads, ...].
         clips = sum(map(len, self.weights.clips))
-        values = [_with(value, lambda it: it.unflatten(0, (clips, -1))) for value in (mask, *inputs, *named.values())]
+        given = mask, *inputs, *named.values()
+        values = [value.unflatten(0, (clips, -1)) if isinstance(value, torch.Tensor) else value for value in given]
         try:
             return self._compute_each(compute, tensors, values)
         finally:
@@ -100,13 +101,9 @@ class PerClip(torch.nn.Module):
         parts = []
         for rows in self.weights.clips:
             of_adapter = {name: tensor[rows[0]] for name, tensor in tensors.items()}
-            own = [_with(value, lambda it, rows=rows: it[rows].flatten(0, 1)) for value in values]
+            own = [value[rows].flatten(0, 1) if isinstance(value, torch.Tensor) else value for value in values]
             parts.append(compute(of_adapter, own).unflatten(0, (len(rows), -1)))
         return in_order(parts, self.weights.clips).flatten(0, 1)
-
-
-def _with(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    return change(value) if isinstance(value, torch.Tensor) else value
 
 
 def in_order(parts: Sequence[torch.Tensor], rows: Sequence[list[int]]) -> torch.Tensor:

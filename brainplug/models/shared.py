@@ -205,9 +205,7 @@ class Row:
     adapter: torch.Tensor
 
 
-def pooled_vectors(
-    lower: LowerPart, signal: torch.Tensor, lengths: torch.Tensor, rows: Sequence[Row]
-) -> torch.Tensor:
+def pooled_vectors(lower: LowerPart, signal: torch.Tensor, lengths: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """Pooled vectors ``[rows, dim]`` of clips with adapters; `signal` and `lengths` are those of `Backbone.forward`.
 
     What lies below a clip's first adapted layer is computed once, however many adapters the clip has.

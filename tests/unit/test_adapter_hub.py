@@ -192,16 +192,16 @@ def test_memory_is_that_of_one_backbone_and_the_adapters(made, ast):
     one = sum(tensor.nbytes for tensor in model.delta().values())
     assert sum(after.values()) - sum(before.values()) <= one  # the layers that the adapters share
     assert [hub.nbytes(name) for name in hub.names] == [one] * 50
-    parts = [weakref.ref(upper), *(weakref.ref(hub._adapters["7"].weights) for _ in range(1))]
+    shared, own = weakref.ref(upper), weakref.ref(hub._adapters["7"].weights)
     del upper
     hub.unload("7")
     gc.collect()
-    assert (parts[0]() is None, parts[1]() is None) == (False, True)
+    assert own() is None and shared() is not None
     assert "7" not in hub.names and len(hub.names) == 49
     for name in hub.names:
         hub.unload(name)
     gc.collect()
-    assert parts[0]() is None
+    assert shared() is None
 
 
 @torch.no_grad()
@@ -221,7 +221,7 @@ def test_what_torch_cannot_map_is_computed_adapter_by_adapter(made):
     with torch.no_grad():
         made.check(hub, ["0", "1", "0"])
     units = [module for module in hub._adapters["0"].upper.modules() if isinstance(module, PerClip)]
-    assert {unit.can_be_mapped for unit in units if "oft_R" in str(list(unit.names))} == {False}
+    assert {unit.can_be_mapped for unit in units} == {True, False}  # the final norm can be
 
 
 @torch.no_grad()
@@ -236,7 +236,7 @@ def test_half_precision_is_close(made, tmp_path):
     exact, rounded = (hub.classify_batch(WAVS[:2], None, names) for hub in (made.hub(), half))
     for one, other in zip(exact, rounded, strict=True):
         for name, prediction in one.items():
-            assert other[name].probabilities == pytest.approx(prediction.probabilities, abs=0.05)
+            assert other[name].probabilities == pytest.approx(prediction.probabilities, abs=0.1)
     assert exact != rounded
 
 
@@ -285,7 +285,9 @@ def test_an_adapter_of_another_backbone_is_refused(known, made, tmp_path):
     (tmp_path / "other").mkdir()
     path = Made(tmp_path / "other", loaded("nano-hubert")).add("speech", chosen("lora"), 3)
     hub = AdapterHub(made.backbone if known else "nano-ast")
-    with pytest.raises(CheckpointError, match=r"hub of the backbone nano-ast.* It adapts nano-hubert.*AdapterHub\('nan"):
+    with pytest.raises(
+        CheckpointError, match=r"hub of the backbone nano-ast.* It adapts nano-hubert.*AdapterHub\('nan"
+    ):
         hub.load("speech", path)
     assert hub.names == []
     hub.load("fits", made.add("fits", chosen("lora"), 3))
@@ -308,7 +310,7 @@ def test_an_adapter_that_reads_clips_otherwise_is_refused(made, tmp_path):
     other = Made(tmp_path / "other", loaded("nano-ast", 64)).add("b", chosen("lora"), 3)
     with pytest.raises(CheckpointError, match="'frames': 64.*'frames': 48"):
         hub.load("b", other)
-    for changes in ({"channel": "left"}, {"positions": "zero"}):
+    for changes in ({"channel": "first"}, {"positions": "zero"}):
         name = next(iter(changes))
         with pytest.raises(CheckpointError, match=f"reads clips with .*{changes[name]}.* others in the hub"):
             hub.load(name, made.add(name, chosen("lora"), 3, **changes))
