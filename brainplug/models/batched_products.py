@@ -1,4 +1,4 @@
-"""Frequent modules with weights of its own for each clip, as batched products: what `PerClip` does, with less around it.
+"""Frequent modules whose weights differ from clip to clip, as batched products: faster than what `torch.vmap` makes.
 
 Each function takes a module, its tensors ``[clips, ...]`` by name, and tokens ``[clips, tokens, dim]``.
 """

@@ -11,8 +11,9 @@ from torch.func import functional_call
 from brainplug.backbones import Backbone
 from brainplug.backbones.spec import find_module
 from brainplug.methods.base import Method
+from brainplug.models.batched_products import Tensors
 from brainplug.models.classifier import AudioClassifier
-from brainplug.models.per_clip import ClipWeights, Tensors, in_order, make_per_clip, tensors_of
+from brainplug.models.per_clip import ClipWeights, in_order, make_per_clip, tensors_of
 
 HEAD = "head."  # at the beginning of a tensor's name
 
