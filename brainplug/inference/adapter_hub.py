@@ -155,7 +155,7 @@ class AdapterHub(ClipReader):
         windows: Windows | None = None,
         skip: Callable[[Clip], bool] | None = None,
     ) -> Iterator[Predictions]:
-        """Classifies audio files batch by batch, in order: pairs of a file and its adapters, or files for the active ones.
+        """Classifies audio files batch by batch, in order: pairs of a file and adapters, or files for the active ones.
 
         The other arguments are those of `Classifier.classify_files`.
         """

@@ -153,15 +153,14 @@ def _owns(module: torch.nn.Module, trained: dict[int, str]) -> bool:
 def _smallest(
     module: torch.nn.Module, path: str, trained: dict[int, str], pretrained: Set[torch.nn.Module]
 ) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The smallest modules that can be called by themselves, with their paths.
+    """The smallest modules that compute with trained tensors whenever they are called, with their paths.
 
-    The parts of a method's module cannot, since it may read their weights without calling them, but a part of the
-    backbone that it only stands beside can.
+    A method's module may read the weights of its parts without calling them, unless it says that it calls them.
     """
     children = {name: child for name, child in module.named_children() if _has_trained(child, trained)}
-    surrounds = any(part in pretrained and any(part.children()) for part in module.modules())
+    calls_its_parts = module in pretrained or getattr(module, "calls_its_parts", False)
     cannot_be_called = any(child not in pretrained and _has_no_forward(child) for child in children.values())
-    if _owns(module, trained) or cannot_be_called or (children and module not in pretrained and not surrounds):
+    if _owns(module, trained) or cannot_be_called or (children and not calls_its_parts):
         yield path, module
         return
     for name, child in children.items():

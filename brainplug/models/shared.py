@@ -130,10 +130,11 @@ class UpperPart(torch.nn.Module):
         model.to(next(backbone.parameters()).device)
         self.pool = model.pool
         tensors = dict(tensors_of(model))
-        # A batch norm counts its batches in a whole number, which only training reads.
         delta = {name: tensors[name] for name in model.delta() if not name.startswith(HEAD)}
         self.shapes = {name: tensor.shape for name, tensor in delta.items()}
-        self.names = [name for name, tensor in delta.items() if tensor.is_floating_point()]
+        # Only training reads the number of batches that a batch norm has seen, and the embedding of masked frames.
+        unused = f"backbone.model.{copied.spec.mask_embedding}"
+        self.names = [name for name, tensor in delta.items() if tensor.is_floating_point() and name != unused]
         trained = {id(tensors[name]): name for name in self.names}
         self.start = _first_adapted(copied, trained)
         self.weights = ClipWeights()

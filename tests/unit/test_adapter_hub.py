@@ -14,16 +14,18 @@ import torch
 from brainplug.adapters.description import ClassifierDescription
 from brainplug.adapters.file import save_adapter
 from brainplug.backbones import Backbone, load_backbone
+from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.data.windows import Windows
 from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
 from brainplug.inference import AdapterHub, Classifier
+from brainplug.methods import choose_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.lora import LoRA
 from brainplug.models.classifier import AudioClassifier
 from brainplug.models.ctc import CTCModel
 from brainplug.models.per_clip import PerClip
-from tests.contract.test_methods import METHODS, chosen
+from tests.contract.test_methods import METHODS, SETTINGS, chosen
 from tests.made_adapters import describe_classifier, describe_recognizer
 
 CLASSES = (3, 4, 5)  # of the adapters of a method
@@ -120,6 +122,20 @@ def test_a_mixed_batch_equals_each_adapter_alone(method, backbone, tmp_path):
     vectors = [made.classifiers[name].embed_batch(WAVS[0])[0] for name in names[:2]]
     assert method == "linear" or (vectors[0] - vectors[1]).abs().max() > 1e-3
     assert len({loaded.upper for loaded in hub._adapters.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["nano-ast", "nano-hubert"])
+@torch.no_grad()
+def test_published_variants_are_mixed_too(name, tmp_path):
+    made, variants = Made(tmp_path, loaded(name)), {kind.__name__ for kind in PUBLISHED}
+    for method, entry in METHODS.items():
+        if getattr(entry["settings"], "func", entry["settings"]).__name__ in variants:
+            for number in range(2):
+                adapter = choose_method(method, METHODS, SETTINGS, variants=PUBLISHED)[0]
+                made.add(f"{method}{number}", adapter, 3, number)
+    names = list(made.classifiers)
+    assert len(names) == 24
+    made.check(made.hub(), [names, names[:5]])
 
 
 @pytest.mark.parametrize("name", ["nano-ast", "nano-hubert"])
