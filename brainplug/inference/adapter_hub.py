@@ -67,7 +67,7 @@ class AdapterHub(ClipReader):
         check_device(device, precision)
         self.name = backbone.name if isinstance(backbone, Backbone) else backbone
         self.lower = LowerPart(backbone.eval().to(device)) if isinstance(backbone, Backbone) else None
-        self.place, self.precision = device, precision
+        self._wanted_device, self.precision = device, precision
         self._first: ClassifierDescription | None = None
         self._adapters: dict[str, LoadedAdapter] = {}
         self._active: list[str] = []
@@ -259,7 +259,7 @@ class AdapterHub(ClipReader):
                 f"It reads clips with {_reading(description)}, and the others in the hub with {_reading(first)}.",
                 "Load it in a hub of its own",
             )
-        self._first, self.lower = first, self.lower or LowerPart(backbone.to(self.place))
+        self._first, self.lower = first, self.lower or LowerPart(backbone.to(self._wanted_device))
 
     def _prepared(self, adapter: Adapter, description: ClassifierDescription) -> LoadedAdapter:
         upper = self._upper_part(description)

@@ -15,7 +15,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def layer_norm(module: torch.nn.LayerNorm, tensors: Tensors, tokens: torch.Tensor) -> torch.Tensor:
-    """The norm once for all clips, then each clip's scale and shift, of which one may be the module's own."""
+    """The norm once for all clips, then the scale and shift of each clip; what is not given is the module's."""
     normed = torch.nn.functional.layer_norm(tokens, module.normalized_shape, eps=module.eps)
     scale = tensors["weight"][:, None] if "weight" in tensors else module.weight
     shift = tensors["bias"][:, None] if "bias" in tensors else module.bias

@@ -70,30 +70,39 @@ class PerClip(torch.nn.Module):
         if type(self.module) in BATCHED:
             batched: torch.Tensor = BATCHED[type(self.module)](self.module, tensors, *inputs, **named)
             return batched
-        mask = self.token_mask.tokens
+        return self._compute_each(tensors, inputs, named)
 
-        def compute(tensors: Tensors, values: list[Any]) -> torch.Tensor:
+    def _compute_each(self, tensors: Tensors, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        mask = self.token_mask.tokens
+        results: list[Any] = []
+
+        def compute(tensors: Tensors, values: list[Any]) -> list[torch.Tensor]:
             self.token_mask.tokens, *rest = values
             own_inputs, own_named = rest[: len(inputs)], dict(zip(named, rest[len(inputs) :], strict=True))
-            result: torch.Tensor = functional_call(self.module, tensors, tuple(own_inputs), own_named)
-            return result
+            result = functional_call(self.module, tensors, tuple(own_inputs), own_named)
+            results[:] = result if isinstance(result, tuple) else [result]
+            return [value for value in results if isinstance(value, torch.Tensor)]
 
         # Each clip becomes a batch of its own: [clips, 1, ...], or [clips, heads, ...].
         clips = sum(map(len, self.weights.clips))
         given = mask, *inputs, *named.values()
         values = [value.unflatten(0, (clips, -1)) if isinstance(value, torch.Tensor) else value for value in given]
         try:
-            return self._compute_each(compute, tensors, values)
+            made = iter(self._map_or_loop(compute, tensors, values))
         finally:
             self.token_mask.tokens = mask
+        # Attention returns a tuple, in which the weights may be None.
+        outputs = [next(made).flatten(0, 1) if isinstance(value, torch.Tensor) else value for value in results]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _compute_each(
-        self, compute: Callable[[Tensors, list[Any]], torch.Tensor], tensors: Tensors, values: list[Any]
-    ) -> torch.Tensor:
+    def _map_or_loop(
+        self, compute: Callable[[Tensors, list[Any]], list[torch.Tensor]], tensors: Tensors, values: list[Any]
+    ) -> list[torch.Tensor]:
         if self.can_be_mapped:
             axes = [0 if isinstance(value, torch.Tensor) else None for value in values]
             try:
-                return torch.vmap(compute, in_dims=(0, axes))(tensors, values).flatten(0, 1)
+                mapped: list[torch.Tensor] = torch.vmap(compute, in_dims=(0, axes))(tensors, values)
+                return mapped
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # what peft's OFT does, for example: to write into a new tensor
@@ -102,8 +111,8 @@ class PerClip(torch.nn.Module):
         for rows in self.weights.clips:
             of_adapter = {name: tensor[rows[0]] for name, tensor in tensors.items()}
             own = [value[rows].flatten(0, 1) if isinstance(value, torch.Tensor) else value for value in values]
-            parts.append(compute(of_adapter, own).unflatten(0, (len(rows), -1)))
-        return in_order(parts, self.weights.clips).flatten(0, 1)
+            parts.append([result.unflatten(0, (len(rows), -1)) for result in compute(of_adapter, own)])
+        return [in_order(of_output, self.weights.clips) for of_output in zip(*parts, strict=True)]
 
 
 def in_order(parts: Sequence[torch.Tensor], rows: Sequence[list[int]]) -> torch.Tensor:

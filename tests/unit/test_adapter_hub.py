@@ -3,7 +3,6 @@
 import copy
 import gc
 import weakref
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,32 +10,25 @@ import pytest
 import soundfile
 import torch
 
-from brainplug.adapters.description import ClassifierDescription
-from brainplug.adapters.file import save_adapter
-from brainplug.backbones import Backbone, load_backbone
+from brainplug.backbones import Backbone
+from brainplug.backbones.spec import BackboneSpec
 from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.data.windows import Windows
-from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
-from brainplug.inference import AdapterHub, Classifier
+from brainplug.errors import ConfigError, DataError
+from brainplug.inference import AdapterHub
 from brainplug.methods import choose_method
 from brainplug.methods.full import FullFineTuning
 from brainplug.methods.linear import LinearProbe
 from brainplug.methods.lora import LoRA
+from brainplug.methods.sublayer import adapt_sublayers
 from brainplug.models.classifier import AudioClassifier
-from brainplug.models.ctc import CTCModel
 from brainplug.models.per_clip import PerClip
+from brainplug.models.shared import LowerPart, Row, UpperPart, pooled_vectors
 from tests.contract.test_methods import METHODS, SETTINGS, chosen
-from tests.made_adapters import describe_classifier, describe_recognizer
+from tests.made_hubs import LENGTHS, WAVS, Made, loaded, shuffle
 
 CLASSES = (3, 4, 5)  # of the adapters of a method
-WAVS = 0.1 * torch.randn(5, 6400, generator=torch.Generator().manual_seed(0))
-LENGTHS = torch.tensor([1.0, 0.6, 0.9, 0.3, 0.8])
 BACKBONES = ("nano-ast", "nano-hubert", "whisper")  # clips of one length, of several, and a tiny one of the first kind
-
-
-@cache
-def loaded(name: str, frames: int | None = 48) -> Backbone:
-    return load_backbone(name, frames=frames)
 
 
 @pytest.fixture(params=BACKBONES)
@@ -47,61 +39,6 @@ def backbone(request: pytest.FixtureRequest, tiny_backbones: dict[str, str]) -> 
 @pytest.fixture
 def ast() -> Backbone:
     return loaded("nano-ast")
-
-
-def shuffle(model: AudioClassifier, classes: int, seed: int) -> None:
-    """Changes all that an adapter holds, statistics of batch norms too."""
-    generator = torch.Generator().manual_seed(seed)
-    model.head = torch.nn.Linear(model.backbone.dim, classes)
-    for name, tensor in model.delta().items():
-        if tensor.is_floating_point():
-            change = 0.1 * torch.randn(tensor.shape, generator=generator)
-            tensor.add_(change.abs() if name.endswith("running_var") else change)
-    model.head.weight.data.mul_(3)
-
-
-class Made:
-    """Adapters in files, and the classifier of each."""
-
-    def __init__(self, folder: Path, backbone: Backbone):
-        self.folder, self.backbone = folder, backbone
-        self.classifiers: dict[str, Classifier] = {}
-
-    def add(self, name: str, method: object, classes: int, seed: int = 0, **changes: object) -> Path:
-        """Makes the adapter of a method."""
-        model = AudioClassifier(copy.deepcopy(self.backbone), method, classes).eval()
-        shuffle(model, classes, seed)
-        return self.save(name, model, **changes)
-
-    def save(self, name: str, model: AudioClassifier, **changes: object) -> Path:
-        """Saves an adapter as a run does."""
-        labels = [f"{name}-{number}" for number in range(len(model.head.bias))]
-        description = describe_classifier(model, labels).model_copy(update=changes)
-        (self.folder / name).mkdir()
-        save_adapter(model, self.folder / name, description)
-        self.classifiers[name] = Classifier(model, description)
-        return self.folder / name
-
-    def hub(self) -> AdapterHub:
-        """A hub with all of them."""
-        hub = AdapterHub(self.backbone)
-        for name in self.classifiers:
-            hub.load(name, self.folder / name)
-        return hub
-
-    def check(self, hub: AdapterHub, names: list[str | list[str]]) -> None:
-        """Compares a batch with one adapter and one clip at a time."""
-        results = hub.classify_batch(WAVS[: len(names)], LENGTHS[: len(names)], names)
-        wanted = [[own] if isinstance(own, str) else own for own in names]
-        assert [list(result) for result in results] == wanted
-        for number, result in enumerate(results):
-            for name, prediction in result.items():
-                clip = WAVS[number : number + 1], LENGTHS[number : number + 1]
-                probabilities, score, _, [label] = self.classifiers[name].classify_batch(*clip)
-                assert list(prediction.probabilities) == hub.labels(name) == self.classifiers[name].labels
-                actual = torch.tensor(list(prediction.probabilities.values()))
-                torch.testing.assert_close(actual, probabilities[0], atol=1e-5, rtol=0)
-                assert (prediction.label, prediction.probability) == (label, pytest.approx(score.item(), abs=1e-5))
 
 
 @pytest.fixture
@@ -150,6 +87,40 @@ def test_methods_and_numbers_of_classes_are_mixed_and_clips_have_several_adapter
     made.add("houlsby", chosen("bottleneck", location="houlsby"), 3, 10)
     names = [["lora", "linear"], "full", ["conformer", "lora2", "lora", "last"], "prompt_deep", ["ia3", "houlsby"]]
     made.check(made.hub(), names)
+
+
+class ScaledSublayer(torch.nn.Module):
+    """As in docs/extending.md: it multiplies what a sub-layer returns, which is a tuple if this is attention."""
+
+    def __init__(self, sublayer: torch.nn.Module, dim: int):
+        super().__init__()
+        self.sublayer, self.factors = sublayer, torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, hidden_states: torch.Tensor, *inputs: object, **named: object) -> object:
+        outputs = self.sublayer(hidden_states, *inputs, **named)
+        return (outputs[0] * self.factors, *outputs[1:]) if isinstance(outputs, tuple) else outputs * self.factors
+
+
+class Scaling(LinearProbe):
+    def attach(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
+        adapt_sublayers(model, spec, "houlsby", lambda sublayer: ScaledSublayer(sublayer, model.config.hidden_size))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention is mapped too
+@pytest.mark.parametrize("name", ["nano-ast", "nano-hubert"])
+@torch.no_grad()
+def test_a_method_that_somebody_adds_needs_nothing_more(name):
+    model = AudioClassifier(copy.deepcopy(loaded(name)), Scaling(), 3).eval()
+    lower, upper = LowerPart(loaded(name)), UpperPart(loaded(name), Scaling(), "ALL")
+    clips = [model.backbone.extract(wav[:samples]) for wav, samples in zip(WAVS, (6400, 3000, 5000), strict=False)]
+    signal = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    lengths = torch.tensor([len(clip) / signal.shape[1] for clip in clips])
+    rows, expected = [], []
+    for seed, clip in enumerate((0, 1, 2, 1)):
+        shuffle(model, 3, seed)
+        rows.append(Row(clip, upper, upper.flatten(model.delta())))
+        expected.append(model.pool(*model.backbone(clips[clip][None], torch.ones(1))))
+    torch.testing.assert_close(pooled_vectors(lower, signal, lengths, rows), torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["wavlm", "echo", "data2vec"])
@@ -291,112 +262,6 @@ def test_the_shortest_limit_of_the_adapters_holds(made, tmp_path):
         list(hub.classify_files([(tmp_path / "a.wav", "short")]))
     hub.unload("short")
     assert len(list(hub.classify_files([(tmp_path / "a.wav", "long")]))) == 1
-
-
-# Bad input
-
-
-@pytest.mark.parametrize("known", [False, True])
-def test_an_adapter_of_another_backbone_is_refused(known, made, tmp_path):
-    (tmp_path / "other").mkdir()
-    path = Made(tmp_path / "other", loaded("nano-hubert")).add("speech", chosen("lora"), 3)
-    hub = AdapterHub(made.backbone if known else "nano-ast")
-    with pytest.raises(
-        CheckpointError, match=r"hub of the backbone nano-ast.* It adapts nano-hubert.*AdapterHub\('nan"
-    ):
-        hub.load("speech", path)
-    assert hub.names == []
-    hub.load("fits", made.add("fits", chosen("lora"), 3))
-    with pytest.raises(CheckpointError, match="It adapts nano-hubert"):
-        hub.load("speech", path)
-
-
-def test_a_hub_takes_frames_and_positions_of_its_first_adapter(made):
-    hub = AdapterHub("nano-ast")
-    hub.load("a", made.add("a", chosen("lora"), 3))
-    assert hub.backbone.frames == 48
-    with torch.no_grad():
-        made.check(hub, ["a", "a"])
-
-
-def test_an_adapter_that_reads_clips_otherwise_is_refused(made, tmp_path):
-    hub = AdapterHub("nano-ast")
-    hub.load("a", made.add("a", chosen("lora"), 3))
-    (tmp_path / "other").mkdir()
-    other = Made(tmp_path / "other", loaded("nano-ast", 64)).add("b", chosen("lora"), 3)
-    with pytest.raises(CheckpointError, match="'frames': 64.*'frames': 48"):
-        hub.load("b", other)
-    for changes in ({"channel": "first"}, {"positions": "zero"}):
-        name = next(iter(changes))
-        with pytest.raises(CheckpointError, match=f"reads clips with .*{changes[name]}.* others in the hub"):
-            hub.load(name, made.add(name, chosen("lora"), 3, **changes))
-    assert hub.names == ["a"]
-
-
-def test_an_adapter_of_another_task_is_refused(made, tmp_path):
-    model = CTCModel(copy.deepcopy(loaded("nano-hubert")), LinearProbe(), 4)
-    (tmp_path / "ctc").mkdir()
-    save_adapter(model, tmp_path / "ctc", describe_recognizer(model, " abc"))
-    with pytest.raises(CheckpointError, match=r"did the task ctc. Name a run of the task classification"):
-        AdapterHub("nano-hubert").load("ctc", tmp_path / "ctc")
-
-
-def test_weights_that_do_not_fit_their_description_are_refused(made):
-    model = AudioClassifier(copy.deepcopy(made.backbone), LoRA(rank=2), 3)
-    four = describe_classifier(model, ["a", "b", "c", "d"])
-    (made.folder / "bad").mkdir()
-    save_adapter(model, made.folder / "bad", ClassifierDescription.model_validate(four.model_dump()))
-    with pytest.raises(CheckpointError, match=r"of another shape: \['head.bias', 'head.weight'\]"):
-        AdapterHub(made.backbone).load("bad", made.folder / "bad")
-
-
-@pytest.fixture
-def two(made: Made) -> AdapterHub:
-    """A hub with the adapters `birds` and `rooms`."""
-    for name in ("birds", "rooms"):
-        made.add(name, chosen("lora"), 3)
-    return made.hub()
-
-
-def test_a_name_is_given_once(two, made):
-    with pytest.raises(ConfigError, match=r"'birds' from .* The hub has another .* call unload\('birds'\)"):
-        two.load("birds", made.folder / "rooms")
-    two.unload("birds")
-    two.load("birds", made.folder / "rooms")
-    assert two.names == ["rooms", "birds"]
-
-
-@pytest.mark.parametrize("use", ["labels", "unload", "nbytes", "active"])
-def test_unknown_names_are_refused_with_the_nearest(use, two):
-    with pytest.raises(ConfigError, match=r"'bird' was asked for\. .*no adapter of this name\. Write one of: birds$"):
-        getattr(two, use)("bird")
-
-
-REFUSED = {
-    "unknown": (["birds", "hall"], "'hall' was asked for.*birds, rooms"),
-    "too few": (["birds"], "There are 2 clips. Give a list with one for each"),
-    "one name": ("birds", "There are 2 clips. Give a list"),
-    "none": (["birds", []], "A clip without adapters.*The hub has birds, rooms"),
-    "twice": (["birds", ["rooms", "rooms"]], "rooms is named twice"),
-    "no active": (None, r"without adapters.*call active\(NAMES\)"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_names_that_cannot_be_are_refused(case, two):
-    names, words = REFUSED[case]
-    with pytest.raises(UsageError, match=words):
-        two.classify_batch(WAVS[:2], LENGTHS[:2], names)
-
-
-def test_an_empty_hub_says_what_to_do(tmp_path):
-    hub = AdapterHub("nano-ast")
-    with pytest.raises(ConfigError, match=r"no adapters\. Call load\(NAME, FOLDER\) first"):
-        hub.classify_batch(WAVS, None, ["a"] * 5)
-    with pytest.raises(CheckpointError, match="no such folder"):
-        hub.load("a", tmp_path / "gone")
-    with pytest.raises(ConfigError, match="torch cannot use it"):
-        AdapterHub("nano-ast", device="gpu")
 
 
 @pytest.mark.gpu
