@@ -168,10 +168,9 @@ def main(arguments: list[str]) -> None:
     except argparse.ArgumentTypeError as error:
         parser.error(f"--adapters: {error}")
     torch.set_num_threads(chosen.threads)
-    torch.set_grad_enabled(False)
     torch.manual_seed(0)
     name = base_name(chosen.backbone)
-    with tempfile.TemporaryDirectory() as folder:
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         random_backbone(known_config(name), frames=chosen.frames).save_pretrained(folder)
         setting = Setting(name, folder, chosen.frames, chosen.batch, chosen.device, chosen.precision)
         table = compare(setting, chosen.methods.split(","), counts, chosen.repeats)
