@@ -1,6 +1,5 @@
 """Many adapters on one backbone: each clip of a batch may have its own, or several."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +181,7 @@ class AdapterHub(ClipReader):
         clips: Sequence[Clip] | None = None,
     ) -> list[Predictions]:
         """Classifies a batch of signals ``[batch, ...]`` that `pad` made; each clip has a list of adapters."""
+        self._check_known(name for chosen in names for name in chosen)
         rows = [(number, name, self._adapters[name]) for number, chosen in enumerate(names) for name in chosen]
         if self.lower is None or not rows:
             return []
@@ -270,21 +270,18 @@ class AdapterHub(ClipReader):
         return LoadedAdapter(description, upper, upper.flatten(adapter.weights).to(self.device), head, bias)
 
     def _upper_part(self, description: ClassifierDescription) -> UpperPart:
-        """The part that adapters of the same method share."""
+        """The part that adapters with the same method, settings and pooling share."""
         for loaded in self._adapters.values():
-            if _structure(loaded.description) == _structure(description):
+            alike = loaded.description.method_settings == description.method_settings
+            if alike and loaded.description.pooling == description.pooling:
                 return loaded.upper
         return UpperPart(self.backbone, restored_method(description), description.pooling)
 
 
 def _reading(description: ClassifierDescription) -> dict[str, object]:
-    """What all adapters of a hub agree in, beside the signal."""
-    return {"channel": description.channel, "positions": description.positions or "crop"}
-
-
-def _structure(description: ClassifierDescription) -> tuple[str, str]:
-    """Adapters with the same are computed together."""
-    return json.dumps(description.method_settings, sort_keys=True), description.pooling
+    """What all adapters of a hub agree in, beside the signal; clips of any length have no positions to fit."""
+    positions = {"positions": description.positions or "crop"} if "frames" in description.signal else {}
+    return {"channel": description.channel, **positions}
 
 
 def _heads(vectors: torch.Tensor, adapters: Sequence[LoadedAdapter]) -> torch.Tensor:
