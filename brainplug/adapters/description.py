@@ -9,10 +9,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Po
 from brainplug.data.audio import Channel
 from brainplug.errors import CheckpointError, nearest
 
-FORMAT = 2
-WEIGHTS_NAME, DESCRIPTION_NAME = "adapter.safetensors", "adapter.json"
+FORMAT = 3
+HIGHEST_NUMBER = 65_536  # in the settings of a method: more would only take memory
 PACKAGES = ("brainplug", "torch", "transformers", "peft")  # on which the output of an adapted model depends
 COPY_AGAIN = "Copy the file again from the run that wrote it"
+
+
+def _moderate(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuses settings with which making a method would take hours or all memory."""
+    for name, value in settings.items():
+        if isinstance(value, int | float) and not abs(value) <= HIGHEST_NUMBER:
+            raise ValueError(f"{name} is {value}, and the highest number {HIGHEST_NUMBER:,}")
+    return settings
 
 
 class AdapterDescription(BaseModel):
@@ -40,35 +48,44 @@ class AdapterDescription(BaseModel):
         How position embeddings were fitted to the length of the clips.
     versions : dict[str, str]
         Those of `PACKAGES` that wrote the file; empty in files of format 1.
-    weights_sha256 : str, optional
-        Of ``adapter.safetensors``, whose own header cannot have it.
+    backbone_sha256 : str, optional
+        Of the backbone's weights (`Backbone.fingerprint`); None in older files, and where all of them are trained.
+    dataset, licence : str, optional
+        What the adapter was trained on, and under which licence it may be used.
+    training : dict
+        How it was trained and what it reached, as in results.json.
+    probe_sha256, weights_sha256 : str, optional
+        Of ``probe.safetensors``, and of ``adapter_model.safetensors``, whose own header cannot have it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     task: str
     backbone: str
     backbone_revision: str
+    backbone_sha256: str | None = None
     signal: dict[str, JsonValue]
     channel: Channel = "mix"
     longest_clip: float | None = None
     method: str
-    method_settings: dict[str, JsonValue]
+    method_settings: Annotated[dict[str, JsonValue], AfterValidator(_moderate)]
     paper_code: bool
     positions: str | None = None
+    dataset: str | None = None
+    licence: str | None = None
+    training: dict[str, JsonValue] = {}
     versions: dict[str, str]
+    probe_sha256: str | None = None
     weights_sha256: str | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The JSON values of ``adapter.json``."""
-        optional = ("positions", "weights_sha256", "channel", "longest_clip")
-        absent = {name for name in optional if getattr(self, name) in (None, "mix")}
-        return self.model_dump(mode="json", exclude=absent)
+        """The JSON values of the file; what is not known is left out."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"format": self.format, "task": self.task}
 
     @property
     def without_checksum(self) -> "AdapterDescription":
-        """The description as the header of ``adapter.safetensors`` has it."""
+        """The description as the header of ``adapter_model.safetensors`` has it."""
         return self.model_copy(update={"weights_sha256": None})
 
 
@@ -93,6 +110,7 @@ class RecognizerDescription(AdapterDescription):
     characters: Annotated[str, Field(min_length=1)]
     decoding: str
     beam_size: PositiveInt
+    echo: dict[str, JsonValue] | None = None  # the configuration of an Echo that was trained from nothing
 
 
 # A new task adds its row here, or from its own file.
@@ -103,11 +121,8 @@ DESCRIPTIONS: dict[str, type[AdapterDescription]] = {
 }
 
 
-def parse_description(text: str, source: str) -> AdapterDescription:
-    """Reads the JSON text of a description, of this format or an older one; `source` is the file's path, for errors.
-
-    A text that is no description, a newer format and an unknown task raise a `CheckpointError`, which names all faults.
-    """
+def parse_json(text: str, source: str) -> dict[str, JsonValue]:
+    """Reads a JSON object; any other text raises a `CheckpointError`. `source` is the file's path, for errors."""
     asked = f"The adapter's description {source} was asked for."
     try:
         values = json.loads(text)
@@ -115,8 +130,21 @@ def parse_description(text: str, source: str) -> AdapterDescription:
         raise CheckpointError(asked, f"It is cut short or is no JSON: {error}.", COPY_AGAIN) from error
     if not isinstance(values, dict):
         raise CheckpointError(asked, f"It holds a {type(values).__name__}, no JSON object.", COPY_AGAIN)
+    return values
+
+
+def parse_description(values: JsonValue, source: str) -> AdapterDescription:
+    """Checks the JSON values of a description, of this format or an older one; `source` is the path, for errors.
+
+    Values that are no description, a newer format and an unknown task raise a `CheckpointError` that names all faults.
+    """
+    asked = f"The adapter's description {source} was asked for."
+    if not isinstance(values, dict):
+        raise CheckpointError(asked, f"It holds a {type(values).__name__}, no JSON object.", COPY_AGAIN)
     if "format" not in values:
         values = from_format_1(values)
+    if values["format"] == 2:
+        values = {**values, "format": FORMAT}  # which had fewer keys
     if type(values["format"]) is int and values["format"] > FORMAT:
         problem = f"It has format {values['format']}; this brainplug reads formats up to {FORMAT}."
         raise CheckpointError(asked, problem, "Update brainplug: pip install --upgrade brainplug")
@@ -154,7 +182,7 @@ def from_format_1(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
         indices = {index: label for label, index in labels.items() if isinstance(index, int)}
         if indices.keys() == set(range(len(labels))):
             values["labels"] = [indices[index] for index in range(len(labels))]
-    return {**values, "format": FORMAT, "versions": {}}
+    return {**values, "format": 2, "versions": {}}
 
 
 # Patterns of tensors' names in older files, and the names of today. Whisper's feed-forward block was at `fc1`.

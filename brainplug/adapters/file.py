@@ -1,47 +1,64 @@
-"""Adapter files: the trained weights as safetensors, beside their description as JSON. Reading them runs no code."""
+"""Adapter files: a folder with the trained weights, what describes them, a probe, and a card for people.
+
+Reading them runs no code: weights are safetensors, everything else is JSON. All of it but the card is checked to the
+last byte.
+"""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import JsonValue
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import main_process_only
 
+from brainplug.adapters.card import write_card
 from brainplug.adapters.description import (
     COPY_AGAIN,
-    DESCRIPTION_NAME,
-    WEIGHTS_NAME,
     AdapterDescription,
     current_name,
     parse_description,
+    parse_json,
 )
+from brainplug.adapters.hub import find_adapter
+from brainplug.adapters.layout import (
+    DESCRIPTION_NAME,
+    ECHO_CONFIG,
+    HEADER_KEY,
+    PROBE_NAME,
+    WEIGHTS_NAME,
+    Layout,
+)
+from brainplug.adapters.peft_format import backbone_copies, own_names, peft_values, stored_names
+from brainplug.adapters.probe import Tensors, make_probe
+from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.errors import CheckpointError
-from brainplug.files import atomic_file, write_json
+from brainplug.files import atomic_file, read_json, write_json
+from brainplug.methods import restore_method
 from brainplug.models.adapted import AdaptedModel
 
-HEADER_KEY = "brainplug"  # of the metadata in the header of a safetensors file
-MADE_BY_RUNS = ("hyperparams.yaml", "save")  # from its first minute on
+MOST_JSON = 2**24  # bytes of a description: a million labels
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter file: what describes the model, and the trained weights by name."""
+    """An adapter: what describes the model, the trained weights by name, and the probe, where there is one."""
 
     description: AdapterDescription
-    weights: dict[str, torch.Tensor]
+    weights: Tensors
+    probe: Tensors = field(default_factory=dict)
 
 
 def save_delta(model: AdaptedModel, path: Path, description: AdapterDescription | None = None) -> None:
     """Writes the trained weights as safetensors, with their description in the file's header."""
-    delta = {name: tensor.detach().cpu().contiguous() for name, tensor in model.delta().items()}
-    header = json.dumps({} if description is None else description.without_checksum.to_dict())
-    with atomic_file(str(path), "wb") as file:
-        file.write(safetensors.torch.save(delta, metadata={HEADER_KEY: header}))
+    _write_tensors(model.delta(), path, {} if description is None else description.without_checksum.to_dict())
 
 
 def load_delta(model: AdaptedModel, path: Path) -> None:
@@ -55,12 +72,32 @@ def load_delta(model: AdaptedModel, path: Path) -> None:
     model.load_delta(_with_current_names(safetensors.torch.load_file(path)))
 
 
-def save_adapter(model: AdaptedModel, folder: str | Path, description: AdapterDescription) -> None:
-    """Writes the adapter of a finished run: ``adapter.safetensors`` and ``adapter.json``."""
-    path = Path(folder, WEIGHTS_NAME)
-    save_delta(model, path, description)
-    described = description.model_copy(update={"weights_sha256": _sha256(path)})
-    write_json(described.to_dict(), Path(folder, DESCRIPTION_NAME))
+def save_adapter(
+    model: AdaptedModel, folder: str | Path, description: AdapterDescription, results: Mapping[str, Any] | None = None
+) -> None:
+    """Writes an adapter into a folder: weights, description, probe, and a card with what results.json says."""
+    folder = Path(folder)
+    _write_tensors(make_probe(model), folder / PROBE_NAME)
+    description = description.model_copy(update={"probe_sha256": _sha256(folder / PROBE_NAME)})
+    of_peft = peft_values(model)
+    names = stored_names(model) if of_peft else {}
+    tensors = {names.get(name, name): tensor for name, tensor in model.delta().items()}
+    if of_peft:
+        tensors |= backbone_copies(model, of_peft)
+    values = {**of_peft, HEADER_KEY: description.without_checksum.to_dict()}
+    _write_tensors(tensors, folder / WEIGHTS_NAME, values)
+    described = description.model_copy(update={"weights_sha256": _sha256(folder / WEIGHTS_NAME)})
+    write_card(described, folder, results or {})
+    write_json({**values, HEADER_KEY: described.to_dict()}, folder / DESCRIPTION_NAME)
+
+
+def _write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, header: Mapping[str, JsonValue] | None = None
+) -> None:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", HEADER_KEY: json.dumps(header or {})}
+    with atomic_file(str(path), "wb") as file:
+        file.write(safetensors.torch.save(contiguous, metadata=metadata))
 
 
 def register_adapter(
@@ -75,57 +112,91 @@ def register_adapter(
     )
 
 
-def read_description(folder: str | Path) -> AdapterDescription:
-    """Reads ``adapter.json``.
+def read_description(source: str | Path, revision: str | None = None) -> AdapterDescription:
+    """Reads what describes an adapter, given as for `read_adapter`.
 
     Raises
     ------
     CheckpointError
-        A file is missing, the run has not finished, or `parse_description` refuses the text.
+        A file is missing, the run has not finished, or the description is damaged or of a newer format.
     """
-    _check_complete(Path(folder))
-    path = Path(folder, DESCRIPTION_NAME)
+    folder, layout = find_adapter(source, revision)
+    return _describe(_read_values(folder / layout.description), folder, layout)
+
+
+def read_adapter(source: str | Path, revision: str | None = None) -> Adapter:
+    """Reads an adapter and verifies its files.
+
+    Arguments
+    ---------
+    source, revision : str | Path, str
+        The output folder of a finished run, the folder of an adapter, or a hub id such as ``owner/name``, and its
+        revision, which may also follow the id: ``owner/name@v1``.
+
+    Raises
+    ------
+    CheckpointError
+        Files are missing, cut short, altered, of a newer format, or describe different adapters.
+    """
+    folder, layout = find_adapter(source, revision)
+    values = _read_values(folder / layout.description)
+    description = _describe(values, folder, layout)
+    weights, header = _read_tensors(folder / layout.weights, description.weights_sha256)
+    if _without_checksum(parse_json(header, f"in {folder / layout.weights}")) != _without_checksum(values):
+        raise CheckpointError(
+            f"The adapter in {folder} was asked for.",
+            f"{layout.weights}: its header describes another adapter than {layout.description} does.",
+            f"Copy both {layout.weights} and {layout.description} from one run",
+        )
+    probe: Tensors = {}
+    if description.probe_sha256:
+        probe, _ = _read_tensors(folder / PROBE_NAME, description.probe_sha256)
+    described = description.model_copy(update={"weights_sha256": _sha256(folder / layout.weights)})
+    method = restore_method(description.method_settings, PUBLISHED)
+    return Adapter(described, own_names(_with_current_names(weights), values, method), probe)
+
+
+def _read_values(path: Path) -> dict[str, JsonValue]:
     try:
+        if path.stat().st_size > MOST_JSON:
+            raise OSError(f"it has {path.stat().st_size:,} bytes, a description {MOST_JSON:,} at most")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} was asked for.", f"It cannot be read: {error}.", COPY_AGAIN) from error
-    return parse_description(text, str(path))
+    return parse_json(text, str(path))
 
 
-def read_adapter(folder: str | Path) -> Adapter:
-    """Reads an adapter, in a finished run's folder or in any folder with its two files, and verifies it.
+def _describe(values: dict[str, JsonValue], folder: Path, layout: Layout) -> AdapterDescription:
+    if layout.key is None:
+        description = parse_description(values, str(folder / layout.description))
+        if (folder / ECHO_CONFIG).is_file() and hasattr(description, "echo"):
+            return description.model_copy(update={"echo": read_json(folder / ECHO_CONFIG)})
+        return description
+    return parse_description(values.get(layout.key), str(folder / layout.description))
 
-    Files that are missing, cut short, altered, or that describe different adapters raise a `CheckpointError`.
-    """
-    description, path = read_description(folder), Path(folder, WEIGHTS_NAME)
-    asked = f"The adapter's weights {path} were asked for."
-    checksum = _sha256(path)
-    if description.weights_sha256 not in (None, checksum):
-        problem = f"They are not those that {DESCRIPTION_NAME} describes: the file is cut short or was altered."
-        raise CheckpointError(asked, problem, COPY_AGAIN)
+
+def _without_checksum(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The values of a description, in whatever layout, without what the header of the weights cannot have."""
+    inner = values.get(HEADER_KEY, values)
+    if not isinstance(inner, dict):
+        return values
+    rest = {key: value for key, value in inner.items() if key != "weights_sha256"}
+    return {**values, HEADER_KEY: rest} if HEADER_KEY in values else rest
+
+
+def _read_tensors(path: Path, expected: str | None) -> tuple[Tensors, str]:
+    """The tensors of a file, and our part of its header; they are mapped, and take no memory before they are used."""
+    asked = f"The adapter's file {path} was asked for."
     try:
+        checksum = _sha256(path)
+        if expected not in (None, checksum):
+            problem = f"It is not the one that {DESCRIPTION_NAME} describes: it is cut short or was altered."
+            raise CheckpointError(asked, problem, COPY_AGAIN)
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY, "")
-        weights = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path), header
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(asked, f"The file is cut short or is no safetensors: {error}.", COPY_AGAIN) from error
-    if parse_description(header, f"in {path}") != description.without_checksum:
-        problem = f"Their header describes another adapter than {DESCRIPTION_NAME} does."
-        raise CheckpointError(asked, problem, f"Copy both {WEIGHTS_NAME} and {DESCRIPTION_NAME} from one run")
-    return Adapter(description.model_copy(update={"weights_sha256": checksum}), _with_current_names(weights))
-
-
-def _check_complete(folder: Path) -> None:
-    missing = [name for name in (DESCRIPTION_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
-    if not missing:
-        return
-    problem, write = f"It lacks {' and '.join(missing)}.", "Name the output folder of a finished run"
-    if not folder.is_dir():
-        problem = "There is no such folder."
-    elif any((folder / name).exists() for name in MADE_BY_RUNS):
-        problem = f"Its run has not finished: {' and '.join(missing)} is missing."
-        write = "Give the run's command again: it goes on where it stopped, and writes the adapter at its end"
-    raise CheckpointError(f"The adapter in {folder} was asked for.", problem, write)
 
 
 def _sha256(path: Path) -> str:
@@ -133,5 +204,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_current_names(weights: Tensors) -> Tensors:
     return {current_name(name): tensor for name, tensor in weights.items()}

@@ -16,6 +16,7 @@ from brainplug.backbones.hub import load_model
 from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
 from brainplug.data.features import LogMel
+from brainplug.data.front_ends import KaldiFrontEnd
 from brainplug.errors import ConfigError
 
 SPECIAL_TOKENS = 2  # [CLS] and the distillation token, before the patches
@@ -43,6 +44,7 @@ class AudioSpectrogram(Backbone):
         special_tokens=SPECIAL_TOKENS,
     )
     extractor_name = "ASTFeatureExtractor"
+    fitted = ("embeddings.position_embeddings",)
     checkpoints: ClassVar = {
         "nano-ast": Checkpoint(
             "Apache-2.0",
@@ -97,6 +99,10 @@ class AudioSpectrogram(Backbone):
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The same for a batch, on its device: ``[batch, frames, mel_bands]``."""
         return self.log_mel.extract_batch(waveforms, lengths)
+
+    def front_end(self) -> KaldiFrontEnd:
+        """Computes the log-mels."""
+        return KaldiFrontEnd(self.log_mel)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Tokens ``[batch, 2 + patches, dim]``. All clips have the same length, so nothing is masked."""

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self, cast
 import torch
 import transformers
 
-from brainplug.backbones.hub import load_extractor, weights_revision
+from brainplug.backbones.hub import hash_tensors, load_extractor, weights_revision
 from brainplug.backbones.spec import BackboneSpec, Checkpoint, find_module
+from brainplug.data.front_ends import FrontEnd
 from brainplug.errors import ConfigError
 
 
@@ -41,6 +42,8 @@ class Backbone(torch.nn.Module, ABC):
     checkpoints: ClassVar[dict[str, Checkpoint]] = {}  # by short name
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
+    fitted: ClassVar[tuple[str, ...]] = ()  # tensors that depend on the length of clips
+    is_in_transformers: ClassVar[bool] = True
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
@@ -59,6 +62,14 @@ class Backbone(torch.nn.Module, ABC):
     def dim(self) -> int:
         """Width of a token."""
         return int(self.model.config.hidden_size)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights as they are now, but for those that were fitted to the length of clips.
+
+        It depends neither on the format of their file nor on the names that a version of transformers gives them.
+        """
+        tensors = self.model.state_dict()
+        return hash_tensors(tensor for name, tensor in tensors.items() if name not in self.fitted)
 
     @classmethod
     def load(cls, source: str, name: str, revision: str | None, **settings: Any) -> Self:
@@ -148,6 +159,17 @@ class Backbone(torch.nn.Module, ABC):
             "--features_on_device=True was asked for.",
             f"The backbone {self.name} reads clips one by one, before they are put into a batch.",
             "Leave it out, or write --backbone=ast",
+        )
+
+    def front_end(self) -> FrontEnd:
+        """What computes `extract` of a batch as a graph, for export.
+
+        A `ConfigError` is raised for families and settings that have none.
+        """
+        raise ConfigError(
+            f"The backbone {self.name} was to read waveforms inside an exported graph.",
+            "Its family has no graph that does so.",
+            "Export it without --waveform, if it can be exported",
         )
 
     def count_tokens(self, samples: int) -> int:

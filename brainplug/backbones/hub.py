@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,22 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+
+
+def hash_tensors(tensors: Iterable[torch.Tensor]) -> str:
+    """The SHA-256 of tensors in float32, whatever their order.
+
+    Example
+    -------
+    >>> one, two = torch.ones(2), torch.zeros(3)
+    >>> hash_tensors([one, two]) == hash_tensors([two, one]) != hash_tensors([one])
+    True
+    """
+    hashes = []
+    for tensor in tensors:
+        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        hashes.append(hashlib.sha256(str(values.shape).encode() + b" " + values.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
 
 
 def weights_revision(source: str, commit: str | None) -> str:

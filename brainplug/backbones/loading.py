@@ -68,14 +68,14 @@ def find_source(name: str) -> str:
     )
 
 
-def known_config(name: str) -> transformers.PreTrainedConfig:
+def known_config(name: str, revision: str | None = None) -> transformers.PreTrainedConfig:
     """A backbone's configuration, without asking the hub or reading weights.
 
     It comes from the checkpoint's file if that is on this machine; short names and their hub ids are known without it.
     Otherwise a `CheckpointError` is raised.
     """
     source = find_source(name)
-    path = find_config(source)
+    path = find_config(source, revision)
     if path is None:
         for checkpoint in CHECKPOINTS.values():
             if checkpoint.config and checkpoint.hub_id == source:

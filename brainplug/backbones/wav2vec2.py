@@ -17,6 +17,7 @@ from brainplug.backbones.filters import begin_with_mel_filters
 from brainplug.backbones.hub import load_model
 from brainplug.backbones.padding import ClipNorm, ZeroPadding
 from brainplug.backbones.spec import BackboneSpec, Checkpoint, TokenMask, find_module
+from brainplug.data.front_ends import WaveformFrontEnd
 
 SHORTEST = 400  # samples, the receptive field of the convolutions
 
@@ -109,6 +110,10 @@ class Wav2Vec2(Backbone):
             return waveform
         variance, mean = torch.var_mean(waveform, correction=0)
         return (waveform - mean) / torch.sqrt(variance + 1e-7)  # the feature extractor's own epsilon
+
+    def front_end(self) -> WaveformFrontEnd:
+        """Normalises the waveforms, and makes them as long as one token."""
+        return WaveformFrontEnd(SHORTEST, self.extractor.do_normalize)
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``[batch, tokens, dim]``, one for each 20 ms, and the mask of those that are not padding."""

@@ -14,6 +14,7 @@ from brainplug.backbones.base import Backbone, copy_config
 from brainplug.backbones.hub import fetch_config, load_model
 from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
+from brainplug.data.front_ends import WhisperFrontEnd
 from brainplug.errors import ConfigError
 
 FRAMES_PER_TOKEN = 2  # the second convolution's stride
@@ -40,6 +41,7 @@ class Whisper(Backbone):
         final_norm="layer_norm",
     )
     extractor_name = "WhisperFeatureExtractor"
+    fitted = ("embed_positions.weight",)
     checkpoints: ClassVar = {
         "whisper": Checkpoint(
             "Apache-2.0",
@@ -121,6 +123,20 @@ class Whisper(Backbone):
             waveform.numpy(), sampling_rate=self.sample_rate, max_length=samples, return_tensors="pt"
         ).input_features[0]  # [mel_bands, frames]
         return log_mels.T.contiguous()
+
+    def front_end(self) -> WhisperFrontEnd:
+        """Computes the log-mels, if they have no dither: a graph draws no random numbers."""
+        extractor = self.extractor
+        if extractor.dither:
+            raise ConfigError(
+                f"The backbone {self.name} was to read waveforms inside an exported graph.",
+                f"Its feature extractor adds noise (dither: {extractor.dither}), which a graph does not draw.",
+                "Export it without --waveform",
+            )
+        filters = torch.as_tensor(extractor.mel_filters)
+        return WhisperFrontEnd(
+            filters, self.frames or 0, extractor.n_fft, extractor.hop_length, extractor.padding_value
+        )
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Tokens ``[batch, frames / 2, dim]``. All clips have the same length, so nothing is masked."""

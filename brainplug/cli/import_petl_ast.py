@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flags", default="", help='the published command line, as --flags="--method LoRA ..."')
     parser.add_argument("--method", help="the published method, where --flags does not say it")
     parser.add_argument("--pooling", default="ALL", help="final_output of the published YAML")
-    parser.add_argument("--out", help="the folder for adapter.safetensors and adapter.json")
+    parser.add_argument("--out", help="the folder for the adapter")
     parser.add_argument("--labels", help="a file with one class a line, in the order of the head")
     parser.add_argument("--backbone", help="its name here; by default ast or wav2vec2")
     parser.add_argument("--config", help="the backbone's config.json, where its name does not say it")

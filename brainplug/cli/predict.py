@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of all commands that use a trained model."""
-    parser.add_argument("run", help="the output folder of a finished run, or a copy of it")
+    parser.add_argument("run", help="a finished run's output folder, a copy of its adapter, or a hub id OWNER/NAME")
     parser.add_argument("inputs", nargs="+", help="audio files, folders, and CSV lists with the column path")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", help="such as cuda:0; by default a GPU where there is one")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
     parser.add_argument("--backbone", help="the folder of the run's backbone, if it has moved")
+    parser.add_argument("--revision", help="of the adapter on the hub")
+    parser.add_argument("--no_verify", action="store_true", help="do not compare the model's output for its probe")
     parser.add_argument("--longest_clip", type=float, help="seconds that are taken, in place of the run's limit")
 
 
@@ -115,7 +117,8 @@ def open_common(arguments: argparse.Namespace) -> tuple[list[Clip], Classifier |
             raise ConfigError(f"--{name}={value} was asked for.", "It is too small.", "Write a number above 0")
     clips = list_inputs(arguments.inputs)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_run(arguments.run, device, arguments.precision, arguments.backbone)
+    options = arguments.backbone, arguments.revision, not arguments.no_verify
+    model = load_run(arguments.run, device, arguments.precision, *options)
     model.longest_clip = arguments.longest_clip or model.longest_clip
     return clips, model
 

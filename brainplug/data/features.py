@@ -57,7 +57,7 @@ class LogMel:
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Features ``[frames, mel_bands]`` of a waveform ``[time]`` in [-1, 1), padded to at least one window."""
-        window, shift = self._samples
+        window, shift = self.samples
         waveform = waveform[: window + (self.frames - 1) * shift]  # what is cut off later need not be computed
         waveform = pad(waveform, (0, max(window - len(waveform), 0)))
         return self._normalised(self._log_mel(waveform))
@@ -77,7 +77,7 @@ class LogMel:
         >>> torch.allclose(features[1], log_mel.extract(waveforms[1, :1600]), atol=1e-4)
         True
         """
-        window, shift = self._samples
+        window, shift = self.samples
         batch, time = waveforms.shape
         samples = (lengths * time).round().long()
         overlap = math.ceil(window / shift)
@@ -90,7 +90,7 @@ class LogMel:
         return self._normalised(log_mel * in_clip[..., None])
 
     @property
-    def _samples(self) -> tuple[int, int]:
+    def samples(self) -> tuple[int, int]:
         """Of a window and of a shift."""
         window, shift = (int(self.sample_rate * milliseconds * 0.001) for milliseconds in (WINDOW, SHIFT))
         return window, shift

@@ -13,16 +13,21 @@ __all__ = ["AdapterHub", "Classifier", "SpeechRecognizer", "load_run"]
 
 
 def load_run(
-    folder: str | Path, device: str = "cpu", precision: str = "fp32", backbone: str | None = None
+    source: str | Path,
+    device: str = "cpu",
+    precision: str = "fp32",
+    backbone: str | None = None,
+    revision: str | None = None,
+    verify: bool = True,
 ) -> Classifier | SpeechRecognizer:
     """Loads what a run trained, whatever its task; the arguments are those of `Classifier.from_run`."""
     check_device(device, precision)
-    adapter = read_adapter(folder)
+    adapter = read_adapter(source, revision)
     for kind in (Classifier, SpeechRecognizer):
         if adapter.description.task in kind.tasks:
-            return kind.from_adapter(adapter, folder, device, precision, backbone)
+            return kind.from_adapter(adapter, device, precision, backbone, verify)
     raise CheckpointError(
-        f"The model in {folder} was asked for.",
+        f"The model in {source} was asked for.",
         f"Its task is {adapter.description.task}.",
         f"Name a run of one of these tasks: {', '.join((*Classifier.tasks, *SpeechRecognizer.tasks))}",
     )

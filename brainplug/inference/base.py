@@ -181,35 +181,50 @@ class TrainedModel(ClipReader):
 
     @classmethod
     def from_run(
-        cls, folder: str | Path, device: str = "cpu", precision: str = "fp32", backbone: str | None = None
+        cls,
+        source: str | Path,
+        device: str = "cpu",
+        precision: str = "fp32",
+        backbone: str | None = None,
+        revision: str | None = None,
+        verify: bool = True,
     ) -> Self:
         """Loads the model that a run trained; what is missing, altered or of another task raises a `CheckpointError`.
 
         Arguments
         ---------
-        folder : str | Path
-            The run's output folder, here or copied from elsewhere. Of a classifier and of a CTC recogniser only
-            ``adapter.json`` and ``adapter.safetensors`` are read, of an Echo its folder ``echo`` too.
+        source : str | Path
+            The run's output folder, its folder ``adapter`` or a copy of that, or a hub id, ``owner/name``.
         device, precision : str
             Such as ``cuda:0``; ``fp32``, ``bf16`` or ``fp16``, as SpeechBrain's ``eval_precision``.
         backbone : str, optional
             Where the run's backbone is now, if not where it was: a folder with the same weights.
+        revision : str, optional
+            Of the hub.
+        verify : bool
+            Whether the model has to give the output for a short clip that it gave when it was saved.
         """
         check_device(device, precision)
-        return cls.from_adapter(read_adapter(folder), folder, device, precision, backbone)
+        return cls.from_adapter(read_adapter(source, revision), device, precision, backbone, verify)
 
     @classmethod
     def from_adapter(
-        cls, adapter: Adapter, folder: str | Path, device: str, precision: str, backbone: str | None
+        cls,
+        adapter: Adapter,
+        device: str = "cpu",
+        precision: str = "fp32",
+        backbone: str | None = None,
+        verify: bool = True,
     ) -> Self:
         """As `from_run`, where the adapter has been read already."""
-        if adapter.description.task not in cls.tasks:
+        task = adapter.description.task
+        if task not in cls.tasks:
             raise CheckpointError(
-                f"A {cls.__name__} from {folder} was asked for.",
-                f"The run there did the task {adapter.description.task}.",
+                f"A {cls.__name__} was asked for.",
+                f"The adapter is of the task {task}.",
                 f"Name a run of the task {' or '.join(cls.tasks)}",
             )
-        model = find_task(adapter.description.task).restore(adapter, str(folder), backbone)
+        model = find_task(task).restore(adapter, backbone, verify)
         return cls(model.to(device), adapter.description, precision)
 
     @property

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
+from peft import PeftConfig
 from transformers import PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec
@@ -71,6 +72,25 @@ class Method(ABC):
     def may_leave_unused(self, model: torch.nn.Module) -> bool:
         """Whether a step may leave trainable weights without a gradient; distributed training has to know."""
         return False
+
+    def with_targets_of(self, model: torch.nn.Module) -> Self:
+        """The same method, naming each module of `model` that it has adapted instead of patterns of names."""
+        return self
+
+    def as_peft(self, model: PreTrainedModel, spec: BackboneSpec) -> PeftConfig | None:
+        """The configuration with which peft makes the same modules as this method did in `model`; None if peft cannot.
+
+        The modules have their own paths there, and their tensors the names that `peft_name` gives them.
+        """
+        return None
+
+    def peft_name(self, name: str) -> str:
+        """Peft's name, in a file, of a tensor that this method calls `name` in the backbone's model."""
+        return name
+
+    def own_name(self, peft_name: str) -> str:
+        """The inverse of `peft_name`."""
+        return peft_name
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Adds the trained changes to the backbone's own weights and removes the method's modules, in place.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from peft import LoraConfig
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from brainplug.backbones.spec import BackboneSpec, find_module
@@ -125,6 +126,21 @@ class LoRA(Method):
                 path = getattr(spec, target)
                 linear = cast(torch.nn.Linear, find_module(layer, path))
                 layer.set_submodule(path, self.adapt(linear, model.config))
+
+    def as_peft(self, model: PreTrainedModel, spec: BackboneSpec) -> LoraConfig:
+        """Peft's LoRA, which scales by ``lora_alpha / r``."""
+        scaling, rank = self.scale_and_rank(model.config.hidden_size)
+        paths = [getattr(spec, target) for target in self.targets]
+        targets = [f"{spec.layers}.{layer}.{path}" for layer in range(len(spec.layers_of(model))) for path in paths]
+        return LoraConfig(r=rank, lora_alpha=scaling * rank, target_modules=targets)  # type: ignore[arg-type]
+
+    def peft_name(self, name: str) -> str:
+        """A and B."""
+        return name.replace(".down.weight", ".lora_A.weight").replace(".up.weight", ".lora_B.weight")
+
+    def own_name(self, peft_name: str) -> str:
+        """``down`` and ``up``."""
+        return peft_name.replace(".lora_A.weight", ".down.weight").replace(".lora_B.weight", ".up.weight")
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Adds each change to the weight of its projection."""

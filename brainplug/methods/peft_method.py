@@ -4,14 +4,15 @@ peft adds its layers to the model; what is trained and saved is decided here, as
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
-from peft import PeftConfig, PromptLearningConfig
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft import PeftConfig, PeftType, PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import PreTrainedModel
 
@@ -66,6 +67,38 @@ class PeftMethod(Method):
                 f"peft cannot adapt it: {error}",
                 f"Write target_modules: some of {', '.join(WORDS)}, or paths such as {spec.query}",
             ) from error
+
+    def with_targets_of(self, model: torch.nn.Module) -> Self:
+        """The same configuration with the path of each module that peft has adapted."""
+        config: Any = copy.deepcopy(self.config)
+        layers: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+        }
+        config.target_modules = sorted(layers)
+        if getattr(config, "feedforward_modules", None):
+            config.feedforward_modules = sorted(name for name in layers if layers[name].is_feedforward)
+        for pattern, setting in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+            if getattr(config, pattern, None):
+                setattr(
+                    config, pattern, {name: getattr(layers[name], setting)[ADAPTER_NAME] for name in sorted(layers)}
+                )
+        return replace(self, config=config)
+
+    def as_peft(self, model: PreTrainedModel, spec: BackboneSpec) -> PeftConfig:
+        """The configuration itself; VeRA's random projections are drawn again from its key."""
+        config: Any = self.with_targets_of(model).config
+        if hasattr(config, "save_projection"):
+            config.save_projection = False
+        return config
+
+    def peft_name(self, name: str) -> str:
+        """Without the adapter's name."""
+        return name.replace(f".{ADAPTER_NAME}.", ".").removesuffix(f".{ADAPTER_NAME}")
+
+    def own_name(self, peft_name: str) -> str:
+        """With the adapter's name behind that of the tensor."""
+        word, *_ = PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(self.config.peft_type)].split("_")
+        return re.sub(rf"(\.(?:{word}_\w+|ranknum))(?=\.|$)", rf"\1.{ADAPTER_NAME}", peft_name)
 
     def merge(self, model: torch.nn.Module, spec: BackboneSpec) -> None:
         """Merges peft's layers where peft can, and removes them."""

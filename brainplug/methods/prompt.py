@@ -72,7 +72,7 @@ class PromptedLayer(torch.nn.Module):
     ) -> torch.Tensor | tuple[Any, ...]:
         """Inserts the prompts and calls the layer."""
         if self.prompts is not None:
-            prompts = self.dropout(self.prompts).to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
+            prompts = self.dropout(self.prompts).to(hidden_states.dtype).expand(hidden_states.shape[0], -1, -1)
             before, after = hidden_states[:, : self.position], hidden_states[:, self.position + self.replaces :]
             hidden_states = torch.cat([before, prompts, after], dim=1)
         if attention_mask is not None:  # made for the backbone's own tokens
@@ -81,7 +81,7 @@ class PromptedLayer(torch.nn.Module):
 
     def _with_prompts(self, mask: torch.Tensor) -> torch.Tensor:
         """Adds the prompts to a mask ``[batch, keys]`` or ``[batch, heads, queries, keys]``: all tokens read them."""
-        visible = True if mask.dtype == torch.bool else (1 if mask.dim() == 2 else 0)
+        visible = int(mask.dtype == torch.bool or mask.dim() == 2)
         prompts = mask.new_full((*mask.shape[:-1], self.count), visible)
         mask = torch.cat([mask[..., : self.position], prompts, mask[..., self.position :]], dim=-1)
         if mask.dim() == 2:

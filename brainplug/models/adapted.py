@@ -105,12 +105,18 @@ class AdaptedModel(torch.nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name in self._delta_names}
 
     def load_delta(self, delta: dict[str, torch.Tensor]) -> None:
-        """Loads what `delta` returned for a model of the same kind.
-
-        Missing and unexpected tensors, and those of another shape, are named in a `CheckpointError`.
-        """
-        check_shapes({name: tensor.shape for name, tensor in self.delta().items()}, delta)
+        """Loads what `delta` returned for a model of the same kind; anything else raises as in `check_delta`."""
+        self.check_delta(delta)
         self.load_state_dict(delta, strict=False)
+
+    def check_delta(self, delta: dict[str, torch.Tensor]) -> None:
+        """Raises a `CheckpointError` as `check_shapes` does."""
+        check_shapes({name: tensor.shape for name, tensor in self.delta().items()}, delta)
+
+    def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What the model computes of one clip ``[samples]``, by which a loaded model is verified."""
+        output: torch.Tensor = self(self.backbone.extract(waveform)[None], torch.ones(1))
+        return output
 
     def count_parameters(self) -> dict[str, int]:
         """Numbers of parameters: ``trainable``, ``trainable_without_head`` and ``total``."""

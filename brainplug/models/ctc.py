@@ -68,6 +68,11 @@ class CTCModel(AdaptedModel):
         of_clip = tokens[:, self.special_tokens + self.method.prompts :]
         return self.head(of_clip), present.sum(1)
 
+    def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Logits ``[1, tokens, characters]`` of one clip ``[samples]``."""
+        logits: torch.Tensor = self(self.backbone.extract(waveform)[None], torch.ones(1))[0]
+        return logits
+
     def freeze_backbone(self, frozen: bool) -> None:
         """Freezes all but the head and keeps it in evaluation mode, or lets it train again."""
         if frozen != self.frozen:

@@ -89,6 +89,13 @@ class EchoRecognizer(AdaptedModel):
         """
         return self.decoder_logits(self.encode(signal, lengths), labels)
 
+    def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Logits ``[1, tokens, vocabulary]`` of one clip ``[samples]``, whose text would be all characters once."""
+        longest = self.echo.config.n_text_ctx
+        labels = torch.arange(1, len(self.characters))[None, :longest]
+        logits: torch.Tensor = self(self.backbone.extract(waveform)[None], torch.ones(1), labels)
+        return logits
+
     def encode(self, signal: torch.Tensor, lengths: torch.Tensor) -> dict[str, Any]:
         """What the decoder attends to, without prompts, since its mask is the clip's."""
         tokens, _ = self.backbone(signal, lengths)

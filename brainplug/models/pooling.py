@@ -44,7 +44,7 @@ def pool(
     }[pooling]
     if mask is None:
         return tokens[:, start:end].mean(1)
-    prompt_mask = mask.new_ones(len(mask), prompts)
+    prompt_mask = mask.new_ones(mask.shape[0], prompts)
     mask = torch.cat([mask[:, :special_tokens], prompt_mask, mask[:, special_tokens:]], dim=1)
     weights = mask[:, start:end, None].to(tokens.dtype)
     return (tokens[:, start:end] * weights).sum(1) / weights.sum(1).clamp(min=1)

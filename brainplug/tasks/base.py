@@ -14,8 +14,11 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 
+from brainplug.adapters.card import training_summary
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, register_adapter, save_adapter
+from brainplug.adapters.layout import FOLDER
+from brainplug.adapters.probe import check_probe
 from brainplug.backbones import Backbone, base_name
 from brainplug.config.extension import read_extension
 from brainplug.config.output_folder import check_output_folder
@@ -31,12 +34,12 @@ from brainplug.methods.registry import Variants
 from brainplug.models.adapted import AdaptedModel
 from brainplug.optim.entry import OptimizerEntry, as_entry
 from brainplug.results.schema import FORMAT
+from brainplug.tasks.loading import Weights
 from brainplug.tasks.results import describe_run
 from brainplug.tasks.settings import TaskSettings
 from brainplug.training.brain import AdaptationBrain, Tested
 from brainplug.training.loggers import check_logger, make_loggers
 
-Weights = Literal["pretrained", "random", "meta"]
 S = TypeVar("S", bound=TaskSettings)
 O = TypeVar("O")  # noqa: E741  outputs: what the head tells apart, such as labels or characters
 Extract = Callable[[torch.Tensor], torch.Tensor]
@@ -181,17 +184,26 @@ class Task(ABC, Generic[S, O]):
     def after_adapter(self, model: Any, settings: S) -> None:
         """Writes what is made of the model itself, once its adapter is saved; it may be merged here."""
 
-    def rebuild(self, description: Any, location: str | None) -> AdaptedModel:
-        """Builds the model that an adapter's description names, before its trained weights are loaded."""
+    def rebuild(self, description: Any, location: str | None, weights: Weights) -> AdaptedModel:
+        """Builds the model that an adapter's description names, before its trained weights are loaded.
+
+        `weights` are ``pretrained``, or ``meta``: shapes without values.
+        """
         raise NotImplementedError
 
-    def restore(self, adapter: Adapter, folder: str, location: str | None = None) -> AdaptedModel:
-        """The model of a finished run, from its adapter and its folder, or wherever its files were copied to.
+    def restore(self, adapter: Adapter, location: str | None = None, verify: bool = True) -> AdaptedModel:
+        """The model that an adapter describes.
 
-        `location` is a folder with the backbone, if that has moved.
+        `location` is a folder with the backbone, if that has moved. The shapes of all tensors are checked before memory
+        is taken for them; with `verify` the model must answer its probe as it did when it was saved.
         """
-        model = self.rebuild(adapter.description, location)
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):
+                self.rebuild(adapter.description, location, "meta").check_delta(adapter.weights)
+            model = self.rebuild(adapter.description, location, "pretrained")
         model.load_delta(adapter.weights)
+        if verify and adapter.probe:
+            check_probe(model, adapter.probe, adapter.description.method)
         return model
 
     # What all tasks do alike
@@ -263,6 +275,7 @@ class Task(ABC, Generic[S, O]):
             raise
         begin_run(recipe, components.method)
         data = self.prepare_data(settings, components)
+        fingerprint = None if self.is_new(settings) else components.backbone.fingerprint()
         model = components.model(data.outputs)
         description = self.describe_adapter(model, settings, data.outputs)
         register_adapter(settings.checkpointer, model, description)
@@ -281,7 +294,13 @@ class Task(ABC, Generic[S, O]):
                 **self.result_row(brain, settings, data, tested),
                 **extension_of(folder),
             }
-            save_adapter(model, folder, description)
+            described = {
+                "backbone_sha256": fingerprint,
+                "dataset": settings.data_name(),
+                "licence": settings.licence,
+                "training": training_summary(results),
+            }
+            save_adapter(model, Path(folder, FOLDER), description.model_copy(update=described), results)
             self.after_adapter(model, settings)
             write_json(results, Path(folder, "results.json"))
             silent = silent_classes(data.clips, settings.prepare["manifest_folder"])

@@ -31,12 +31,11 @@ from brainplug.tasks.base import (
     RunComponents,
     RunData,
     Task,
-    Weights,
     brain_hparams,
     clip_reader,
     loader_options,
 )
-from brainplug.tasks.loading import load_weights, restore_backbone
+from brainplug.tasks.loading import Weights, load_weights, restore_backbone
 from brainplug.tasks.results import describe_method, summary_text
 from brainplug.tasks.settings import Changes, TaskSettings
 from brainplug.training.brain import Tested
@@ -196,9 +195,9 @@ class Classification(Task[ClassificationSettings, Labels]):
             labels=sorted(outputs, key=outputs.__getitem__),
         )
 
-    def rebuild(self, description: ClassifierDescription, location: str | None) -> AudioClassifier:
+    def rebuild(self, description: ClassifierDescription, location: str | None, weights: Weights) -> AudioClassifier:
         """Builds the classifier that a description names, before its trained weights are loaded."""
-        restored, method = restore_backbone(description, location)
+        restored, method = restore_backbone(description, location, weights)
         return AudioClassifier(restored, method, len(description.labels), description.pooling)
 
     def result_row(

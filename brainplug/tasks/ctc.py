@@ -14,8 +14,8 @@ from brainplug.data.manifest import Clip
 from brainplug.data.transcripts import usable_clips
 from brainplug.errors import ConfigError
 from brainplug.models.ctc import CTCModel
-from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights
-from brainplug.tasks.loading import load_weights, restore_backbone
+from brainplug.tasks.base import Assembly, RunComponents, RunData
+from brainplug.tasks.loading import Weights, load_weights, restore_backbone
 from brainplug.tasks.recognition import Recognition, RecognitionSettings
 from brainplug.training.brain import Tested
 from brainplug.training.ctc import CTCBrain
@@ -70,7 +70,7 @@ class CTC(Recognition[CTCSettings]):
         """Beside the error rates: for how many updates the head alone trained."""
         return {**super().result_row(brain, settings, data, tested), "frozen_updates": settings.frozen_updates}
 
-    def rebuild(self, description: RecognizerDescription, location: str | None) -> CTCModel:
+    def rebuild(self, description: RecognizerDescription, location: str | None, weights: Weights) -> CTCModel:
         """Builds the model that a description names, before its trained weights are loaded."""
-        restored, method = restore_backbone(description, location)
+        restored, method = restore_backbone(description, location, weights)
         return CTCModel(restored, method, len(Characters(description.characters)))

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
+
+from transformers import PreTrainedConfig
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.backbones import Backbone, backbone_without_weights, known_config, load_backbone, random_backbone
+from brainplug.backbones.hub import fetch_config
+from brainplug.backbones.loading import RANDOM, find_source
 from brainplug.compat.petl_ast.methods import PUBLISHED
 from brainplug.errors import CheckpointError, UsageError
 from brainplug.methods import Method, restore_method
@@ -14,12 +18,13 @@ from brainplug.methods import Method, restore_method
 NOT_OF_THE_HUB = ("sha256-", "random", "unknown")
 
 Loaded = TypeVar("Loaded")
+Weights = Literal["pretrained", "random", "meta"]
 
 
 def load_weights(
     name: str,
     revision: str | None,
-    weights: Literal["pretrained", "random", "meta"],
+    weights: Weights,
     like: Backbone | None = None,
     frames: int | None = None,
     positions: str = "crop",
@@ -33,23 +38,37 @@ def load_weights(
     return make(known_config(name), frames, positions)
 
 
-def restore_backbone(description: AdapterDescription, location: str | None = None) -> tuple[Backbone, Method]:
+def restore_backbone(
+    description: AdapterDescription, location: str | None = None, weights: Weights = "pretrained"
+) -> tuple[Backbone, Method]:
     """Loads the backbone that an adapter was trained on, and makes the method that adapted it.
 
-    `location` is a folder with the backbone, if that has moved. A `CheckpointError` is raised if the backbone is
-    missing or another one, or if its weights were random and are in no file.
+    `location` is a folder with the backbone, if that has moved; `weights` may be ``meta``, for shapes alone. A
+    `CheckpointError` is raised if the backbone is missing or another one, or if its weights were random and are in no
+    file.
     """
-    backbone = load_as_described(description, location)
-    check_same(description, backbone)
+    backbone = load_as_described(description, location, weights)
+    if weights == "pretrained":
+        check_same(description, backbone)
     return backbone, restored_method(description)
 
 
-def load_as_described(description: AdapterDescription, location: str | None = None) -> Backbone:
+def load_as_described(
+    description: AdapterDescription, location: str | None = None, weights: Weights = "pretrained"
+) -> Backbone:
     """As `restore_backbone`, for the backbone alone, which may turn out to be another one."""
     frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
-    return load_again(
-        description, location, lambda name, revision: load_backbone(name, revision, frames=frames, positions=positions)
-    )
+    settings: dict[str, Any] = {"frames": frames, "positions": positions}
+    if weights == "meta":
+        return backbone_without_weights(load_again(description, location, config_of), **settings)
+    return load_again(description, location, lambda name, revision: load_backbone(name, revision, **settings))
+
+
+def config_of(name: str, revision: str | None) -> PreTrainedConfig:
+    """The configuration of a backbone, downloaded if it is not on this machine; `revision` is one of the hub."""
+    revision = None if name.startswith(RANDOM) else revision
+    fetch_config(find_source(name), revision)
+    return known_config(name, revision)
 
 
 def restored_method(description: AdapterDescription) -> Method:
@@ -87,6 +106,9 @@ def check_same(description: AdapterDescription, backbone: Backbone) -> None:
     write = "Put the backbone's own files back, or name their folder: backbone=FOLDER, --backbone=FOLDER"
     if revision != expected:
         raise CheckpointError(asked, f"Its weights were {expected}; those here are {revision}.", write)
+    if description.backbone_sha256 not in (None, backbone.fingerprint()):
+        problem = "Its weights are not those that the adapter was trained on, though they have the same name."
+        raise CheckpointError(asked, problem, write)
     if backbone.signal_settings != description.signal:
         problem = f"It read clips with {description.signal}; the one here reads them with {backbone.signal_settings}."
         raise CheckpointError(asked, problem, write)

@@ -59,7 +59,7 @@ def describe_method(model: AdaptedModel, settings: TaskSettings) -> dict[str, An
         "channel": settings.channel,
         "longest_clip": settings.length_limit(model.backbone),
         "method": settings.method,
-        "method_settings": method_settings(model.method),
+        "method_settings": method_settings(model.method.with_targets_of(model.backbone.model)),
         "versions": package_versions(PACKAGES),
     }
 

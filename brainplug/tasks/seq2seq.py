@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
+from transformers import WhisperFeatureExtractor
 
 from brainplug.adapters.description import RecognizerDescription
 from brainplug.adapters.file import Adapter
@@ -18,7 +18,7 @@ from brainplug.data.characters import Characters, choose_characters
 from brainplug.data.manifest import Clip
 from brainplug.data.transcripts import set_aside
 from brainplug.errors import CheckpointError
-from brainplug.methods.linear import LinearProbe
+from brainplug.models.adapted import AdaptedModel
 from brainplug.models.echo_recognizer import (
     ECHO_FOLDER,
     NEW,
@@ -30,8 +30,8 @@ from brainplug.models.echo_recognizer import (
     save_echo,
     why_too_long,
 )
-from brainplug.tasks.base import Assembly, RunComponents, RunData, Weights, begin_run
-from brainplug.tasks.loading import check_same, load_again, restored_method
+from brainplug.tasks.base import Assembly, RunComponents, RunData, begin_run
+from brainplug.tasks.loading import Weights, check_same, config_of, load_again, restored_method
 from brainplug.tasks.recognition import Recognition, RecognitionSettings
 from brainplug.tasks.settings import Changes
 from brainplug.training.brain import Tested
@@ -120,24 +120,40 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         """Writes the whole Echo as transformers' own files, where its method can be merged."""
         save_echo(model, f"{settings.output_folder}/{ECHO_FOLDER}")
 
-    def restore(self, adapter: Adapter, folder: str, location: str | None = None) -> EchoRecognizer:
-        """The whole Echo that a run saved, or else the one that it adapted, with the adapter."""
+    def describe_adapter(
+        self, model: AdaptedModel, settings: Seq2SeqSettings, outputs: Characters
+    ) -> RecognizerDescription:
+        """Of an Echo that is trained from nothing, its configuration too."""
+        description = super().describe_adapter(model, settings, outputs)
+        if not self.is_new(settings):
+            return description
+        return description.model_copy(update={"echo": cast(EchoRecognizer, model).echo.config.to_diff_dict()})
+
+    def rebuild(self, description: RecognizerDescription, location: str | None, weights: Weights) -> EchoRecognizer:
+        """Builds the Echo that a description names, or the one that it adapted, before its weights are loaded."""
+        characters, method = Characters(description.characters), restored_method(description)
+        if description.echo is not None:
+            echo, backbone = load_echo(NEW, None, EchoConfig.from_dict(description.echo), characters)
+        elif weights == "meta":
+            config = cast(EchoConfig, load_again(description, location, config_of))
+            echo, backbone = echo_without_weights(config, description.backbone, WhisperFeatureExtractor(config.n_mels))
+        else:
+            echo, backbone = load_again(
+                description, location, lambda name, revision: load_echo(name, revision, None, characters)
+            )
+            check_same(description, backbone)
+        return EchoRecognizer(backbone, method, echo, characters)
+
+    def restore(self, adapter: Adapter, location: str | None = None, verify: bool = True) -> EchoRecognizer:
+        """The Echo, whose rotations are multiplied into its projections where it was trained from nothing."""
         description = cast(RecognizerDescription, adapter.description)
-        characters, whole = Characters(description.characters), Path(folder, ECHO_FOLDER)
-        if Path(whole, "config.json").is_file():
-            echo, backbone = load_echo(str(whole), None, None, characters)
-            echo.fold()
-            return EchoRecognizer(backbone, LinearProbe(), echo, characters)
-        if description.backbone == NEW:
+        if description.backbone == NEW and description.echo is None:
             raise CheckpointError(
-                f"The recogniser in {folder} was asked for.",
-                f"It is a whole Echo, whose folder {ECHO_FOLDER} is missing there.",
+                "A recogniser was asked for.",
+                f"It is a whole Echo in an older format, whose folder {ECHO_FOLDER} is missing beside it.",
                 f"Copy the folder {ECHO_FOLDER} of its run too",
             )
-        echo, backbone = load_again(
-            description, location, lambda name, revision: load_echo(name, revision, None, characters)
-        )
-        check_same(description, backbone)
-        model = EchoRecognizer(backbone, restored_method(description), echo, characters)
-        model.load_delta(adapter.weights)
+        model = cast(EchoRecognizer, super().restore(adapter, location, verify))
+        if description.echo is not None:
+            model.echo.fold()
         return model

@@ -47,6 +47,7 @@ class TaskSettings(Settings):
     channel: Channel = "mix"
     longest_clip: PositiveNumber | None = None
     long_clips: LongClips = "refuse"
+    licence: str | None = None
     cache_features: bool
     cache_folder: str | None
     augment: list[Any] | str | None

@@ -24,7 +24,7 @@ ROOMS = {
     "backbones": (*BASE, "data", "optim"),
     "methods": (*BASE, "backbones"),
     "models": (*BASE, "data", "optim", "backbones", "methods"),
-    "adapters": (*BASE, "data", "backbones", "methods", "models"),
+    "adapters": (*BASE, "data", "backbones", "methods", "models", "compat"),
     "training": (*BASE, "data", "optim", "backbones", "methods", "models", "adapters"),
     "results": BASE,
     "compat": (*BASE, "data", "backbones", "methods", "models"),
@@ -167,7 +167,7 @@ def test_imported_packages_are_declared():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
     extras = config["options.extras_require"]
-    chosen = ("audio", "demo", "plot", "ray", "tensorboard", "wandb")
+    chosen = ("audio", "demo", "onnx", "plot", "ray", "tensorboard", "wandb")
     requirements = "\n".join([config["options"]["install_requires"], *(extras[name] for name in chosen)])
     declared = {distribution_name(name) for name in re.findall(r"^[\w.-]+", requirements, re.MULTILINE)}
     packages = {name.partition(".")[0] for names in IMPORTS.values() for name in names}
