@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from brainplug.adapters.description import ClassifierDescription
-from brainplug.adapters.file import Adapter, read_adapter
+from brainplug.adapters.file import read_adapter
+from brainplug.adapters.probe import Tensors, check_probe
 from brainplug.backbones import Backbone
 from brainplug.config.recipe import check_device
 from brainplug.data.audio import Channel
 from brainplug.data.manifest import Clip
 from brainplug.data.windows import Windows
 from brainplug.errors import CheckpointError, ConfigError, DataError, nearest
-from brainplug.inference.base import ClipReader, OnError, check_files
-from brainplug.inference.classifier import Prediction, make_prediction
+from brainplug.inference.base import ClipReader, OnError, check_files, check_task
+from brainplug.inference.classifier import Classifier, Prediction, make_prediction
 from brainplug.models.adapted import check_shapes
+from brainplug.models.classifier import classifier_without_weights
 from brainplug.models.shared import HEAD, LowerPart, Row, UpperPart, pooled_vectors
 from brainplug.tasks.loading import check_same, load_as_described, restored_method
 
@@ -42,13 +46,12 @@ class AdapterHub(ClipReader):
 
     A batch may mix adapters of all methods. What is frozen is computed for all clips of a method together, and what
     lies below the first adapted layer once for each clip, however many adapters it has. The memory is that of one
-    backbone and the adapters.
+    backbone and the adapters. How clips are read is that of the first adapter, and all others must agree.
 
     Arguments
     ---------
     backbone : str | Backbone
-        A name as in recipes, or a folder; or the backbone itself. How clips are read says the first adapter, and all
-        others must agree.
+        A name as in recipes, or a folder, which is loaded with the first adapter; or the backbone itself.
     device, precision : str
         Such as ``cuda:0``; ``fp32``, ``bf16`` or ``fp16``.
 
@@ -62,39 +65,37 @@ class AdapterHub(ClipReader):
     """
 
     def __init__(self, backbone: str | Backbone, device: str = "cpu", precision: str = "fp32"):
-        super().__init__()
         check_device(device, precision)
         self.name = backbone.name if isinstance(backbone, Backbone) else backbone
-        self.lower = LowerPart(backbone.eval().to(device)) if isinstance(backbone, Backbone) else None
-        self._wanted_device, self.precision = device, precision
+        self._lower = LowerPart(backbone.eval().to(device)) if isinstance(backbone, Backbone) else None
+        self._device, self.precision, self.longest_clip = device, precision, None
         self._first: ClassifierDescription | None = None
         self._adapters: dict[str, LoadedAdapter] = {}
         self._active: list[str] = []
-        self.longest_clip = None
 
     # Adapters
 
-    def load(self, name: str, source: str | Path) -> None:
+    def load(self, name: str, source: str | Path, revision: str | None = None, verify: bool = True) -> None:
         """Loads the adapter of a finished run under a name of your choice.
 
-        An adapter of another backbone or task, and a name that the hub has already, raise a `UsageError`.
+        `source`, `revision` and `verify` are those of `Classifier.from_run`. An adapter that is damaged, of another
+        backbone or of another task, and a name that the hub has already, raise a `UsageError` and leave the hub as it
+        is.
         """
+        asked = f"The adapter {name!r} from {source} was asked for."
         if name in self._adapters:
-            raise ConfigError(
-                f"The adapter {name!r} from {source} was asked for.",
-                "The hub has another adapter of this name.",
-                f"Give it another name, or call unload({name!r}) before",
-            )
-        adapter = read_adapter(source)
-        description = adapter.description
-        if not isinstance(description, ClassifierDescription):
-            raise CheckpointError(
-                f"The adapter {name!r} from {source} was asked for.",
-                f"Its run did the task {description.task}.",
-                "Name a run of the task classification",
-            )
-        self._check_fits(name, description)
-        self._adapters[name] = self._prepared(adapter, description)
+            write = f"Give it another name, or call unload({name!r}) before"
+            raise ConfigError(asked, "The hub has another adapter of this name.", write)
+        adapter = read_adapter(source, revision)
+        check_task(adapter.description, Classifier.tasks, asked)
+        description = cast(ClassifierDescription, adapter.description)
+        lower = self._lower or LowerPart(load_as_described(description, self.name).to(self._device))
+        self._check_fits(asked, description, lower)
+        loaded = self._prepared(adapter.weights, description, lower.backbone)
+        if verify and adapter.probe:
+            check_probe(partial(_output_of, loaded, lower), adapter.probe, f"{name!r} from {source}")
+        self._lower, self._first = lower, self._first or description
+        self._adapters[name] = loaded
         self._limit()
 
     def unload(self, name: str) -> None:
@@ -182,29 +183,27 @@ class AdapterHub(ClipReader):
     ) -> list[Predictions]:
         """Classifies a batch of signals ``[batch, ...]`` that `pad` made; each clip has a list of adapters."""
         self._check_known(name for chosen in names for name in chosen)
-        rows = [(number, name, self._adapters[name]) for number, chosen in enumerate(names) for name in chosen]
-        if self.lower is None or not rows:
-            return []
-        adapted = [Row(number, loaded.upper, loaded.weights) for number, _, loaded in rows]
+        rows = [(number, name) for number, chosen in enumerate(names) for name in chosen]
         with self.autocast():
-            vectors = pooled_vectors(self.lower, signal, lengths, adapted)
-            logits = _heads(vectors, [loaded for _, _, loaded in rows])
+            logits = _logits(self.lower, signal, lengths, [(number, self._adapters[name]) for number, name in rows])
         predictions: list[Predictions] = [{} for _ in names]
-        for (number, name, loaded), row in zip(rows, logits.softmax(1).tolist(), strict=True):
-            labels = loaded.description.labels
+        for (number, name), row in zip(rows, logits.float().softmax(1).tolist(), strict=True):
+            labels = self._adapters[name].description.labels
             clip = None if clips is None else clips[number]
             predictions[number][name] = make_prediction(labels, row[: len(labels)], clip)
         return predictions
 
-    forward = classify_batch
+    @property
+    def lower(self) -> LowerPart:
+        """The part that all adapters share."""
+        if self._lower is None:
+            problem = "The hub has no adapters, with which the backbone is loaded."
+            raise ConfigError(f"The backbone {self.name} was asked for.", problem, "Call load(NAME, FOLDER) first")
+        return self._lower
 
     @property
     def backbone(self) -> Backbone:
         """The one backbone; a hub that was made with a name loads it with the first adapter."""
-        if self.lower is None:
-            raise ConfigError(
-                "A clip was to be classified.", "The hub has no adapter.", "Call load(NAME, FOLDER) first"
-            )
         return self.lower.backbone
 
     @property
@@ -242,40 +241,44 @@ class AdapterHub(ClipReader):
                     f"Write one of: {nearest(name, self.names)}" if self._adapters else "Call load(NAME, FOLDER) first",
                 )
 
-    def _check_fits(self, name: str, description: ClassifierDescription) -> None:
-        """Loads the backbone before the first adapter; refuses an adapter of another one, or that reads otherwise."""
-        backbone = load_as_described(description, self.name) if self.lower is None else self.lower.backbone
+    def _check_fits(self, asked: str, description: ClassifierDescription, lower: LowerPart) -> None:
+        """Refuses an adapter of another backbone, or one that reads clips otherwise than the first."""
+        backbone, first = lower.backbone, self._first or description
         if description.backbone_revision != backbone.revision:
             raise CheckpointError(
-                f"The adapter {name!r} was asked for, in a hub of the backbone {self.name}, {backbone.revision}.",
-                f"It adapts {description.backbone}, {description.backbone_revision}.",
+                asked,
+                f"It adapts {description.backbone}, {description.backbone_revision}; the backbone of the hub is "
+                f"{self.name}, {backbone.revision}.",
                 f"Load it in a hub of its own: AdapterHub({description.backbone!r})",
             )
-        check_same(description, backbone)
-        first = self._first or description
+        check_same(description, backbone, lower.fingerprint)
         if _reading(description) != _reading(first):
             raise CheckpointError(
-                f"The adapter {name!r} was asked for.",
+                asked,
                 f"It reads clips with {_reading(description)}, and the others in the hub with {_reading(first)}.",
                 "Load it in a hub of its own",
             )
-        self._first, self.lower = first, self.lower or LowerPart(backbone.to(self._wanted_device))
 
-    def _prepared(self, adapter: Adapter, description: ClassifierDescription) -> LoadedAdapter:
-        upper = self._upper_part(description)
-        classes, dim = len(description.labels), self.backbone.dim
-        heads = {f"{HEAD}weight": torch.Size([classes, dim]), f"{HEAD}bias": torch.Size([classes])}
-        check_shapes({**upper.shapes, **heads}, adapter.weights)
-        head, bias = (adapter.weights[name].float().to(self.device) for name in heads)
-        return LoadedAdapter(description, upper, upper.flatten(adapter.weights).to(self.device), head, bias)
+    def _prepared(self, weights: Tensors, description: ClassifierDescription, backbone: Backbone) -> LoadedAdapter:
+        """An adapter on the hub's device; the shapes of its tensors are checked before memory is taken for them."""
+        upper = self._shared_part(description)
+        classes, device = len(description.labels), next(backbone.parameters()).device
+        if upper is None:
+            method, pooling = restored_method(description), description.pooling
+            classifier_without_weights(backbone.model.config, method, classes, pooling).check_delta(weights)
+            upper = UpperPart(backbone, method, pooling)
+        heads = {f"{HEAD}weight": torch.Size([classes, backbone.dim]), f"{HEAD}bias": torch.Size([classes])}
+        check_shapes({**upper.shapes, **heads}, weights)
+        head, bias = (weights[name].float().to(device) for name in heads)
+        return LoadedAdapter(description, upper, upper.flatten(weights).to(device), head, bias)
 
-    def _upper_part(self, description: ClassifierDescription) -> UpperPart:
-        """The part that adapters with the same method, settings and pooling share."""
+    def _shared_part(self, description: ClassifierDescription) -> UpperPart | None:
+        """The part that adapters with the same method, settings and pooling share, if the hub has such adapters."""
         for loaded in self._adapters.values():
             alike = loaded.description.method_settings == description.method_settings
             if alike and loaded.description.pooling == description.pooling:
                 return loaded.upper
-        return UpperPart(self.backbone, restored_method(description), description.pooling)
+        return None
 
 
 def _reading(description: ClassifierDescription) -> dict[str, object]:
@@ -284,8 +287,18 @@ def _reading(description: ClassifierDescription) -> dict[str, object]:
     return {"channel": description.channel, **positions}
 
 
-def _heads(vectors: torch.Tensor, adapters: Sequence[LoadedAdapter]) -> torch.Tensor:
-    """Logits ``[rows, most classes]`` of vectors ``[rows, dim]``; minus infinity where an adapter has fewer classes."""
-    weights = pad_sequence([adapter.head for adapter in adapters], batch_first=True)  # [rows, classes, dim]
-    biases = pad_sequence([adapter.bias for adapter in adapters], batch_first=True, padding_value=float("-inf"))
-    return torch.baddbmm(biases[:, :, None], weights, vectors[:, :, None])[:, :, 0].float()
+@torch.no_grad()
+def _output_of(loaded: LoadedAdapter, lower: LowerPart, waveform: torch.Tensor) -> torch.Tensor:
+    """Logits ``[1, classes]`` of one clip ``[samples]``, by which an adapter is verified."""
+    signal, device = lower.backbone.extract(waveform)[None], loaded.head.device
+    return _logits(lower, signal.to(device), torch.ones(1, device=device), [(0, loaded)])
+
+
+def _logits(
+    lower: LowerPart, signal: torch.Tensor, lengths: torch.Tensor, rows: Sequence[tuple[int, LoadedAdapter]]
+) -> torch.Tensor:
+    """Logits ``[rows, most classes]`` of clips and adapters; minus infinity where an adapter has fewer classes."""
+    vectors = pooled_vectors(lower, signal, lengths, [Row(clip, one.upper, one.weights) for clip, one in rows])
+    weights = pad_sequence([one.head for _, one in rows], batch_first=True)  # [rows, classes, dim]
+    biases = pad_sequence([one.bias for _, one in rows], batch_first=True, padding_value=float("-inf"))
+    return torch.baddbmm(biases[:, :, None], weights, vectors[:, :, None])[:, :, 0]

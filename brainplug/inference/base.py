@@ -1,7 +1,7 @@
 """A trained model that is ready to use: loaded from its run, and fed with files of any length in batches."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
@@ -40,15 +40,15 @@ class ClipResult:
     stop: float | None = field(default=None, kw_only=True)
 
 
-class ClipReader(torch.nn.Module):
-    """The base of all that is fed with clips: reads files and waveforms as a backbone does, in batches."""
+class ClipReader:
+    """The base of all that takes clips: reads files and waveforms as the backbone takes them, in batches."""
 
     longest_clip: float | None  # seconds; None: any length
     precision: str
 
     @property
     def backbone(self) -> Backbone:
-        """What reads the clips."""
+        """The backbone that the clips are read for."""
         raise NotImplementedError
 
     @property
@@ -167,7 +167,7 @@ class ClipReader(torch.nn.Module):
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
 
-class TrainedModel(ClipReader):
+class TrainedModel(ClipReader, torch.nn.Module):
     """The base of `Classifier` and `SpeechRecognizer`: an adapted model, and the description of its adapter."""
 
     tasks: ClassVar[tuple[str, ...]]
@@ -217,14 +217,8 @@ class TrainedModel(ClipReader):
         verify: bool = True,
     ) -> Self:
         """As `from_run`, where the adapter has been read already."""
-        task = adapter.description.task
-        if task not in cls.tasks:
-            raise CheckpointError(
-                f"A {cls.__name__} was asked for.",
-                f"The adapter is of the task {task}.",
-                f"Name a run of the task {' or '.join(cls.tasks)}",
-            )
-        model = find_task(task).restore(adapter, backbone, verify)
+        check_task(adapter.description, cls.tasks, f"A {cls.__name__} was asked for.")
+        model = find_task(adapter.description.task).restore(adapter, backbone, verify)
         return cls(model.to(device), adapter.description, precision)
 
     @property
@@ -236,6 +230,13 @@ class TrainedModel(ClipReader):
     def channel(self) -> Channel:
         """That of the run."""
         return self.description.channel
+
+
+def check_task(description: AdapterDescription, tasks: Sequence[str], asked: str) -> None:
+    """Refuses an adapter of another task than these; `asked` begins the error."""
+    if description.task not in tasks:
+        problem = f"The adapter is of the task {description.task}."
+        raise CheckpointError(asked, problem, f"Name a run of the task {' or '.join(tasks)}")
 
 
 def check_files(files: object, batch_size: int) -> None:

@@ -86,11 +86,12 @@ def share(backbone: Backbone) -> Backbone:
 
 
 class LowerPart(torch.nn.Module):
-    """A frozen backbone up to one of its layers."""
+    """A frozen backbone up to one of its layers, with the hash of its weights."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone, self.stem, self.recorder = backbone, share(backbone), Recorder()
+        self.fingerprint = backbone.fingerprint()
         spec, model = self.stem.spec, self.stem.model
         model.set_submodule(spec.layers, torch.nn.ModuleList([self.recorder]))
         if spec.final_norm:

@@ -95,8 +95,11 @@ def load_again(
         raise CheckpointError(asked, f"The backbone cannot be loaded: {error}.", write) from error
 
 
-def check_same(description: AdapterDescription, backbone: Backbone) -> None:
-    """Refuses a backbone that is not the one that an adapter was trained on, or reads clips otherwise."""
+def check_same(description: AdapterDescription, backbone: Backbone, fingerprint: str | None = None) -> None:
+    """Refuses a backbone that is not the one that an adapter was trained on, or reads clips otherwise.
+
+    `fingerprint` is the backbone's, where it has been computed before.
+    """
     asked = f"A model that adapts the backbone {backbone.name!r} was asked for."
     expected, revision = description.backbone_revision, backbone.revision
     if expected == "random":
@@ -106,7 +109,7 @@ def check_same(description: AdapterDescription, backbone: Backbone) -> None:
     write = "Put the backbone's own files back, or name their folder: backbone=FOLDER, --backbone=FOLDER"
     if revision != expected:
         raise CheckpointError(asked, f"Its weights were {expected}; those here are {revision}.", write)
-    if description.backbone_sha256 not in (None, backbone.fingerprint()):
+    if description.backbone_sha256 not in (None, fingerprint or backbone.fingerprint()):
         problem = "Its weights are not those that the adapter was trained on, though they have the same name."
         raise CheckpointError(asked, problem, write)
     if backbone.signal_settings != description.signal:
