@@ -1,11 +1,22 @@
 """Descriptions of adapters that tests make without a run."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from brainplug.adapters.description import ClassifierDescription, RecognizerDescription
 from brainplug.models.classifier import AudioClassifier
 from brainplug.models.ctc import CTCModel
 from brainplug.tasks.results import describe_method
+
+WEIGHTS = Path("adapter", "adapter_model.safetensors")  # in the output folder of a run
+
+
+def described_by(run: Path) -> dict[str, Any]:
+    """What the adapter of a run says of itself, as JSON has it."""
+    description: dict[str, Any] = json.loads((run / "adapter" / "adapter_config.json").read_text())["brainplug"]
+    return description
 
 
 def settings_of(method: str) -> SimpleNamespace:

@@ -95,7 +95,7 @@ def _write_tensors(
     tensors: Mapping[str, torch.Tensor], path: Path, header: Mapping[str, JsonValue] | None = None
 ) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", HEADER_KEY: json.dumps(header or {})}
+    metadata = {HEADER_KEY: json.dumps(header or {})}  # one key: safetensors writes several in any order
     with atomic_file(str(path), "wb") as file:
         file.write(safetensors.torch.save(contiguous, metadata=metadata))
 

@@ -13,9 +13,10 @@ import soundfile
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
 
 import brainplug
-from brainplug.adapters.file import load_delta
+from brainplug.adapters.file import read_adapter
 from brainplug.backbones import load_backbone
 from brainplug.data import pipeline
 from brainplug.data.audio import read_audio
@@ -25,12 +26,13 @@ from brainplug.models.classifier import AudioClassifier
 from brainplug.results.run_files import read_observations, read_predictions
 from brainplug.training.classification import ClassificationBrain
 from tests.integration.running import REPOSITORY, SETTINGS, Run, run_train
+from tests.made_adapters import WEIGHTS, described_by
 
 METHODS = load_hyperpyyaml((REPOSITORY / "hparams" / "methods.yaml").read_text())
 RATE = 0.005  # of the conformer adapter in hparams/methods.yaml
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 FILES = {
-    "adapter.json", "adapter.safetensors", "configuration.json", "env.log", "hyperparams.yaml", "log.txt",
+    "adapter", "configuration.json", "env.log", "hyperparams.yaml", "log.txt",
     "manifest.csv", "manifest.json", "observations.safetensors", "predictions.csv", "results.json", "save", "base.py",
     "train_log.txt",
 }  # fmt: skip
@@ -65,8 +67,8 @@ def record_logits(path: str) -> None:
 
 
 def logits_of_adapter(folder: Path, clips: list[Clip]) -> torch.Tensor:
-    """Classifies clips with what adapter.json and adapter.safetensors say, and nothing else, ``[clips, classes]``."""
-    description = json.loads((folder / "adapter.json").read_text())
+    """Classifies clips with what its adapter says, and nothing else, ``[clips, classes]``."""
+    description = described_by(folder)
     named = description["backbone"], description["backbone_revision"]
     backbone = load_backbone(*named, frames=description["signal"]["frames"])
     assert (backbone.name, backbone.revision) == named
@@ -74,7 +76,7 @@ def logits_of_adapter(folder: Path, clips: list[Clip]) -> torch.Tensor:
     settings = {name: value for name, value in description["method_settings"].items() if name in changed}
     method, _ = choose_method(description["method"], METHODS, {description["method"]: settings})
     model = AudioClassifier(backbone, method, len(description["labels"]), description["pooling"])
-    load_delta(model, folder / "adapter.safetensors")
+    model.load_delta(read_adapter(folder).weights)
     signals = torch.stack([backbone.extract(read_audio(clip)) for clip in clips])
     with torch.no_grad():
         return model.eval()(signals, torch.ones(len(clips)))
@@ -93,7 +95,7 @@ def test_every_method(method, train_esc50, tmp_path):
     assert actual["trainable"] - actual["trainable_without_head"] == (16 + 1) * 2
     assert f"{actual['trainable']:,} parameters" in run.output
 
-    description = json.loads((folder / "adapter.json").read_text())
+    description = described_by(folder)
     clips = [clip for clip in read_manifest(str(folder / "manifest.csv")) if clip.split == "test"]
     logits = logits_of_adapter(folder, clips)
     assert torch.allclose(logits, torch.load(logits_path), atol=1e-5)
@@ -203,8 +205,8 @@ def test_published_code_tests_the_last_epoch(train_esc50, tmp_path):
     assert actual["test_accuracy"] == actual["test_accuracy_last_epoch"]
     assert (actual["paper_code"], actual["method_settings"]["class"]) == (True, "PublishedLinearProbe")
     last = max(folder.glob("save/CKPT*"), key=lambda path: path.stat().st_mtime_ns)
-    assert (folder / "adapter.safetensors").read_bytes() == (last / "model.ckpt").read_bytes()
-    assert json.loads((folder / "adapter.json").read_text())["positions"] == "published"
+    torch.testing.assert_close(read_adapter(folder).weights, load_file(last / "model.ckpt"), atol=0, rtol=0)
+    assert described_by(folder)["positions"] == "published"
     assert json.loads((folder / "configuration.json").read_text())["options"]["max_grad_norm"] == 0
 
 
@@ -215,7 +217,7 @@ def test_few_training_clips(paper_code, train_esc50, tmp_path):
         succeeded(train_esc50(*options))
     actual = results(tmp_path / "few")
     assert (actual["few_shot"], actual["n_train"], actual["n_valid"], actual["n_test"]) == (2, 4, 8, 8)
-    adapters = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("all", "few", "again")]
+    adapters = [(tmp_path / folder / WEIGHTS).read_bytes() for folder in ("all", "few", "again")]
     assert adapters[0] != adapters[1] == adapters[2]
 
 
@@ -265,9 +267,7 @@ def test_same_command_gives_the_same_numbers(train_esc50, tmp_path):
     for folder in ("first", "second", "other"):
         seed = 2 if folder == "other" else 1
         succeeded(train_esc50(f"--output_folder={folder}", f"--seed={seed}"))
-    first, second, other = (
-        (tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("first", "second", "other")
-    )
+    first, second, other = ((tmp_path / folder / WEIGHTS).read_bytes() for folder in ("first", "second", "other"))
     assert first == second
     assert first != other
     assert numbers(tmp_path / "first") == numbers(tmp_path / "second")
@@ -275,11 +275,11 @@ def test_same_command_gives_the_same_numbers(train_esc50, tmp_path):
 
 def test_same_command_in_the_same_folder_trains_no_further(train_esc50, tmp_path):
     succeeded(train_esc50("--output_folder=results"))
-    adapter, before = (tmp_path / "results/adapter.safetensors").read_bytes(), numbers(tmp_path / "results")
+    adapter, before = (tmp_path / "results" / WEIGHTS).read_bytes(), numbers(tmp_path / "results")
     run = succeeded(train_esc50("--output_folder=results"))
     assert "Going into epoch" not in run.output
     assert numbers(tmp_path / "results") == before
-    assert (tmp_path / "results/adapter.safetensors").read_bytes() == adapter
+    assert (tmp_path / "results" / WEIGHTS).read_bytes() == adapter
     assert len((tmp_path / "results/train_log.txt").read_text().splitlines()) == 2
 
 
@@ -332,7 +332,7 @@ def test_options_of_a_run(options, train_esc50, tmp_path):
     succeeded(train_esc50("--output_folder=plain", "--seed=1"))
     succeeded(train_esc50("--output_folder=results", "--seed=1", *options))
     assert 0 <= results(tmp_path / "results")["test_accuracy"] <= 1
-    same = [(tmp_path / folder / "adapter.safetensors").read_bytes() for folder in ("plain", "results")]
+    same = [(tmp_path / folder / WEIGHTS).read_bytes() for folder in ("plain", "results")]
     changes_no_number = options[0].startswith(("--num_workers", "--cache_features", "--gradient_checkpointing"))
     assert (same[0] == same[1]) == changes_no_number
 
@@ -417,7 +417,7 @@ def test_features_on_the_device_of_a_waveform_backbone_are_refused(train_esc50, 
 )
 def test_other_backbones(backbone, options, train_esc50, tiny_backbones, tmp_path):
     succeeded(train_esc50(f"--backbone={tiny_backbones[backbone]}", "--output_folder=results", *options))
-    signal = json.loads((tmp_path / "results/adapter.json").read_text())["signal"]["signal"]
+    signal = described_by(tmp_path / "results")["signal"]["signal"]
     assert signal == ("log_mel" if backbone == "whisper" else "waveform")
 
 
@@ -476,4 +476,4 @@ def test_a_checkout_need_not_be_installed(train_esc50, tmp_path):
     """Versions are looked up when the test is over: a failure there would lose the work."""
     succeeded(train_esc50("--output_folder=out", "--number_of_epochs=1", sabotage=hide_installation))
     assert results(tmp_path / "out")["packages"]["brainplug"] == brainplug.__version__
-    assert json.loads((tmp_path / "out" / "adapter.json").read_text())["versions"]["brainplug"] == brainplug.__version__
+    assert described_by(tmp_path / "out")["versions"]["brainplug"] == brainplug.__version__

@@ -27,6 +27,7 @@ from brainplug.optim.schedules import cosine
 from brainplug.training.classification import ClassificationBrain
 from brainplug.training.seq2seq import EchoBrain
 from tests.integration.running import REPOSITORY, SETTINGS, run_in_two, run_train
+from tests.made_adapters import WEIGHTS
 from tests.made_corpora import write_noise
 from tests.processes import LONGEST
 
@@ -174,7 +175,7 @@ def test_two_processes_do_what_one_does(launch, command_line, tmp_path):
         assert two[name] == pytest.approx(one[name], abs=noise)
     manifests = [(tmp_path / name / "manifest.csv").read_bytes() for name in ("one", "two")]
     assert manifests[0] == manifests[1]
-    weights = [safetensors.torch.load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two")]
+    weights = [safetensors.torch.load_file(tmp_path / name / WEIGHTS) for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-3, msg=name)
 

@@ -16,6 +16,7 @@ from brainplug.results.tables import results_table
 from tests.integration.running import KILLED, REPOSITORY, SETTINGS, Run, kill, run_train
 from tests.integration.test_bad_input import assert_refused
 from tests.integration.test_resume import assert_same, outcome
+from tests.made_adapters import WEIGHTS, described_by
 from tests.made_corpora import make_librispeech, write_noise
 
 RECIPES = {
@@ -101,7 +102,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_transcribes(train, tmp_pa
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
     together = recognizer.transcribe_files([row["path"] for row in rows])
     assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
-    remaining = safetensors.torch.load_file(results / "adapter.safetensors")
+    remaining = safetensors.torch.load_file(results / WEIGHTS)
     assert remaining
     assert not any("feature_extractor" in name for name in remaining)
     assert "| own clips |" in results_table(read_results(str(results)))
@@ -120,7 +121,7 @@ def test_other_backbones_and_methods(weights, backbone, method, train, tiny_back
     assert [recognizer.transcribe_file(row["path"]) for row in rows] == [row["hypothesis"] for row in rows]
     together = recognizer.transcribe_files([row["path"] for row in rows])
     assert [transcript.text for transcript in together] == [row["hypothesis"] for row in rows]
-    description = json.loads((tmp_path / "results" / "adapter.json").read_text())
+    description = described_by(tmp_path / "results")
     assert set(description["characters"]) == set("".join([*TEXTS, TOO_LONG]).lower())
 
 

@@ -15,6 +15,7 @@ import torch
 
 from brainplug.config.lock import hold_folder
 from tests.integration.running import KILLED, REPOSITORY, Run, kill, run_in_two
+from tests.made_adapters import WEIGHTS
 
 AUGMENT = """--augment=
 - !new:brainplug.data.augment.TimeShift
@@ -120,7 +121,7 @@ def outcome(results: Path) -> dict:
     optimizer = torch.load(last / "optimizer.ckpt")["state"]
     numbers = json.loads((results / "results.json").read_text())
     return {
-        "adapter": (results / "adapter.safetensors").read_bytes(),
+        "adapter": (results / WEIGHTS).read_bytes(),
         "model": (last / "model.ckpt").read_bytes(),
         "optimizer": {
             (index, name): value.tolist() for index, state in optimizer.items() for name, value in state.items()

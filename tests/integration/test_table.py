@@ -23,6 +23,7 @@ from tests.integration.running import (
     run_train,
     start_table,
 )
+from tests.made_adapters import WEIGHTS
 from tests.processes import LONGEST, kill, kill_together, living, until
 
 CHANGES_WITH_EACH_RUN = ("seconds", "seconds_per_epoch", "peak_memory_bytes")
@@ -372,7 +373,7 @@ def test_real_cells_killed_twice_end_as_those_that_never_were(shared_esc50, tiny
         for name in CHANGES_WITH_EACH_RUN:
             del actual[name], wanted[name]
         assert actual == wanted
-        same = (cell / "adapter.safetensors").read_bytes() == (alone / "adapter.safetensors").read_bytes()
+        same = (cell / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
         assert same, "the weights differ"
 
 

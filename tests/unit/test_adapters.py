@@ -18,6 +18,7 @@ from brainplug.adapters.description import (
     parse_description,
 )
 from brainplug.adapters.file import read_adapter, read_description, save_adapter
+from brainplug.adapters.layout import CARD_NAME, DESCRIPTION_NAME, PROBE_NAME, WEIGHTS_NAME
 from brainplug.backbones import load_backbone
 from brainplug.errors import CheckpointError
 from brainplug.inference import Classifier
@@ -47,29 +48,30 @@ def folder(model, tmp_path) -> Path:
 
 
 def change_json(folder: Path, change: Callable[[dict], object]) -> None:
-    path = folder / "adapter.json"
+    path = folder / DESCRIPTION_NAME
     values = json.loads(path.read_text())
-    change(values)
+    change(values["brainplug"])
     path.write_text(json.dumps(values))
 
 
 def test_what_is_written_is_read_again(folder, model):
     adapter = read_adapter(folder)
     written = describe_classifier(model, LABELS, "bottleneck")
-    assert adapter.description.without_checksum == written
+    sums = {"probe_sha256": None, "weights_sha256": None}
+    assert adapter.description.model_copy(update=sums) == written
     assert isinstance(adapter.description, ClassifierDescription)
     assert adapter.description.labels == ["cat", "dog"]
     assert adapter.weights.keys() == model.delta().keys()
     assert all(torch.equal(tensor, model.delta()[name]) for name, tensor in adapter.weights.items())
-    values = json.loads((folder / "adapter.json").read_text())
-    assert (values["format"], values["task"], values["signal"]["frames"]) == (2, "classification", 48)
+    values = json.loads((folder / DESCRIPTION_NAME).read_text())["brainplug"]
+    assert (values["format"], values["task"], values["signal"]["frames"]) == (3, "classification", 48)
     assert values["method_settings"]["reads"] is None  # an absent setting would become the default
     assert set(values["versions"]) == {"brainplug", "torch", "transformers", "peft"}
 
 
 def test_the_same_adapter_is_the_same_file(folder, model, tmp_path):
     save_adapter(model, tmp_path / "again", describe_classifier(model, LABELS, "bottleneck"))
-    for name in ("adapter.json", "adapter.safetensors"):
+    for name in (WEIGHTS_NAME, DESCRIPTION_NAME, PROBE_NAME, CARD_NAME):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -94,7 +96,7 @@ def test_a_recogniser_of_format_1_has_its_task(more, task):
     values = json.loads((FORMAT_1 / "adapter.json").read_text())
     del values["labels"], values["pooling"], values["positions"]
     values |= {"characters": " ab", "decoding": "beam", "beam_size": 4, **more}
-    description = parse_description(json.dumps(values), "adapter.json")
+    description = parse_description(values, "adapter.json")
     assert isinstance(description, RecognizerDescription)
     assert (description.task, description.characters, description.versions) == (task, " ab", {})
 
@@ -103,7 +105,7 @@ def test_a_recogniser_of_format_1_has_its_task(more, task):
 def test_labels_of_format_1_that_number_no_outputs_are_refused(indices):
     values = {**json.loads((FORMAT_1 / "adapter.json").read_text()), "labels": indices}
     with pytest.raises(CheckpointError, match="labels"):
-        parse_description(json.dumps(values), "adapter.json")
+        parse_description(values, "adapter.json")
 
 
 @pytest.mark.parametrize(
@@ -146,22 +148,25 @@ def change_header(path: Path) -> None:
 
 DAMAGES = {
     "no folder": (lambda folder: shutil.rmtree(folder), ["There is no such folder"]),
-    "no description": (lambda folder: (folder / "adapter.json").unlink(), ["It lacks adapter.json.", "finished run"]),
-    "no weights": (lambda folder: (folder / "adapter.safetensors").unlink(), ["It lacks adapter.safetensors."]),
-    "cut description": (lambda folder: truncate(folder / "adapter.json"), ["cut short or is no JSON"]),
-    "empty description": (lambda folder: (folder / "adapter.json").write_text(""), ["cut short or is no JSON"]),
-    "description in bytes": (lambda folder: (folder / "adapter.json").write_bytes(b"\xff\xfe"), ["cannot be read"]),
-    "a list": (lambda folder: (folder / "adapter.json").write_text("[1]"), ["holds a list"]),
-    "cut weights": (lambda folder: truncate(folder / "adapter.safetensors"), ["cut short or was altered"]),
-    "altered weights": (lambda folder: alter(folder / "adapter.safetensors"), ["cut short or was altered"]),
-    "other header": (lambda folder: change_header(folder / "adapter.safetensors"), ["header describes another"]),
+    "no description": (
+        lambda folder: (folder / DESCRIPTION_NAME).unlink(),
+        ["It lacks adapter_config.json and adapter_model.safetensors.", "finished run"],
+    ),
+    "no weights": (lambda folder: (folder / WEIGHTS_NAME).unlink(), ["It lacks adapter_model.safetensors."]),
+    "cut description": (lambda folder: truncate(folder / DESCRIPTION_NAME), ["cut short or is no JSON"]),
+    "empty description": (lambda folder: (folder / DESCRIPTION_NAME).write_text(""), ["cut short or is no JSON"]),
+    "description in bytes": (lambda folder: (folder / DESCRIPTION_NAME).write_bytes(b"\xff\xfe"), ["cannot be read"]),
+    "a list": (lambda folder: (folder / DESCRIPTION_NAME).write_text("[1]"), ["holds a list"]),
+    "cut weights": (lambda folder: truncate(folder / WEIGHTS_NAME), ["cut short or was altered"]),
+    "altered weights": (lambda folder: alter(folder / WEIGHTS_NAME), ["cut short or was altered"]),
+    "other header": (lambda folder: change_header(folder / WEIGHTS_NAME), ["header describes another"]),
     "other labels": (
         lambda folder: change_json(folder, lambda values: values.update(labels=["cat", "fox"])),
         ["header describes another"],
     ),
     "newer format": (
         lambda folder: change_json(folder, lambda values: values.update(format=7, novelty=True)),
-        ["format 7", "formats up to 2", "Update brainplug"],
+        ["format 7", "formats up to 3", "Update brainplug"],
     ),
     "other task": (
         lambda folder: change_json(folder, lambda values: values.update(task="counting")),
@@ -210,7 +215,7 @@ def test_no_code_is_run(folder, tmp_path):
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "ran",)
 
-    (folder / "adapter.safetensors").write_bytes(pickle.dumps(Touch()))
+    (folder / WEIGHTS_NAME).write_bytes(pickle.dumps(Touch()))
     change_json(folder, lambda values: values.pop("weights_sha256"))
     with pytest.raises(CheckpointError, match="no safetensors"):
         read_adapter(folder)

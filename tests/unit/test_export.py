@@ -146,14 +146,14 @@ def test_the_command_writes_a_file_that_describes_itself(run, tmp_path, capsys):
     assert main(["export", run, f"--onnx={path}", "--waveform"]) == 0
     assert "inputs: waveform [batch, samples], lengths [batch]" in capsys.readouterr().out
     assert os.listdir(path.parent) == ["model.onnx"]
-    assert path.stat().st_mode & 0o777 == Path(run, "adapter.json").stat().st_mode & 0o777
+    assert path.stat().st_mode & 0o777 == Path(run, "adapter_config.json").stat().st_mode & 0o777
     session = open_file(path)
     assert [(item.name, item.shape) for item in session.get_outputs()] == [
         ("logits", ["batch", 3]),
         ("probabilities", ["batch", 3]),
     ]
     texts = session.get_modelmeta().custom_metadata_map
-    described = json.loads(Path(run, "adapter.json").read_text())
+    described = json.loads(Path(run, "adapter_config.json").read_text())["brainplug"]
     assert json.loads(texts["brainplug.labels"]) == LABELS
     assert (texts["brainplug.sample_rate"], texts["brainplug.input"]) == ("16000", "waveform")
     assert texts["brainplug.adapter_sha256"] == described["weights_sha256"]

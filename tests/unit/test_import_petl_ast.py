@@ -12,7 +12,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from transformers import ASTConfig, Wav2Vec2Config
 
-from brainplug.adapters.file import load_delta
+from brainplug.adapters.file import read_adapter
 from brainplug.backbones import Backbone, random_backbone
 from brainplug.cli.import_petl_ast import add_arguments, import_petl_ast, read_labels
 from brainplug.compat.petl_ast.checkpoint import read_checkpoint
@@ -21,6 +21,7 @@ from brainplug.compat.petl_ast.weights import _published_name, load_reference, w
 from brainplug.errors import UsageError
 from brainplug.methods import restore_method
 from brainplug.models.classifier import AudioClassifier
+from tests.made_adapters import described_by
 from tests.unit.test_petl_ast import CASES, tensor_of, tensors_of
 
 METHODS = load_hyperpyyaml((Path(__file__).parents[2] / "hparams" / "methods.yaml").read_text())
@@ -51,11 +52,12 @@ def words(case: str) -> list[str]:
 
 
 def fresh(adapter: Path, backbone: Backbone) -> AudioClassifier:
-    """A model of ours with an adapter, made from what adapter.json says."""
-    description = json.loads((adapter / "adapter.json").read_text())
-    method = restore_method(description["method_settings"], PUBLISHED)
-    model = AudioClassifier(backbone, method, len(description["labels"]), description["pooling"])
-    load_delta(model, adapter / "adapter.safetensors")
+    """A model of ours with an adapter, made from its description."""
+    read = read_adapter(adapter)
+    description = read.description
+    method = restore_method(description.method_settings, PUBLISHED)
+    model = AudioClassifier(backbone, method, len(description.labels), description.pooling)
+    model.load_delta(read.weights)
     return model.eval()
 
 
@@ -80,7 +82,7 @@ def test_every_case_computes_the_same_as_an_adapter(case, tmp_path):
     with torch.no_grad():
         logits = model(signal, torch.ones(len(signal)))
     assert (logits - tensor_of(case, "logits_eval")).abs().max() < 1e-5
-    description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+    description = described_by(tmp_path)
     assert (description["paper_code"], description["positions"]) == (True, "published")
     assert description["backbone"] == ("ast" if facts["is_AST"] else "wav2vec2")
     assert description["labels"] == list(map(str, range(7)))
@@ -97,7 +99,7 @@ def test_safetensors_labels_and_names(tmp_path):
     import_petl_ast(
         parser.parse_args([f"{tmp_path}/model.safetensors", *options, "--method=linear", "--backbone=mine"])
     )
-    description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+    description = described_by(tmp_path)
     assert (description["backbone"], description["labels"]) == ("mine", list("abcdefg"))
     wanted = {"signal": "log_mel", "frames": 64, "mel_bands": 128}
     assert {name: description["signal"][name] for name in wanted} == wanted
@@ -124,7 +126,7 @@ class TestFrames:
     def test_they_follow_from_the_positions(self, published, tmp_path):
         write(tmp_path, published, self.config)
         run(tmp_path, "--method=linear")
-        description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+        description = described_by(tmp_path)
         assert description["signal"]["frames"] == 96  # 9 patches; the last 4 frames are in none
         # As a run would build it: from the backbone for 200 frames.
         frames, positions = description["signal"]["frames"], description["positions"]
