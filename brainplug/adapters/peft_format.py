@@ -19,11 +19,12 @@ def peft_values(model: AdaptedModel) -> dict[str, Any]:
     """What peft's own ``adapter_config.json`` says of a model; nothing where peft lacks the method or the backbone."""
     backbone = model.backbone
     config = model.method.as_peft(backbone.model, backbone.spec) if backbone.is_in_transformers else None
-    if config is None:
+    norms = _trained_norms(model)
+    if config is None or _are_ambiguous(model, norms):
         return {}
     config.base_model_name_or_path = backbone.name
     config.inference_mode = True
-    values = {**config.to_dict(), "modules_to_save": _trained_norms(model) or None}
+    values = {**config.to_dict(), "modules_to_save": norms or None}
     return dict(
         json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
     )
@@ -33,6 +34,16 @@ def _trained_norms(model: AdaptedModel) -> list[str]:
     """The modules of the backbone that are trained as a whole: the final norm."""
     norm = model.backbone.spec.final_norm
     return [norm] if norm and f"{OWN}{norm}.weight" in model.delta() else []
+
+
+def _are_ambiguous(model: AdaptedModel, norms: list[str]) -> bool:
+    """Whether the method adapts other modules whose paths end like these, which is all by which peft knows a module."""
+    return any(
+        path.endswith(tuple(norms))
+        and path not in norms
+        and any(tensor.requires_grad for tensor in module.parameters())
+        for path, module in model.backbone.model.named_modules()
+    )
 
 
 def stored_names(model: AdaptedModel) -> dict[str, str]:

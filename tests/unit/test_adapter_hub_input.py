@@ -29,7 +29,7 @@ def test_an_adapter_of_another_backbone_is_refused(known, made, tmp_path):
     path = Made(tmp_path / "other", loaded("nano-hubert")).add("speech", chosen("lora"), 3)
     hub = AdapterHub(made.backbone if known else "nano-ast")
     with pytest.raises(
-        CheckpointError, match=r"hub of the backbone nano-ast.* It adapts nano-hubert.*AdapterHub\('nan"
+        CheckpointError, match=r"adapts nano-hubert.*backbone of the hub is nano-ast.*AdapterHub\('nano-hubert'\)"
     ):
         hub.load("speech", path)
     assert hub.names == []
@@ -64,7 +64,7 @@ def test_an_adapter_of_another_task_is_refused(made, tmp_path):
     model = CTCModel(copy.deepcopy(loaded("nano-hubert")), LinearProbe(), 4)
     (tmp_path / "ctc").mkdir()
     save_adapter(model, tmp_path / "ctc", describe_recognizer(model, " abc"))
-    with pytest.raises(CheckpointError, match=r"did the task ctc. Name a run of the task classification"):
+    with pytest.raises(CheckpointError, match=r"of the task ctc. Name a run of the task classification"):
         AdapterHub("nano-hubert").load("ctc", tmp_path / "ctc")
 
 
