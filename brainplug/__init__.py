@@ -7,14 +7,24 @@ if TYPE_CHECKING:
     from brainplug.backbones import load_backbone
     from brainplug.config.recipe import Recipe
     from brainplug.errors import UsageError
-    from brainplug.inference import Classifier, SpeechRecognizer, load_run
+    from brainplug.inference import AdapterHub, Classifier, SpeechRecognizer, load_run
     from brainplug.tasks import load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Recipe", "SpeechRecognizer", "UsageError", "load_backbone", "load_recipe", "load_run"]
+__all__ = [
+    "AdapterHub",
+    "Classifier",
+    "Recipe",
+    "SpeechRecognizer",
+    "UsageError",
+    "load_backbone",
+    "load_recipe",
+    "load_run",
+]
 
 # Where each name is, so that `import brainplug` itself takes no time.
 _MODULES = {
+    "AdapterHub": "brainplug.inference",
     "Classifier": "brainplug.inference",
     "Recipe": "brainplug.config.recipe",
     "SpeechRecognizer": "brainplug.inference",

@@ -1,5 +1,7 @@
 """The probe of an adapter: a short clip and the model's output for it, by which a loaded model is verified."""
 
+from collections.abc import Callable
+
 import torch
 
 from brainplug.errors import CheckpointError
@@ -15,11 +17,14 @@ def make_probe(model: AdaptedModel) -> Tensors:
     time = torch.arange(SAMPLES, dtype=torch.float64) / SAMPLE_RATE
     sweep = 0.3 * torch.sin(2 * torch.pi * (100 + 7000 * time) * time)
     waveform = (sweep * 2**15).round().to(torch.int16)
-    return {"waveform": waveform, "output": _output(model, waveform)}
+    return {"waveform": waveform, "output": output_on_cpu(model, as_samples(waveform))}
 
 
-def check_probe(model: AdaptedModel, probe: Tensors, source: str) -> None:
-    """Refuses a model that answers its probe with another output than when it was saved."""
+def check_probe(output_of: Callable[[torch.Tensor], torch.Tensor], probe: Tensors, source: str) -> None:
+    """Refuses a model that answers its probe with another output than when it was saved.
+
+    `output_of` is called with the probe's clip ``[samples]``, and returns what the model computes of it.
+    """
     asked, write = (
         f"The adapter {source} was asked for.",
         "Install the versions that the adapter names, or copy it again",
@@ -27,7 +32,7 @@ def check_probe(model: AdaptedModel, probe: Tensors, source: str) -> None:
     waveform, expected = probe.get("waveform"), probe.get("output")
     if waveform is None or expected is None or waveform.dim() != 1 or not 0 < len(waveform) <= 10 * SAMPLE_RATE:
         raise CheckpointError(asked, "Its probe holds no short waveform with an output.", write)
-    output = _output(model, waveform)
+    output = output_of(as_samples(waveform)).float().cpu()
     if output.shape != expected.shape:
         problem = f"It answers its probe with {list(output.shape)} numbers instead of {list(expected.shape)}."
         raise CheckpointError(asked, problem, write)
@@ -37,10 +42,16 @@ def check_probe(model: AdaptedModel, probe: Tensors, source: str) -> None:
         raise CheckpointError(asked, problem, f"{write}; verify=False in Python, or --no_verify, takes it as it is")
 
 
+def as_samples(waveform: torch.Tensor) -> torch.Tensor:
+    """The samples from -1 to 1 of a waveform in 16 bits."""
+    return waveform.float() / 2**15
+
+
 @torch.no_grad()
-def _output(model: AdaptedModel, waveform: torch.Tensor) -> torch.Tensor:
+def output_on_cpu(model: AdaptedModel, waveform: torch.Tensor) -> torch.Tensor:
+    """What a model computes of a clip ``[samples]`` in evaluation mode."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval().cpu()
-    output = model.output_of(waveform.float() / 2**15).float()
+    output = model.output_of(waveform).float()
     model.train(was_training).to(device)
     return output

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from brainplug.backbones.hub import hash_tensors, load_extractor, weights_revision
-from brainplug.backbones.spec import BackboneSpec, Checkpoint
+from brainplug.backbones.spec import BackboneSpec, Checkpoint, find_module
 from brainplug.data.front_ends import FrontEnd
 from brainplug.data.shared_frames import Window
 from brainplug.errors import ConfigError
@@ -194,6 +194,10 @@ class Backbone(torch.nn.Module, ABC):
         The tokens are ``[batch, tokens, dim]``; the mask ``[batch, tokens]`` is True where a token is not padding, or
         None where no token is.
         """
+
+    def after_layers(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the transformer makes of the last layer's tokens; they are the same unless it has a norm there."""
+        return find_module(self.model, self.spec.final_norm)(tokens) if self.spec.final_norm else tokens
 
 
 def copy_config(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:

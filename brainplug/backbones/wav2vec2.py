@@ -131,6 +131,11 @@ class Wav2Vec2(Backbone):
         later = self._later_convolutions
         return tokens, _shortened(mask, mask.sum(1), later) if later else mask
 
+    def after_layers(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Some models have convolutions there too."""
+        tokens, later = super().after_layers(tokens), getattr(self.model, "adapter", None)
+        return tokens if later is None else later(tokens)
+
     def count_tokens(self, samples: int) -> int:
         """About one token for each 20 ms."""
         count = max(samples, SHORTEST)

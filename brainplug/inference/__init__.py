@@ -4,11 +4,12 @@ from pathlib import Path
 
 from brainplug.adapters.file import read_adapter
 from brainplug.config.recipe import check_device
-from brainplug.errors import CheckpointError
+from brainplug.inference.adapter_hub import AdapterHub
+from brainplug.inference.base import check_task
 from brainplug.inference.classifier import Classifier
 from brainplug.inference.recognizer import SpeechRecognizer
 
-__all__ = ["Classifier", "SpeechRecognizer", "load_run"]
+__all__ = ["AdapterHub", "Classifier", "SpeechRecognizer", "load_run"]
 
 
 def load_run(
@@ -22,11 +23,6 @@ def load_run(
     """Loads what a run trained, whatever its task; the arguments are those of `Classifier.from_run`."""
     check_device(device, precision)
     adapter = read_adapter(source, revision)
-    for kind in (Classifier, SpeechRecognizer):
-        if adapter.description.task in kind.tasks:
-            return kind.from_adapter(adapter, device, precision, backbone, verify)
-    raise CheckpointError(
-        f"The model in {source} was asked for.",
-        f"Its task is {adapter.description.task}.",
-        f"Name a run of one of these tasks: {', '.join((*Classifier.tasks, *SpeechRecognizer.tasks))}",
-    )
+    kinds = {task: kind for kind in (Classifier, SpeechRecognizer) for task in kind.tasks}
+    check_task(adapter.description, list(kinds), f"The model in {source} was asked for.")
+    return kinds[adapter.description.task].from_adapter(adapter, device, precision, backbone, verify)

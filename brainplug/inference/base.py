@@ -1,19 +1,20 @@
 """A trained model that is ready to use: loaded from its run, and fed with files of any length in batches."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, read_adapter
+from brainplug.backbones import Backbone
 from brainplug.backbones.echo_encoder import EchoBackbone
 from brainplug.config.recipe import PRECISIONS, check_device
-from brainplug.data.audio import read_audio
+from brainplug.data.audio import Channel, read_audio
 from brainplug.data.manifest import Clip
 from brainplug.data.windows import Windows, read_windows
 from brainplug.errors import CheckpointError, ConfigError, DataError, UsageError
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 FAINTEST = 1e-4  # root mean square, of full scale: channels that cancel leave the last bits of 16
 # A batch has fewer clips where padding would make it larger than a full one of half a minute: 30 s at 16 kHz.
 NUMBERS_PER_CLIP = 480_000
+Item = TypeVar("Item")
 OnError = Callable[[Clip, UsageError], None]
 
 
@@ -38,7 +40,133 @@ class ClipResult:
     stop: float | None = field(default=None, kw_only=True)
 
 
-class TrainedModel(torch.nn.Module):
+class ClipReader:
+    """The base of all that takes clips: reads files and waveforms as the backbone takes them, in batches."""
+
+    longest_clip: float | None  # seconds; None: any length
+    precision: str
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that the clips are read for."""
+        raise NotImplementedError
+
+    @property
+    def channel(self) -> Channel:
+        """Which channel of a file is read."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.backbone.parameters()).device
+
+    def read(self, clip: Clip) -> torch.Tensor:
+        """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
+        waveform = read_audio(clip, self.backbone.sample_rate, self.channel)
+        if waveform.square().mean() < FAINTEST**2:
+            text = "%s is silent, or nearly, as the model reads it (channel: %s); its result says nothing."
+            logger.warning(text, clip.path, self.channel)
+        return self.backbone.extract(self._checked(clip, waveform))
+
+    def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
+        """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""
+        read = read_windows(clip, windows, self.backbone.sample_rate, self.channel)
+        return self.backbone.extract_windows((window, self._checked(window, waveform)) for window, waveform in read)
+
+    def _checked(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
+        backbone = self.backbone
+        seconds = len(waveform) / backbone.sample_rate
+        reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
+        if self.longest_clip is not None and seconds > self.longest_clip:
+            reason = reason or f"lasts {seconds:,.1f} s; the model takes {self.longest_clip:g} s at once"
+        if isinstance(backbone, EchoBackbone):
+            reason = reason or why_too_long(backbone, replace(clip, duration=seconds))
+        if reason:
+            write = "Mend it, list parts of it by start and stop, or leave it out"
+            raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", write)
+        return waveform
+
+    def batches(
+        self,
+        files: Iterable[str | Path | Clip],
+        batch_size: int,
+        on_error: OnError | None = None,
+        windows: Windows | None = None,
+        skip: Callable[[Clip], bool] | None = None,
+    ) -> Iterator[tuple[list[Clip], torch.Tensor, torch.Tensor]]:
+        """Reads files batch by batch, in order: the clips, their padded signals and the signals' relative lengths.
+
+        Arguments
+        ---------
+        files : Iterable
+            Paths of audio files; or clips, which may be parts of files.
+        batch_size : int
+            The most clips in a batch; long clips are fewer.
+        on_error : Callable, optional
+            Called with a clip that cannot be read and the error, and the clip is left out; None raises the error.
+        windows : Windows, optional
+            How each file is cut; None: not at all. A batch may hold windows of several files.
+        skip : Callable, optional
+            Says of a clip, or of a window, whether it is read over.
+        """
+        check_files(files, batch_size)
+        read = self.read_all(files, on_error, windows)
+        return self.in_batches(((clip, signal) for clip, signal in read if not (skip and skip(clip))), batch_size)
+
+    def in_batches(
+        self, read: Iterable[tuple[Item, torch.Tensor]], batch_size: int
+    ) -> Iterator[tuple[list[Item], torch.Tensor, torch.Tensor]]:
+        """Puts signals that have been read into padded batches, with what belongs to each."""
+        items: list[Item] = []
+        signals: list[torch.Tensor] = []
+        for item, signal in read:
+            padded = (len(items) + 1) * max(other.numel() for other in (*signals, signal))
+            if items and (len(items) >= batch_size or padded > batch_size * NUMBERS_PER_CLIP):
+                yield items, *self.pad(signals)
+                items, signals = [], []
+            items.append(item)
+            signals.append(signal)
+        if items:
+            yield items, *self.pad(signals)
+
+    def read_all(
+        self, files: Iterable[str | Path | Clip], on_error: OnError | None, windows: Windows | None
+    ) -> Iterator[tuple[Clip, torch.Tensor]]:
+        """Reads files, or their windows, one after the other; the arguments are those of `batches`."""
+        for file in files:
+            clip = file if isinstance(file, Clip) else Clip(Path(file).stem, str(file), "")
+            try:
+                yield from self.read_windows(clip, windows) if windows else [(clip, self.read(clip))]
+            except UsageError as error:
+                if on_error is None:
+                    raise
+                on_error(clip, error)
+
+    def pad(self, signals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Makes a batch of signals, and their relative lengths ``[batch]``, on the model's device."""
+        lengths = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
+        return pad_sequence(signals, batch_first=True).to(self.device), lengths.to(self.device)
+
+    def signals_of(self, wavs: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turns waveforms, given as in `Classifier.classify_batch`, into a batch of signals and its lengths."""
+        wavs = (wavs[None] if wavs.dim() == 1 else wavs).cpu()
+        shares = torch.ones(len(wavs)) if lengths is None else torch.as_tensor(lengths).cpu()
+        if reason := _why_no_batch(wavs, shares):
+            raise DataError(
+                f"A batch of waveforms {list(wavs.shape)} was asked for, with lengths {shares.tolist()}.",
+                reason,
+                "Give samples from -1 to 1 as [batch, samples], and the fraction of each that is no padding as [batch]",
+            )
+        samples = [round(share * wavs.shape[1]) for share in shares.tolist()]
+        return self.pad([self.backbone.extract(wav[:count]) for wav, count in zip(wavs, samples, strict=True)])
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model computes with its precision."""
+        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+class TrainedModel(ClipReader, torch.nn.Module):
     """The base of `Classifier` and `SpeechRecognizer`: an adapted model, and the description of its adapter."""
 
     tasks: ClassVar[tuple[str, ...]]
@@ -88,123 +216,34 @@ class TrainedModel(torch.nn.Module):
         verify: bool = True,
     ) -> Self:
         """As `from_run`, where the adapter has been read already."""
-        task = adapter.description.task
-        if task not in cls.tasks:
-            raise CheckpointError(
-                f"A {cls.__name__} was asked for.",
-                f"The adapter is of the task {task}.",
-                f"Name a run of the task {' or '.join(cls.tasks)}",
-            )
-        model = find_task(task).restore(adapter, backbone, verify)
+        check_task(adapter.description, cls.tasks, f"A {cls.__name__} was asked for.")
+        model = find_task(adapter.description.task).restore(adapter, backbone, verify)
         return cls(model.to(device), adapter.description, precision)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return next(self.model.parameters()).device
+    def backbone(self) -> Backbone:
+        """The model's."""
+        return self.model.backbone
 
-    def read(self, clip: Clip) -> torch.Tensor:
-        """Reads a clip as the backbone's signal: ``[frames, mel_bands]`` or ``[samples]``."""
-        waveform = read_audio(clip, self.model.backbone.sample_rate, self.description.channel)
-        if waveform.square().mean() < FAINTEST**2:
-            text = "%s is silent, or nearly, as the model reads it (channel: %s); its result says nothing."
-            logger.warning(text, clip.path, self.description.channel)
-        return self.model.backbone.extract(self._checked(clip, waveform))
+    @property
+    def channel(self) -> Channel:
+        """That of the run."""
+        return self.description.channel
 
-    def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
-        """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""
-        rate = self.model.backbone.sample_rate
-        read = read_windows(clip, windows, rate, self.description.channel)
-        checked = ((window, self._checked(window, waveform)) for window, waveform in read)
-        return self.model.backbone.extract_windows(checked)
 
-    def _checked(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
-        backbone = self.model.backbone
-        seconds = len(waveform) / backbone.sample_rate
-        reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
-        if self.longest_clip is not None and seconds > self.longest_clip:
-            reason = reason or f"lasts {seconds:,.1f} s; the model takes {self.longest_clip:g} s at once"
-        if isinstance(backbone, EchoBackbone):
-            reason = reason or why_too_long(backbone, replace(clip, duration=seconds))
-        if reason:
-            write = "Mend it, list parts of it by start and stop, or leave it out"
-            raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", write)
-        return waveform
+def check_task(description: AdapterDescription, tasks: Sequence[str], asked: str) -> None:
+    """Refuses an adapter of another task than these; `asked` begins the error."""
+    if description.task not in tasks:
+        problem = f"The adapter is of the task {description.task}."
+        raise CheckpointError(asked, problem, f"Name a run of the task {' or '.join(tasks)}")
 
-    def batches(
-        self,
-        files: Iterable[str | Path | Clip],
-        batch_size: int,
-        on_error: OnError | None = None,
-        windows: Windows | None = None,
-        skip: Callable[[Clip], bool] | None = None,
-    ) -> Iterator[tuple[list[Clip], torch.Tensor, torch.Tensor]]:
-        """Reads files batch by batch, in order: the clips, their padded signals and the signals' relative lengths.
 
-        Arguments
-        ---------
-        files : Iterable
-            Paths of audio files; or clips, which may be parts of files.
-        batch_size : int
-            The most clips in a batch; long clips are fewer.
-        on_error : Callable, optional
-            Called with a clip that cannot be read and the error, and the clip is left out; None raises the error.
-        windows : Windows, optional
-            How each file is cut; None: not at all. A batch may hold windows of several files.
-        skip : Callable, optional
-            Says of a clip, or of a window, whether it is read over.
-        """
-        if isinstance(files, str | Path | Clip):
-            raise DataError(f"The files {str(files)!r} were asked for.", "That is one file.", "Give a list: [FILE]")
-        if batch_size < 1:
-            raise ConfigError(f"Batches of {batch_size} were asked for.", "None is so small.", "Write 1 or more")
-        clips: list[Clip] = []
-        signals: list[torch.Tensor] = []
-        for clip, signal in self._read_all(files, on_error, windows):
-            if skip and skip(clip):
-                continue
-            padded = (len(clips) + 1) * max(other.numel() for other in (*signals, signal))
-            if clips and (len(clips) >= batch_size or padded > batch_size * NUMBERS_PER_CLIP):
-                yield clips, *self.pad(signals)
-                clips, signals = [], []
-            clips.append(clip)
-            signals.append(signal)
-        if clips:
-            yield clips, *self.pad(signals)
-
-    def _read_all(
-        self, files: Iterable[str | Path | Clip], on_error: OnError | None, windows: Windows | None
-    ) -> Iterator[tuple[Clip, torch.Tensor]]:
-        for file in files:
-            clip = file if isinstance(file, Clip) else Clip(Path(file).stem, str(file), "")
-            try:
-                yield from self.read_windows(clip, windows) if windows else [(clip, self.read(clip))]
-            except UsageError as error:
-                if on_error is None:
-                    raise
-                on_error(clip, error)
-
-    def pad(self, signals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Makes a batch of signals, and their relative lengths ``[batch]``, on the model's device."""
-        lengths = torch.tensor([len(signal) for signal in signals]) / max(map(len, signals))
-        return pad_sequence(signals, batch_first=True).to(self.device), lengths.to(self.device)
-
-    def signals_of(self, wavs: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turns waveforms, given as in `Classifier.classify_batch`, into a batch of signals and its lengths."""
-        wavs = (wavs[None] if wavs.dim() == 1 else wavs).cpu()
-        shares = torch.ones(len(wavs)) if lengths is None else torch.as_tensor(lengths).cpu()
-        if reason := _why_no_batch(wavs, shares):
-            raise DataError(
-                f"A batch of waveforms {list(wavs.shape)} was asked for, with lengths {shares.tolist()}.",
-                reason,
-                "Give samples from -1 to 1 as [batch, samples], and the fraction of each that is no padding as [batch]",
-            )
-        samples = [round(share * wavs.shape[1]) for share in shares.tolist()]
-        return self.pad([self.model.backbone.extract(wav[:count]) for wav, count in zip(wavs, samples, strict=True)])
-
-    def autocast(self) -> torch.autocast:
-        """The context in which the model computes with its precision."""
-        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+def check_files(files: object, batch_size: int) -> None:
+    """Refuses one file in the place of a list, and batches without clips."""
+    if isinstance(files, str | Path | Clip):
+        raise DataError(f"The files {str(files)!r} were asked for.", "That is one file.", "Give a list: [FILE]")
+    if batch_size < 1:
+        raise ConfigError(f"Batches of {batch_size} were asked for.", "None is so small.", "Write 1 or more")
 
 
 def _why_no_batch(wavs: torch.Tensor, shares: torch.Tensor) -> str | None:

@@ -1,6 +1,6 @@
 """Classifies clips, or turns them into vectors, with what a run trained."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,14 @@ class Prediction(ClipResult):
     def top(self, count: int) -> list[tuple[str, float]]:
         """The most probable labels with their probabilities, the most probable first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:count]
+
+
+def make_prediction(labels: Sequence[str], row: Sequence[float], clip: Clip | None = None) -> Prediction:
+    """The prediction of probabilities in the order of the labels."""
+    index = max(range(len(row)), key=row.__getitem__)
+    path, start, stop = ("", None, None) if clip is None else (clip.path, clip.start, clip.stop)
+    probabilities = dict(zip(labels, row, strict=True))
+    return Prediction(path, labels[index], row[index], probabilities, start=start, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,8 @@ class Classifier(TrainedModel):
         labels = self.labels
         for clips, signal, lengths in self.batches(paths, batch_size, on_error, windows, skip):
             logits = self._logits(signal, lengths)
-            rows = zip(clips, logits.argmax(1).tolist(), logits.softmax(1).tolist(), strict=True)
-            for clip, index, row in rows:
-                probabilities = dict(zip(labels, row, strict=True))
-                prediction = (clip.path, labels[index], row[index], probabilities)
-                yield Prediction(*prediction, start=clip.start, stop=clip.stop)
+            for clip, row in zip(clips, logits.softmax(1).tolist(), strict=True):
+                yield make_prediction(labels, row, clip)
 
     def classify_batch(
         self, wavs: torch.Tensor, lengths: torch.Tensor | None = None

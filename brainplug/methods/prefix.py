@@ -5,7 +5,7 @@ al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022, ht
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -23,6 +23,8 @@ ATTENTION = "sdpa_with_prefix"  # the name under which transformers finds `atten
 class Prefix(torch.nn.Module):
     """Trained keys and values of a layer, `count` of each, that start uniform in plus or minus `limit`."""
 
+    takes_weights_of_clips: ClassVar[bool] = True
+
     def __init__(self, count: int, dim: int, limit: float):
         super().__init__()
         self.keys = torch.nn.Parameter(torch.empty(count, dim).uniform_(-limit, limit))
@@ -31,10 +33,10 @@ class Prefix(torch.nn.Module):
     def prepend(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
         """Puts `keys` or `values` ``[count, dim]`` before those of the clip, ``[batch, heads, tokens, head_dim]``.
 
-        Attention does not depend on their order.
+        Attention does not depend on their order. Each clip may have its own, ``[batch, count, dim]``.
         """
-        heads = prefix.to(states.dtype).unflatten(1, (states.shape[1], -1)).transpose(0, 1)
-        return torch.cat([heads.expand(states.shape[0], -1, -1, -1), states], dim=2)
+        heads = prefix.to(states.dtype).unflatten(-1, (states.shape[1], -1)).transpose(-3, -2)
+        return torch.cat([heads.expand(len(states), -1, -1, -1), states], dim=2)
 
 
 def attend_with_prefix(
@@ -56,7 +58,7 @@ def attend_with_prefix(
         key, value = prefix.prepend(key, prefix.keys), prefix.prepend(value, prefix.values)
         if attention_mask is not None:
             visible = True if attention_mask.dtype == torch.bool else 0.0
-            attention_mask = torch.nn.functional.pad(attention_mask, (len(prefix.keys), 0), value=visible)
+            attention_mask = torch.nn.functional.pad(attention_mask, (prefix.keys.shape[-2], 0), value=visible)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
 
 

@@ -5,7 +5,7 @@ alone. Deep: every layer has its own prompts, which replace those of the layer b
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -50,6 +50,8 @@ class PromptedLayer(torch.nn.Module):
     dropout : float
         Share of the prompts' values that training sets to zero.
     """
+
+    takes_weights_of_clips: ClassVar[bool] = True  # prompts [batch, prompts, dim]
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The one wrapper that places an adapter around a sub-layer of a transformer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -35,6 +35,8 @@ class AdaptedSublayer(torch.nn.Module):
     residual : bool
         Adds the adapter's input to its output.
     """
+
+    calls_its_parts: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """A backbone, adapted by a method, with a head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -110,18 +110,8 @@ class AdaptedModel(torch.nn.Module):
         self.load_state_dict(delta, strict=False)
 
     def check_delta(self, delta: dict[str, torch.Tensor]) -> None:
-        """Names missing and unexpected tensors, and those of another shape or type, in a `CheckpointError`."""
-        own = self.delta()
-        missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
-        both = own.keys() & delta.keys()
-        misshapen = sorted(name for name in both if _kind(own[name]) != _kind(delta[name]))
-        if missing or unexpected or misshapen:
-            raise CheckpointError(
-                "Trained weights were to be loaded.",
-                f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
-                f"of another shape or type: {misshapen[:5] or 'none'}.",
-                "Build the model with the method, the backbone and the classes that the file names",
-            )
+        """Raises a `CheckpointError` as `check_tensors` does."""
+        check_tensors(self.delta(), delta)
 
     def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
         """What the model computes of one clip ``[samples]``, by which a loaded model is verified."""
@@ -136,6 +126,24 @@ class AdaptedModel(torch.nn.Module):
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
 
 
+def check_tensors(own: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor]) -> None:
+    """Names tensors that are missing, unexpected or of another shape or type, in a `CheckpointError`."""
+    missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
+    both = own.keys() & delta.keys()
+    misshapen = sorted(name for name in both if _kind(own[name]) != _kind(delta[name]))
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            "Trained weights were to be loaded.",
+            f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
+            f"of another shape or type: {misshapen[:5] or 'none'}.",
+            "Build the model with the method, the backbone and the classes that the file names",
+        )
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
 def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[str]:
     """Names of the tensors that are trained, or that are not the backbone's own."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -145,7 +153,3 @@ def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[st
         for name, tensor in tensors.items()
         if name in saved and (tensor.requires_grad or id(tensor) not in pretrained_tensors)
     }
-
-
-def _kind(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
-    return tensor.shape, tensor.dtype

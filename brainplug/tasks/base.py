@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ from brainplug.adapters.card import training_summary
 from brainplug.adapters.description import AdapterDescription
 from brainplug.adapters.file import Adapter, register_adapter, save_adapter
 from brainplug.adapters.layout import FOLDER
-from brainplug.adapters.probe import check_probe
+from brainplug.adapters.probe import check_probe, output_on_cpu
 from brainplug.backbones import Backbone, base_name
 from brainplug.config.extension import read_extension
 from brainplug.config.output_folder import check_output_folder
@@ -204,7 +205,7 @@ class Task(ABC, Generic[S, O]):
             model = self.rebuild(adapter.description, location, "pretrained")
         model.load_delta(adapter.weights)
         if verify and adapter.probe:
-            check_probe(model, adapter.probe, adapter.description.method)
+            check_probe(partial(output_on_cpu, model), adapter.probe, adapter.description.method)
         return model
 
     # What all tasks do alike

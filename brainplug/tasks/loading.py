@@ -54,14 +54,21 @@ def restore_backbone(
     `CheckpointError` is raised if the backbone is missing or another one, or if its weights were random and are in no
     file.
     """
+    backbone = load_as_described(description, location, weights)
+    if weights == "pretrained":
+        check_same(description, backbone)
+    return backbone, restored_method(description)
+
+
+def load_as_described(
+    description: AdapterDescription, location: str | None = None, weights: Weights = "pretrained"
+) -> Backbone:
+    """As `restore_backbone`, for the backbone alone, which may turn out to be another one."""
     frames, positions = cast("int | None", description.signal.get("frames")), description.positions or "crop"
     settings: dict[str, Any] = {"frames": frames, "positions": positions}
     if weights == "meta":
-        config = load_again(description, location, config_of)
-        return backbone_without_weights(config, **settings), restored_method(description)
-    backbone = load_again(description, location, lambda name, revision: load_backbone(name, revision, **settings))
-    check_same(description, backbone)
-    return backbone, restored_method(description)
+        return backbone_without_weights(load_again(description, location, config_of), **settings)
+    return load_again(description, location, lambda name, revision: load_backbone(name, revision, **settings))
 
 
 def config_of(name: str, revision: str | None) -> PreTrainedConfig:
@@ -111,8 +118,11 @@ def load_again(
         raise CheckpointError(asked, f"The backbone cannot be loaded: {error}.", write) from error
 
 
-def check_same(description: AdapterDescription, backbone: Backbone) -> None:
-    """Refuses a backbone that is not the one that an adapter was trained on, or reads clips otherwise."""
+def check_same(description: AdapterDescription, backbone: Backbone, fingerprint: str | None = None) -> None:
+    """Refuses a backbone that is not the one that an adapter was trained on, or reads clips otherwise.
+
+    `fingerprint` is the backbone's, where it has been computed before.
+    """
     asked = f"A model that adapts the backbone {backbone.name!r} was asked for."
     expected, revision = description.backbone_revision, backbone.revision
     if expected == "random":
@@ -122,7 +132,7 @@ def check_same(description: AdapterDescription, backbone: Backbone) -> None:
     write = "Put the backbone's own files back, or name their folder: backbone=FOLDER, --backbone=FOLDER"
     if revision != expected:
         raise CheckpointError(asked, f"Its weights were {expected}; those here are {revision}.", write)
-    if description.backbone_sha256 not in (None, backbone.fingerprint()):
+    if description.backbone_sha256 not in (None, fingerprint or backbone.fingerprint()):
         problem = "Its weights are not those that the adapter was trained on, though they have the same name."
         raise CheckpointError(asked, problem, write)
     if backbone.signal_settings != description.signal:

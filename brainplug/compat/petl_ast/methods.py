@@ -225,6 +225,8 @@ class PublishedConvpassAdapter(PublishedAdapter, ConvpassAdapter):
 class RememberedOutput(torch.nn.Module):
     """Remembers the output of a module, for `AddedAgain`."""
 
+    calls_its_parts: ClassVar[bool] = True
+
     def __init__(self, module: torch.nn.Module):
         super().__init__()
         self.module = module
