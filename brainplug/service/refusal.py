@@ -1,0 +1,23 @@
+"""What the service answers to a request that it does not fulfil."""
+
+from brainplug.errors import UsageError
+
+
+class Refusal(UsageError):
+    """A request that is not fulfilled, with the status of the answer; the sentences are those of a `UsageError`."""
+
+    def __init__(self, status: int, asked: str, found: str, write: str):
+        super().__init__(asked, found, write)
+        self.status = status
+
+
+def quoted(text: object, most: int = 80) -> str:
+    """What a client sent, as an error shows it: on one line, and not longer than `most`.
+
+    Example
+    -------
+    >>> quoted("a" * 100, most=5)
+    "'aaaaa...'"
+    """
+    whole = str(text)
+    return repr(whole if len(whole) <= most else f"{whole[:most]}...")
