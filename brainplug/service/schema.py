@@ -28,12 +28,10 @@ class ClassifyForm(BaseModel):
     ]
     top_k: Annotated[int, Field(ge=1, le=10_000, description="The most labels in the answer of each adapter")] = 5
     window: Annotated[Seconds | None, Field(description="Classify windows of so many seconds")] = None
-    hop: Annotated[Seconds | None, Field(description="Seconds from one window to the next; by default half a window")]
-    hop = None
+    hop: Annotated[Seconds | None, Field(description="Seconds from one window to the next; half a window")] = None
     threshold: Annotated[float, Field(ge=0, le=1, description="The probability from which a class is an event")] = 0.5
     median: Annotated[int, Field(ge=1, le=1001, description="Smooth over so many windows, an odd number")] = 1
-    shortest: Annotated[float, Field(ge=0, allow_inf_nan=False, description="Leave out shorter events, in seconds")]
-    shortest = 0.0
+    shortest: Annotated[float, Field(ge=0, le=1e6, description="Leave out shorter events, in seconds")] = 0.0
 
 
 class Label(BaseModel):
@@ -81,7 +79,6 @@ class ServedAdapter(BaseModel):
 
     name: str
     labels: list[str]
-    method: str
     backbone: str
     longest_clip: Annotated[float, Field(description="The longest clip or window that is read, in seconds")]
 

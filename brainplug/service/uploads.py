@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import soundfile
 import torch
 
-from brainplug.data.audio import Channel, choose_channel, to_waveform
-from brainplug.data.decoding import READ_ERRORS, UNKNOWN_FRAMES, Decoder, open_clip, why_unreadable
+from brainplug.data.audio import Channel, read_audio
+from brainplug.data.decoding import READ_ERRORS, UNKNOWN_FRAMES, open_clip, why_unreadable
 from brainplug.data.manifest import Clip
 from brainplug.data.windows import Windows, read_windows
 from brainplug.errors import DataError
 from brainplug.service.refusal import Refusal, quoted
-from brainplug.service.settings import MAX_CHANNELS, MAX_WINDOWS, Settings
+from brainplug.service.settings import MAX_CHANNELS, MAX_SAMPLES, Settings
 
 LEEWAY = 1.0  # seconds: a recording that is too long is decoded so far over the limit
+BEGINNING = 0.01  # seconds that are decoded to see what a file is
 MEND = "Send a whole audio file, such as WAV, FLAC, MP3 or Ogg"
 
 
@@ -35,101 +35,90 @@ class Upload:
     path: str
     name: str
 
-    @property
-    def asked(self) -> str:
-        """The first sentence of errors."""
-        return f"The clip {quoted(self.name)} was sent."
-
-    def refuse(self, status: int, found: str, write: str = MEND) -> Refusal:
+    def refuse(self, status: int, problem: str, write: str = MEND) -> Refusal:
         """The refusal of this file."""
-        return Refusal(status, self.asked, found, write)
+        return Refusal(status, f"The clip {quoted(self.name)} was sent.", problem, write)
 
-    def check_header(self, settings: Settings) -> float | None:
-        """Refuses what by its header is too long, or has too many channels, before anything is decoded.
+    def check(self, settings: Settings, window: float) -> float | None:
+        """Refuses what is no audio, is too long by its header, or has too many channels.
+
+        Only the beginning is decoded. Of a recording, `window` seconds are read at a time.
 
         Returns
         -------
         float, optional
             The seconds that the header announces; None where libsndfile knows of none.
         """
+        seconds = self._check_header(settings)
+        opened = False
+        try:
+            with open_clip(self._clip(BEGINNING)) as decoder:
+                opened = True
+                channels = next(decoder.blocks).shape[1]
+                samples = round(min(window, seconds or window) * decoder.sample_rate) * channels
+        except READ_ERRORS as fault:
+            status = 422 if opened else 415
+            raise self.refuse(status, f"It cannot be read: {why_unreadable(fault)}.") from fault
+        self._check_channels(channels)
+        if samples > MAX_SAMPLES:
+            problem = f"It has {samples:,} samples in {window:g} s, and at most {MAX_SAMPLES:,} are read at once."
+            raise self.refuse(422, problem, "Send fewer channels, a lower sample rate, or a shorter window")
+        return seconds
+
+    def read(self, sample_rate: int, channel: Channel, longest: float) -> torch.Tensor:
+        """Reads it as `read_audio` does; of what is longer than `longest` seconds, not much more is decoded."""
+        with self._refusing():
+            waveform = read_audio(self._clip(longest + LEEWAY), sample_rate, channel)
+        if len(waveform) > longest * sample_rate:
+            write = f"Send window=SECONDS, at most {longest:g}, or a shorter clip"
+            raise self.refuse(422, f"It is longer than the {longest:g} s that are read at once.", write)
+        return self._finite(waveform)
+
+    def windows(
+        self, windows: Windows, sample_rate: int, channel: Channel, longest: float
+    ) -> Iterator[tuple[float, float, torch.Tensor]]:
+        """Yields the start and the stop of each window, in seconds, and its waveform, while the file is decoded."""
+        with self._refusing():
+            for window, waveform in read_windows(self._clip(longest + LEEWAY), windows, sample_rate, channel):
+                start, stop = window.start or 0.0, window.stop or 0.0
+                if stop > longest:
+                    raise self._too_long(longest, f"It is longer than {longest:g} s.")
+                yield start, stop, self._finite(waveform)
+
+    def _check_header(self, settings: Settings) -> float | None:
         try:
             header = soundfile.info(self.path)
         except (soundfile.SoundFileError, TypeError):
             return None  # FFmpeg may read it
-        if header.channels > MAX_CHANNELS:
-            raise self._too_many_channels(header.channels)
+        self._check_channels(header.channels)
         if header.frames > UNKNOWN_FRAMES or not header.samplerate:
             return None
         seconds = float(header.frames / header.samplerate)
         if seconds > settings.max_seconds:
-            raise self.too_long(settings.max_seconds, f"It lasts {seconds:,.1f} s.")
+            raise self._too_long(settings.max_seconds, f"It lasts {seconds:,.1f} s.")
         return seconds
 
-    def read(self, sample_rate: int, channel: Channel, most_seconds: float) -> torch.Tensor:
-        """Reads it as `read_audio` does; what is longer than `most_seconds` is refused while it is decoded."""
-        with self._open() as decoder:
-            rate, count, pieces = decoder.sample_rate, 0, []
-            for block in decoder.blocks:
-                count += len(block)
-                if block.shape[1] > MAX_CHANNELS:
-                    raise self._too_many_channels(block.shape[1])
-                if count > most_seconds * rate:
-                    write = f"Send window=SECONDS, at most {most_seconds:g}, or a shorter clip"
-                    raise self.refuse(422, f"It is longer than {most_seconds:g} s, which is read at once.", write)
-                # One channel is held, if it can be known which one.
-                mono = block if channel == "loudest" else choose_channel(torch.from_numpy(block), channel)[:, None]
-                pieces.append(np.asarray(mono))
-            waveform = to_waveform(np.concatenate(pieces), rate, sample_rate, channel if channel == "loudest" else 1)
-        return self._finite(waveform)
+    def _clip(self, stop: float) -> Clip:
+        return Clip(self.name, self.path, "", stop=stop)
 
-    def read_windows(
-        self, windows: Windows, sample_rate: int, channel: Channel, settings: Settings
-    ) -> Iterator[tuple[float, float, torch.Tensor]]:
-        """Yields the start and the stop of each window, in seconds, and its waveform, while the file is decoded."""
-        clip = Clip(self.name, self.path, "", stop=settings.max_seconds + LEEWAY)
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Turns the error of a file into a refusal, which does not say where the service put it."""
         try:
-            for number, (window, waveform) in enumerate(read_windows(clip, windows, sample_rate, channel)):
-                start, stop = window.start or 0.0, window.stop or 0.0
-                if stop > settings.max_seconds:
-                    raise self.too_long(settings.max_seconds, f"It is longer than {settings.max_seconds:g} s.")
-                if number >= MAX_WINDOWS:
-                    raise self.too_many_windows()
-                yield start, stop, self._finite(waveform)
+            yield
         except DataError as error:
-            raise self.refuse(422, f"It cannot be read: {_reason(error)}.") from error
+            fault = error.__cause__
+            reason = why_unreadable(fault) if isinstance(fault, Exception) else "it is damaged"
+            raise self.refuse(422, f"It cannot be read: {reason}.") from error
 
-    def too_long(self, limit: float, found: str) -> Refusal:
-        """The refusal of a recording that is longer than the service takes."""
-        return self.refuse(413, found, f"Send at most {limit:g} s")
+    def _check_channels(self, count: int) -> None:
+        if count > MAX_CHANNELS:
+            raise self.refuse(422, f"It has {count} channels.", f"Send at most {MAX_CHANNELS}, or their mix")
 
-    def too_many_windows(self) -> Refusal:
-        """The refusal of a recording that has more windows than the service takes."""
-        return self.refuse(422, f"It has more than {MAX_WINDOWS:,} windows.", "Send a larger hop, or parts of it")
-
-    def _too_many_channels(self, count: int) -> Refusal:
-        return self.refuse(422, f"It has {count} channels.", f"Send at most {MAX_CHANNELS}")
+    def _too_long(self, longest: float, problem: str) -> Refusal:
+        return self.refuse(413, problem, f"Send at most {longest:g} s, or parts of it")
 
     def _finite(self, waveform: torch.Tensor) -> torch.Tensor:
         if not waveform.isfinite().all():
             raise self.refuse(422, "It has NaN or infinite samples.")
         return waveform
-
-    @contextmanager
-    def _open(self) -> Iterator[Decoder]:
-        is_open = False
-        try:
-            with open_clip(Clip(self.name, self.path, "")) as decoder:
-                is_open = True
-                yield decoder
-        except Refusal:
-            raise
-        except READ_ERRORS as fault:
-            reason = why_unreadable(fault)
-            status = 422 if is_open or "truncated" in reason else 415
-            raise self.refuse(status, f"It cannot be read: {reason}.") from fault
-
-
-def _reason(error: DataError) -> str:
-    """Why a clip cannot be read, without the service's own path of it."""
-    fault = error.__cause__
-    return why_unreadable(fault) if isinstance(fault, Exception) else "it is damaged"
