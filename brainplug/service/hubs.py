@@ -1,5 +1,6 @@
 """The adapters that a service has loaded: a hub for each backbone, and for each way to read clips."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -97,6 +98,14 @@ def seconds_read(hub: AdapterHub) -> float | None:
     """How many seconds of a clip a model with a fixed number of frames reads; None: all of it."""
     frames = hub.backbone.signal_settings.get("frames")
     return None if frames is None else frames * FRAME
+
+
+def longest_clip(hub: AdapterHub) -> float:
+    """The longest clip that a hub takes, in seconds; infinity where it takes any length."""
+    limits = [math.inf if hub.longest_clip is None else hub.longest_clip]
+    if hub.backbone.max_tokens is not None:
+        limits.append(hub.backbone.max_tokens / hub.backbone.count_tokens(hub.backbone.sample_rate))
+    return min(limits)
 
 
 def classify(hub: AdapterHub, items: Sequence[Item]) -> list[Predictions]:

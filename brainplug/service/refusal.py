@@ -1,6 +1,10 @@
 """What the service answers to a request that it does not fulfil."""
 
+from fastapi.responses import JSONResponse
+
 from brainplug.errors import UsageError
+
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}}
 
 
 class Refusal(UsageError):
@@ -9,6 +13,10 @@ class Refusal(UsageError):
     def __init__(self, status: int, asked: str, found: str, write: str):
         super().__init__(asked, found, write)
         self.status = status
+
+    def answer(self) -> JSONResponse:
+        """The answer, as `Problem` describes it."""
+        return JSONResponse({"detail": str(self)}, self.status, HEADERS.get(self.status))
 
 
 def quoted(text: object, most: int = 80) -> str:

@@ -3,12 +3,21 @@
 from typing import Annotated
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from brainplug.service.settings import MAX_ADAPTERS
 
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-Seconds = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.01, le=86_400)]
+
+
+def _check_odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("it is even")
+    return number
+
+
+Odd = Annotated[int, AfterValidator(_check_odd)]
 
 
 class Problem(BaseModel):
@@ -24,18 +33,21 @@ class ClassifyForm(BaseModel):
 
     file: Annotated[UploadFile, Field(description="An audio file")]
     adapters: Annotated[
-        list[Name], Field(min_length=1, max_length=MAX_ADAPTERS, description="Names of those that are served, each once")
+        list[Name],
+        Field(min_length=1, max_length=MAX_ADAPTERS, description="Names of those that are served, each once"),
     ]
     top_k: Annotated[int, Field(ge=1, le=10_000, description="The most labels in the answer of each adapter")] = 5
     window: Annotated[Seconds | None, Field(description="Classify windows of so many seconds")] = None
     hop: Annotated[Seconds | None, Field(description="Seconds from one window to the next; half a window")] = None
     threshold: Annotated[float, Field(ge=0, le=1, description="The probability from which a class is an event")] = 0.5
-    median: Annotated[int, Field(ge=1, le=1001, description="Smooth over so many windows, an odd number")] = 1
+    median: Annotated[Odd, Field(ge=1, le=1001, description="Smooth over so many windows, an odd number")] = 1
     shortest: Annotated[float, Field(ge=0, le=1e6, description="Leave out shorter events, in seconds")] = 0.0
 
 
 class Label(BaseModel):
     """A class and its probability."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     label: str
     probability: float
@@ -50,6 +62,8 @@ class Window(Label):
 
 class FoundEvent(BaseModel):
     """A class from `start` to `stop`, in seconds, and the mean of its probability there."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     start: float
     stop: float

@@ -21,6 +21,15 @@ MEND = "Send a whole audio file, such as WAV, FLAC, MP3 or Ogg"
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A clip, or a window of it: from `start` to `stop`, in seconds, and its waveform ``[time]``."""
+
+    start: float
+    stop: float
+    waveform: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Upload:
     """An uploaded file.
 
@@ -65,25 +74,23 @@ class Upload:
             raise self.refuse(422, problem, "Send fewer channels, a lower sample rate, or a shorter window")
         return seconds
 
-    def read(self, sample_rate: int, channel: Channel, longest: float) -> torch.Tensor:
+    def read(self, sample_rate: int, channel: Channel, longest: float) -> Piece:
         """Reads it as `read_audio` does; of what is longer than `longest` seconds, not much more is decoded."""
         with self._refusing():
             waveform = read_audio(self._clip(longest + LEEWAY), sample_rate, channel)
         if len(waveform) > longest * sample_rate:
             write = f"Send window=SECONDS, at most {longest:g}, or a shorter clip"
             raise self.refuse(422, f"It is longer than the {longest:g} s that are read at once.", write)
-        return self._finite(waveform)
+        return self._piece(0.0, len(waveform) / sample_rate, waveform)
 
-    def windows(
-        self, windows: Windows, sample_rate: int, channel: Channel, longest: float
-    ) -> Iterator[tuple[float, float, torch.Tensor]]:
-        """Yields the start and the stop of each window, in seconds, and its waveform, while the file is decoded."""
+    def windows(self, windows: Windows, sample_rate: int, channel: Channel, longest: float) -> Iterator[Piece]:
+        """Yields the windows while the file is decoded; one that ends after `longest` seconds is refused."""
         with self._refusing():
             for window, waveform in read_windows(self._clip(longest + LEEWAY), windows, sample_rate, channel):
                 start, stop = window.start or 0.0, window.stop or 0.0
                 if stop > longest:
                     raise self._too_long(longest, f"It is longer than {longest:g} s.")
-                yield start, stop, self._finite(waveform)
+                yield self._piece(start, stop, waveform)
 
     def _check_header(self, settings: Settings) -> float | None:
         try:
@@ -118,7 +125,7 @@ class Upload:
     def _too_long(self, longest: float, problem: str) -> Refusal:
         return self.refuse(413, problem, f"Send at most {longest:g} s, or parts of it")
 
-    def _finite(self, waveform: torch.Tensor) -> torch.Tensor:
+    def _piece(self, start: float, stop: float, waveform: torch.Tensor) -> Piece:
         if not waveform.isfinite().all():
             raise self.refuse(422, "It has NaN or infinite samples.")
-        return waveform
+        return Piece(start, stop, waveform)
