@@ -34,6 +34,7 @@ ROOMS = {
     ),
     "pretrain": (*BASE, "data", "synthetic", "optim", "backbones", "training"),
     "inference": (*BASE, "data", "backbones", "methods", "models", "adapters", "tasks", "results"),
+    "service": (*BASE, "data", "backbones", "adapters", "inference"),
     "sweep": (*BASE, "data", "backbones", "results", "tasks"),
     "doctor": (*BASE, "data", "synthetic", "backbones", "methods", "models", "training", "tasks", "results"),
 }
@@ -167,7 +168,7 @@ def test_imported_packages_are_declared():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
     extras = config["options.extras_require"]
-    chosen = ("audio", "demo", "onnx", "plot", "ray", "tensorboard", "wandb")
+    chosen = ("audio", "demo", "onnx", "plot", "ray", "serve", "tensorboard", "wandb")
     requirements = "\n".join([config["options"]["install_requires"], *(extras[name] for name in chosen)])
     declared = {distribution_name(name) for name in re.findall(r"^[\w.-]+", requirements, re.MULTILINE)}
     packages = {name.partition(".")[0] for names in IMPORTS.values() for name in names}
