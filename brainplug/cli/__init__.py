@@ -13,12 +13,9 @@ COMMANDS = {
     "train": "adapts a backbone to a task, as a recipe describes",
     "predict": "classifies or transcribes files with what a run trained",
     "embed": "turns files into the vectors that a run's classifier reads",
-<<<<<<< HEAD
     "export": "writes what a run trained as an ONNX file, which runs without Python",
     "push": "uploads the adapter of a run to the hub",
-=======
     "serve": "classifies clips over HTTP with what runs trained, and shows a page for it",
->>>>>>> service
     "table": "runs all cells of a table, or continues it, and writes the table",
     "report": "shows the results of all runs in a folder: a table, and a page with pictures",
     "doctor": "examines the machine, and a recipe with its data, before a run",
