@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "adapts a backbone to a task, as a recipe describes",
     "predict": "classifies or transcribes files with what a run trained",
     "embed": "turns files into the vectors that a run's classifier reads",
-    "export": "writes what a run trained as an ONNX file, which runs without Python",
+    "export": "writes what a run trained as an ONNX file, or merged into a model of transformers",
     "push": "uploads the adapter of a run to the hub",
     "serve": "classifies clips over HTTP with what runs trained, and shows a page for it",
     "table": "runs all cells of a table, or continues it, and writes the table",

@@ -227,6 +227,29 @@ def test_noise_of_a_feature_extractor_is_no_part_of_a_graph(folders):
         load_backbone(folders["echo"]).front_end()
 
 
+def test_a_merged_backbone_is_a_model_of_transformers(folders, tmp_path, capsys):
+    classifier = make_run(tmp_path / "run", folders["wav2vec2"], "lora")
+    command = ["export", str(tmp_path / "run"), f"--merged={tmp_path / 'merged'}"]
+    assert main(command) == 0
+    assert "AutoModel.from_pretrained" in capsys.readouterr().out
+    signal = torch.randn(1, 4000)
+    with torch.no_grad():
+        merged = AutoModel.from_pretrained(tmp_path / "merged")(signal).last_hidden_state
+        adapted, _ = classifier.model.backbone(signal, torch.ones(1))
+    torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="exists"):
+        main(command)
+    with pytest.raises(ConfigError, match="No file is named"):
+        main(["export", str(tmp_path / "run")])
+
+
+def test_a_method_that_is_not_linear_is_not_merged(folders, tmp_path):
+    make_run(tmp_path / "run", folders["ast"], "conformer")
+    with pytest.raises(ConfigError, match="conformer|merged"):
+        main(["export", str(tmp_path / "run"), f"--merged={tmp_path / 'merged'}"])
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_told_with_its_extra(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
