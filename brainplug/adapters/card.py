@@ -8,6 +8,7 @@ import yaml
 
 from brainplug.adapters.description import AdapterDescription, ClassifierDescription
 from brainplug.adapters.layout import CARD_NAME
+from brainplug.backbones.loading import HUB_NAMES
 from brainplug.files import atomic_file
 
 # Key of results.json -> what the card calls it.
@@ -44,7 +45,7 @@ def card(description: AdapterDescription, results: Mapping[str, Any]) -> str:
         "library_name": "brainplug",
         "pipeline_tag": "audio-classification" if is_classifier else "automatic-speech-recognition",
         "license": description.licence or "unknown",
-        "base_model": description.backbone,
+        "base_model": HUB_NAMES.get(description.backbone, description.backbone),
         "tags": ["audio", "adapter", description.method],
     }
     dataset = description.dataset or "unnamed data"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from brainplug.adapters.description import (
     ClassifierDescription,
@@ -220,3 +221,26 @@ def test_no_code_is_run(folder, tmp_path):
     with pytest.raises(CheckpointError, match="no safetensors"):
         read_adapter(folder)
     assert not (tmp_path / "ran").exists()
+
+
+# The card
+
+
+def test_the_card_says_what_the_adapter_is(model, tmp_path):
+    description = describe_classifier(model, LABELS, "bottleneck").model_copy(
+        update={"dataset": "own <b>clips</b>", "licence": "cc-by-4.0", "backbone": "ast"}
+    )
+    save_adapter(model, tmp_path, description, {"test_accuracy": 0.875, "trainable": 1234, "seed": 7, "seconds": 3.0})
+    text = (tmp_path / CARD_NAME).read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["license"], head["base_model"]) == ("cc-by-4.0", "MIT/ast-finetuned-audioset-10-10-0.4593")
+    assert head["tags"] == ["audio", "adapter", "bottleneck"]
+    for words in (
+        "| test accuracy | 87.50% |",
+        "| trained parameters | 1,234 |",
+        "| seed | 7 |",
+        "2 classes: `cat`, `dog`",
+    ):
+        assert words in text
+    assert "seconds" not in text
+    assert "<b>" not in text
