@@ -1,6 +1,7 @@
 """How fast many adapters on one backbone are, beside a model with a single one.
 
-Adapters with random weights are saved to a temporary folder and loaded into a hub. Then mixed batches, in which each
+An adapter with random weights is saved to a temporary folder and loaded into a hub, under as many names as there are
+adapters; each time it has its own tensors. Then mixed batches, in which each
 clip has another adapter as far as there are enough, take turns with a batch of the same signals in a `Classifier`,
 which has one adapter. The table shows
 
@@ -18,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,10 @@ from brainplug.results.tables import markdown_table
 from brainplug.tasks.results import describe_method
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
-MARKS = table_marks("serving", "python -m benchmarks.serving")
+MARKS = {
+    "cpu": table_marks("serving", "python -m benchmarks.serving"),
+    "cuda": table_marks("serving on a GPU", "python -m benchmarks.serving --device=cuda"),
+}
 LABELS = [f"class {number}" for number in range(50)]
 SECONDS_PER_FRAME = 0.01
 COLUMNS = ("method", "adapters", "load, ms", "each, MiB", "in a batch", "clips a second", "ratio")
@@ -61,21 +65,18 @@ class Setting:
     precision: str
 
 
-def save_adapters(folder: Path, setting: Setting, method: str, count: int) -> Iterator[Path]:
-    """Saves adapters of a method with random weights."""
+def save_random_adapter(folder: Path, setting: Setting, method: str) -> None:
+    """Saves an adapter of a method with random weights."""
     methods, changes = read_methods(str(HPARAMS), setting.name)
     model = AudioClassifier(load_backbone(setting.folder), choose_method(method, methods, changes)[0], len(LABELS))
+    for name, tensor in model.delta().items():
+        if tensor.is_floating_point() and not name.endswith("running_var"):
+            tensor.normal_(std=0.02)
     recipe = SimpleNamespace(method=method, channel="mix", length_limit=lambda backbone: None)
     description = ClassifierDescription(
         **describe_method(model, recipe), paper_code=False, positions="crop", pooling=model.pooling, labels=LABELS
     )
-    for number in range(count):
-        for name, tensor in model.delta().items():
-            if tensor.is_floating_point() and not name.endswith("running_var"):
-                tensor.normal_(std=0.02)
-        (folder / str(number)).mkdir()
-        save_adapter(model, folder / str(number), description)
-        yield folder / str(number)
+    save_adapter(model, folder, description)
 
 
 class SingleAdapter(Measured):
@@ -124,14 +125,14 @@ def seconds_to_load(hub: AdapterHub, name: str, folder: Path) -> float:
 def rows_of(setting: Setting, method: str, counts: Sequence[int], repeats: int) -> list[list[str]]:
     """Measures hubs with these numbers of adapters of a method; a row for each."""
     hub = AdapterHub(setting.folder, setting.device, setting.precision)
-    with tempfile.TemporaryDirectory() as parent:
-        saved = list(tqdm(save_adapters(Path(parent), setting, method, max(counts)), f"Saving {method}", max(counts)))
-        single = SingleAdapter(saved[0], setting)
+    with tempfile.TemporaryDirectory() as folder:
+        save_random_adapter(Path(folder), setting, method)
+        single = SingleAdapter(Path(folder), setting)
         loaded: list[float] = []
         rows = []
         for count in tqdm(sorted(counts), f"Classifying with {method}"):
             for number in range(len(loaded), count):
-                loaded.append(seconds_to_load(hub, str(number), saved[number]))
+                loaded.append(seconds_to_load(hub, str(number), Path(folder)))
             alone, mixed = measure([single, MixedBatch(hub, single.batch, count)], repeats, setting.device)
             rows.append(
                 [
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> None:
         random_backbone(known_config(name), frames=chosen.frames).save_pretrained(folder)
         setting = Setting(name, folder, chosen.frames, chosen.batch, chosen.device, chosen.precision)
         table = compare(setting, chosen.methods.split(","), counts, chosen.repeats)
-    show(table, chosen.write, MARKS)
+    show(table, chosen.write, MARKS[torch.device(chosen.device).type])
 
 
 if __name__ == "__main__":
