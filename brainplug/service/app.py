@@ -23,8 +23,8 @@ from brainplug.service.settings import MAX_ADAPTERS, Settings
 
 PAGE = Path(__file__).with_name("page")
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js", "/sound.js": "sound.js"}
-FILES |= {"/docs": "docs.html", "/docs.js": "docs.js"}
-TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
+FILES |= {"/docs": "docs.html", "/docs.js": "docs.js", "/icon.svg": "icon.svg"}
+TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src blob:; frame-ancestors 'none'; form-action 'none'",
     "Referrer-Policy": "no-referrer",

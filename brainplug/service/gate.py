@@ -12,7 +12,9 @@ from brainplug.service.refusal import Refusal
 from brainplug.service.settings import Settings
 
 CLASSIFY = "/classify"
-NEEDS_NO_TOKEN = frozenset(("/", "/health", "/docs", "/openapi.json", "/page.css", "/page.js", "/sound.js", "/docs.js"))
+NEEDS_NO_TOKEN = frozenset(
+    ("/", "/health", "/docs", "/openapi.json", "/page.css", "/page.js", "/sound.js", "/docs.js", "/icon.svg")
+)
 ROUTES = NEEDS_NO_TOKEN | {CLASSIFY, "/adapters", "/metrics"}
 
 
