@@ -17,7 +17,7 @@ from brainplug.service.clips import ClipClassifier
 from brainplug.service.gate import CLASSIFY, Gate, refuse_stopping
 from brainplug.service.hubs import Hubs
 from brainplug.service.metrics import Metrics
-from brainplug.service.refusal import Refusal
+from brainplug.service.refusal import RefusedError
 from brainplug.service.schema import Answer, ClassifyForm, Health, Problem, ServedAdapter
 from brainplug.service.settings import MAX_ADAPTERS, Settings
 
@@ -71,7 +71,7 @@ def make_app(hubs: Iterable[AdapterHub], settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings, metrics=metrics)
     _add_pages(app)
     _add_routes(app, clips)
-    for kind, handler in ((Refusal, _refused), (UsageError, _unusable), (RequestValidationError, _invalid)):
+    for kind, handler in ((RefusedError, _refused), (UsageError, _unusable), (RequestValidationError, _invalid)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _failed)
     return app
@@ -130,7 +130,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _refused(request: Request, error: Exception) -> JSONResponse:
-    return error.answer() if isinstance(error, Refusal) else _failed(request, error)
+    return error.answer() if isinstance(error, RefusedError) else _failed(request, error)
 
 
 def _unusable(request: Request, error: Exception) -> JSONResponse:
@@ -141,7 +141,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Names all fields that are wrong, in one text as other errors are."""
     faults = error.errors() if isinstance(error, RequestValidationError) else []
     texts = [f"{'.'.join(map(str, fault['loc'][1:])) or 'the form'}: {fault['msg']}" for fault in faults]
-    refusal = Refusal(422, "A form was sent.", f"It has faults: {'; '.join(texts)}.", "/docs lists its fields")
+    refusal = RefusedError(422, "A form was sent.", f"It has faults: {'; '.join(texts)}.", "/docs lists its fields")
     return refusal.answer()
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
@@ -68,14 +69,11 @@ class Batcher(Generic[Item, Result]):
         if isinstance(results, BaseException) and len(batch) > 1:
             for pair in batch:
                 await self._compute([pair])
-        elif isinstance(results, BaseException):
-            _settle(batch[0][1], lambda future: future.set_exception(results))
-        else:
-            for (_, future), result in zip(batch, results, strict=True):
-                _settle(future, lambda future, result=result: future.set_result(result))
-
-
-def _settle(future: asyncio.Future[Result], settle: Callable[[asyncio.Future[Result]], None]) -> None:
-    """Ends a future, unless nobody waits for it any more."""
-    if not future.done():
-        settle(future)
+            return
+        for number, (_, future) in enumerate(batch):
+            if future.done():  # nobody waits for it any more
+                continue
+            if isinstance(results, BaseException):
+                future.set_exception(results)
+            else:
+                future.set_result(results[number])

@@ -21,7 +21,7 @@ from brainplug.inference.adapter_hub import Predictions
 from brainplug.service.batching import Batcher
 from brainplug.service.hubs import Hubs, Item, classify, longest_clip, seconds_read
 from brainplug.service.metrics import Metrics
-from brainplug.service.refusal import Refusal
+from brainplug.service.refusal import RefusedError
 from brainplug.service.results import Collected
 from brainplug.service.schema import Answer, ClassifyForm
 from brainplug.service.settings import MAX_SCORES, Settings
@@ -78,16 +78,18 @@ class ClipClassifier:
         if form.window is None:
             if lone := [name for name in OF_WINDOWS if name in form.model_fields_set]:
                 asked = f"{', '.join(lone)} was asked for."
-                raise Refusal(422, asked, "It is about windows, and there is no window.", "Send window=SECONDS too")
+                raise RefusedError(
+                    422, asked, "It is about windows, and there is no window.", "Send window=SECONDS too"
+                )
             return None
         asked = f"Windows of {form.window:g} s were asked for."
         longest = min(min(self.longest(hub), seconds_read(hub) or self.longest(hub)) for hub in hubs)
         if form.window > longest:
             problem = f"The models of these adapters read {longest:g} s at once."
-            raise Refusal(422, asked, problem, f"Send window={longest:g} or less")
+            raise RefusedError(422, asked, problem, f"Send window={longest:g} or less")
         if form.hop is not None and form.hop > form.window:
             problem = f"A hop of {form.hop:g} s leaves sound between them."
-            raise Refusal(422, asked, problem, f"Send hop={form.window:g} or less")
+            raise RefusedError(422, asked, problem, f"Send hop={form.window:g} or less")
         return Windows(form.window, form.window / 2 if form.hop is None else form.hop)
 
     def _check(self, upload: Upload, windows: Windows | None, groups: Mapping[AdapterHub, Sequence[str]]) -> None:

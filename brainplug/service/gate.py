@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brainplug.service.metrics import Metrics
-from brainplug.service.refusal import Refusal
+from brainplug.service.refusal import RefusedError
 from brainplug.service.settings import Settings
 
 CLASSIFY = "/classify"
@@ -42,7 +42,7 @@ class Gate:
         try:
             self._check_token(scope)
             await (self._clip if route == CLASSIFY else self.app)(scope, receive, send_and_see)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             await refusal.answer()(scope, receive, send_and_see)
         finally:
             self.metrics.requests.labels(route, status).inc()
@@ -55,14 +55,14 @@ class Gate:
         self._check_bytes(int(header(scope, b"content-length") or 0))
         if self.running >= settings.queue:
             problem = f"{self.running} others are under way, and more do not fit."
-            raise Refusal(429, "A clip was sent.", problem, "Send it again after a second")
+            raise RefusedError(429, "A clip was sent.", problem, "Send it again after a second")
         self._count(1)
         try:
             async with asyncio.timeout(settings.time_limit):
                 await self.app(scope, self._limited(receive), send)
         except TimeoutError as error:
             problem = f"It was not done after {settings.time_limit:g} s."
-            raise Refusal(504, "A clip was sent.", problem, "Send a shorter one, or a larger hop") from error
+            raise RefusedError(504, "A clip was sent.", problem, "Send a shorter one, or a larger hop") from error
         finally:
             self._count(-1)
 
@@ -80,7 +80,7 @@ class Gate:
             count += len(message.get("body", b""))
             try:
                 self._check_bytes(count)
-            except Refusal as refusal:  # FastAPI lets no other exception out of reading a form
+            except RefusedError as refusal:  # FastAPI lets no other exception out of reading a form
                 raise HTTPException(refusal.status, str(refusal)) from refusal
             return message
 
@@ -89,7 +89,7 @@ class Gate:
     def _check_bytes(self, count: int) -> None:
         if count > self.settings.max_body_bytes:
             limit = self.settings.max_upload_mb
-            raise Refusal(
+            raise RefusedError(
                 413, "A clip was sent.", f"It has more than {limit:g} MB.", "Send a smaller file, such as FLAC"
             )
 
@@ -100,14 +100,16 @@ class Gate:
         scheme, _, given = header(scope, b"authorization").partition(b" ")
         if scheme.lower() != b"bearer" or not secrets.compare_digest(given.strip(), token.encode()):
             problem = "It has another token than the service." if given else "It has no token."
-            raise Refusal(
+            raise RefusedError(
                 401, f"{scope['path']} was asked for.", problem, "Send the header Authorization: Bearer TOKEN"
             )
 
 
-def refuse_stopping() -> Refusal:
+def refuse_stopping() -> RefusedError:
     """The refusal of a service that stops."""
-    return Refusal(503, "The service was asked.", "It stops, after the clips that are under way.", "Come again later")
+    return RefusedError(
+        503, "The service was asked.", "It stops, after the clips that are under way.", "Come again later"
+    )
 
 
 def header(scope: Scope, name: bytes) -> bytes:

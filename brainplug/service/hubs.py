@@ -12,7 +12,7 @@ from brainplug.adapters.file import read_adapter
 from brainplug.errors import CheckpointError, ConfigError, nearest
 from brainplug.inference import AdapterHub
 from brainplug.inference.adapter_hub import Predictions
-from brainplug.service.refusal import Refusal, quoted
+from brainplug.service.refusal import RefusedError, quoted
 
 FRAME = 0.01  # seconds, of all backbones whose clips have a fixed number of frames
 Item = tuple[torch.Tensor, Sequence[str]]  # a waveform [time], and the names of its adapters
@@ -87,9 +87,9 @@ class Hubs:
         for name in names:
             asked = f"The adapter {quoted(name)} was asked for."
             if name not in self.by_name:
-                raise Refusal(404, asked, "It is not served.", f"Name one of: {nearest(name, self.by_name)}")
+                raise RefusedError(404, asked, "It is not served.", f"Name one of: {nearest(name, self.by_name)}")
             if names.count(name) > 1:
-                raise Refusal(422, asked, f"It is named {names.count(name)} times.", "Name it once")
+                raise RefusedError(422, asked, f"It is named {names.count(name)} times.", "Name it once")
             groups.setdefault(self.by_name[name], []).append(name)
         return groups
 
@@ -110,6 +110,6 @@ def longest_clip(hub: AdapterHub) -> float:
 
 def classify(hub: AdapterHub, items: Sequence[Item]) -> list[Predictions]:
     """The predictions of a batch."""
-    waveforms, names = zip(*items, strict=True)
+    waveforms, names = [waveform for waveform, _ in items], [chosen for _, chosen in items]
     counts = torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.float64)
     return hub.classify_batch(pad_sequence(waveforms, batch_first=True), counts / counts.max(), names)

@@ -7,7 +7,7 @@ from brainplug.errors import UsageError
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}}
 
 
-class Refusal(UsageError):
+class RefusedError(UsageError):
     """A request that is not fulfilled, with the status of the answer; the sentences are those of a `UsageError`."""
 
     def __init__(self, status: int, asked: str, found: str, write: str):

@@ -12,7 +12,7 @@ from brainplug.data.decoding import READ_ERRORS, UNKNOWN_FRAMES, open_clip, why_
 from brainplug.data.manifest import Clip
 from brainplug.data.windows import Windows, read_windows
 from brainplug.errors import DataError
-from brainplug.service.refusal import Refusal, quoted
+from brainplug.service.refusal import RefusedError, quoted
 from brainplug.service.settings import MAX_CHANNELS, MAX_SAMPLES, Settings
 
 LEEWAY = 1.0  # seconds: a recording that is too long is decoded so far over the limit
@@ -44,9 +44,9 @@ class Upload:
     path: str
     name: str
 
-    def refuse(self, status: int, problem: str, write: str = MEND) -> Refusal:
+    def refuse(self, status: int, problem: str, write: str = MEND) -> RefusedError:
         """The refusal of this file."""
-        return Refusal(status, f"The clip {quoted(self.name)} was sent.", problem, write)
+        return RefusedError(status, f"The clip {quoted(self.name)} was sent.", problem, write)
 
     def check(self, settings: Settings, window: float) -> float | None:
         """Refuses what is no audio, is too long by its header, or has too many channels.
@@ -122,7 +122,7 @@ class Upload:
         if count > MAX_CHANNELS:
             raise self.refuse(422, f"It has {count} channels.", f"Send at most {MAX_CHANNELS}, or their mix")
 
-    def _too_long(self, longest: float, problem: str) -> Refusal:
+    def _too_long(self, longest: float, problem: str) -> RefusedError:
         return self.refuse(413, problem, f"Send at most {longest:g} s, or parts of it")
 
     def _piece(self, start: float, stop: float, waveform: torch.Tensor) -> Piece:
