@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ from brainplug.errors import CheckpointError, ConfigError
 from brainplug.inference.events import EventSettings, find_events
 from brainplug.methods.bottleneck import BottleneckAdapter
 from brainplug.methods.lora import LoRA
-from brainplug.service.app import FILES, make_app
+from brainplug.service.app import make_app
 from brainplug.service.batching import Batcher
 from brainplug.service.hubs import load_hubs, name_folders
 from brainplug.service.settings import Settings
@@ -338,39 +337,6 @@ def test_a_port_in_use_is_told(made):
         main(["serve", str(made.folder / "birds"), f"--port={taken.getsockname()[1]}"])
     with pytest.raises(ConfigError, match="--queue=0 was asked for"):
         main(["serve", str(made.folder / "birds"), "--queue=0"])
-
-
-# The page
-
-
-class Links(HTMLParser):
-    """What a page names, and what its policy forbids."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.forbidden: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        names = dict(attributes)
-        self.addresses += [str(names[name]) for name in ("src", "href") if name in names]
-        if tag == "style" or (tag == "script" and "src" not in names):
-            self.forbidden.append(tag)
-        self.forbidden += [name for name in names if name == "style" or name.startswith("on")]
-
-
-@pytest.mark.parametrize("path", FILES)
-def test_the_files_of_the_page(path, client):
-    answer = client.get(path)
-    assert answer.status_code == 200
-    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
-    assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", answer.text) == []
-    links = Links()
-    if answer.headers["Content-Type"].startswith("text/html"):
-        links.feed(answer.text)
-    assert links.forbidden == []
-    for address in [*links.addresses, *re.findall(r'from "\.(/[\w.]+)"', answer.text)]:
-        assert client.get(address).status_code == 200, address
 
 
 # What a generator of requests finds

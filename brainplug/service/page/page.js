@@ -1,211 +1,311 @@
-// The page: chooses a clip and adapters, asks the service, and shows what it answers.
+// The page: takes a clip, asks the service, and shows what it answers.
 
-import { decode, drawAxis, drawSpectrogram, drawWave, record } from "./sound.js";
+import { decode, drawSpectrogram, drawWaveform, encodeWav, heightOf, RATE } from "./sound.js";
 
-const byId = (id) => document.getElementById(id);
-const audio = byId("audio");
-let clip = null; // the File
-let sound = null; // its samples, where the browser can decode it
-let stopRecording = null;
+const UNTOUCHED = { echoCancellation: false, noiseSuppression: false, autoGainControl: false }; // they are for calls
+const TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600]; // seconds from one to the next
+const HERTZ = [500, 1000, 2000, 4000];
+const TOKEN = "brainplug-token";
 
+const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((node) => [node.id, node]));
+let limits = {};
+let longest = Infinity; // clip or window that every adapter takes, in seconds
+let seconds = null; // of the clip, as this browser decodes it
+let recorder = null;
+let request = new AbortController();
+
+/** Makes an element. */
 function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const seconds = (time) => `${time.toFixed(2)} s`;
-
-function headers() {
-  const token = byId("token").value;
-  if (token) sessionStorage.setItem("token", token);
-  return token ? { Authorization: `Bearer ${token}` } : {};
+/** Calls an action at an event, and shows its error. */
+function on(node, type, action) {
+  node.addEventListener(type, (event) => attempt(() => action(event)));
 }
 
-// The answer of the service; its own words if it refuses.
-async function ask(path, options = {}) {
-  let response;
+async function attempt(action) {
   try {
-    response = await fetch(path, { ...options, headers: headers() });
-  } catch {
-    throw new Error("The service does not answer.");
+    await action();
+  } catch (error) {
+    if (error.name !== "AbortError") showAlert(error.message);
   }
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.detail ?? `The service answers ${response.status}.`);
+}
+
+function showAlert(text) {
+  at.alert.textContent = text;
+  at.alert.hidden = !text;
+}
+
+/** The answer of the service; what it refuses is an error with its words. */
+async function ask(path, options = {}) {
+  const headers = at.token.value ? { Authorization: `Bearer ${at.token.value}` } : {};
+  const [ok, answer] = await fetchJson(path, { ...options, headers }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error(`The service does not answer as it should: ${error.message}.`);
+  });
+  if (!ok) throw new Error(answer.detail);
   return answer;
 }
 
-function showProblem(error) {
-  byId("problem").textContent = error ? error.message : "";
-  byId("problem").hidden = !error;
+async function fetchJson(path, options) {
+  const response = await fetch(path, options);
+  return [response.ok, await response.json()];
 }
 
+// What the service has
+
 async function start() {
-  byId("token").value = sessionStorage.getItem("token") ?? "";
-  try {
-    const health = await ask("/health");
-    byId("token-field").hidden = !health.needs_token;
-    byId("limits").textContent =
-      `Choose a file, drop one here, or record. At most ${health.max_upload_mb} MB and ${health.max_seconds} s.`;
-    if (!health.needs_token || byId("token").value) await showAdapters();
-    else byId("adapters").replaceChildren(make("p", { className: "hint", textContent: "Write the token below." }));
-  } catch (error) {
-    showProblem(error);
-  }
+  limits = await ask("health");
+  at.limits.textContent = `At most ${limits.max_upload_mb} MB and ${limits.max_seconds} s.`;
+  at.secret.hidden = !limits.needs_token;
+  if (limits.needs_token) at.token.value = sessionStorage.getItem(TOKEN) ?? "";
+  if (limits.needs_token && !at.token.value) at.adapters.replaceChildren(make("li", {}, "The service lists them to those with its token."));
+  else await showAdapters();
+}
+
+async function takeToken(event) {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN, at.token.value);
+  showAlert("");
+  await showAdapters();
 }
 
 async function showAdapters() {
-  const adapters = await ask("/adapters");
-  const chosen = new Set(checkedAdapters());
-  byId("adapters").replaceChildren(...adapters.map(({ name, labels, backbone }, index) => {
-    const box = make("input", { type: "checkbox", name: "adapters", value: name });
-    box.checked = chosen.size ? chosen.has(name) : index === 0;
-    const shown = labels.slice(0, 12).join(", ") + (labels.length > 12 ? ` and ${labels.length - 12} more` : "");
-    const about = make("span", { className: "hint", textContent: `${backbone}: ${shown}` });
-    return make("label", { className: "adapter" }, box, make("span", {}, make("strong", { textContent: name }), " ", about));
-  }));
+  at.adapters.replaceChildren();
+  const adapters = await ask("adapters");
+  longest = Math.min(...adapters.map((adapter) => adapter.longest_clip));
+  at.adapters.replaceChildren(...adapters.map(choiceOf));
 }
 
-const checkedAdapters = () => [...document.querySelectorAll("input[name=adapters]:checked")].map((box) => box.value);
-
-async function choose(file) {
-  clip = file;
-  showProblem(null);
-  byId("results").replaceChildren();
-  byId("events").replaceChildren();
-  URL.revokeObjectURL(audio.src);
-  audio.src = URL.createObjectURL(file);
-  audio.hidden = false;
-  sound = await decode(file);
-  byId("sound").hidden = !sound;
-  drawSound();
+function choiceOf(adapter, index) {
+  const box = make("input", { type: "checkbox", name: "adapters", value: adapter.name, checked: index === 0 });
+  const backbone = make("span", { className: "note" }, ` on ${adapter.backbone}, at most ${round(adapter.longest_clip)} s at once`);
+  const classes = make("details", {}, make("summary", {}, `${adapter.labels.length} classes`), adapter.labels.join(", "));
+  return make("li", {}, make("label", {}, box, " ", make("strong", {}, adapter.name), backbone), classes);
 }
 
-function drawSound() {
-  if (!sound) return;
-  drawWave(byId("wave"), sound);
-  drawSpectrogram(byId("spectrogram"), sound);
-  drawAxis(byId("axis"), sound);
+// The clip
+
+async function takeClip() {
+  const [file] = at.file.files;
+  reset();
+  if (!file) return;
+  at.name.textContent = file.name;
+  at.player.src = URL.createObjectURL(file);
+  at.result.hidden = false;
+  at.empty.hidden = true;
+  const samples = await decode(file).catch(() => null);
+  if (at.file.files[0] === file) showSound(samples);
 }
 
-function movePlayhead() {
-  const head = byId("playhead");
-  head.hidden = !sound || audio.currentTime === 0;
-  if (sound) head.style.left = `${100 * Math.min(1, audio.currentTime / sound.seconds)}%`;
+/** Forgets the former clip, and what is asked of it. */
+function reset() {
+  request.abort();
+  showAlert("");
+  seconds = null;
+  URL.revokeObjectURL(at.player.src);
+  at.player.removeAttribute("src");
+  for (const node of [at.result, at.undrawn, at.timeline, at.playhead]) node.hidden = true;
+  at.empty.hidden = false;
+  for (const node of [at.status, at.seconds, at.events, at.answers]) node.replaceChildren();
 }
 
-function makeForm() {
-  const form = new FormData();
-  form.append("file", clip);
-  checkedAdapters().forEach((name) => form.append("adapters", name));
-  document.querySelectorAll("#long input").forEach((field) => { if (field.value) form.append(field.name, field.value); });
-  return form;
+function showSound(samples) {
+  at.undrawn.hidden = samples !== null;
+  at.pictures.hidden = samples === null;
+  if (samples === null) return;
+  seconds = samples.length / RATE;
+  at.seconds.textContent = `${seconds.toFixed(1)} s`;
+  if (seconds > longest) at.options.open = true; // it needs a window
+  at.timeline.hidden = false;
+  showAxis(seconds);
+  drawWaveform(at.waveform, samples);
+  drawSpectrogram(at.spectrogram, samples);
 }
 
-async function classify(event) {
+function showAxis(length) {
+  const step = TICKS.find((one) => length / one <= 10) ?? 3600;
+  const times = Array.from({ length: Math.floor(length / step) + 1 }, (_, index) => index * step);
+  at.axis.replaceChildren(...times.map((time) => place(make("span", {}, round(time)), "left", time / length)));
+}
+
+function showHertz() {
+  const ticks = HERTZ.map((hertz) => place(make("span", {}, `${hertz / 1000}`), "bottom", heightOf(hertz)));
+  at.hertz.replaceChildren(...ticks, make("b", {}, "kHz"));
+}
+
+function place(node, side, share) {
+  node.style[side] = `${100 * share}%`;
+  return node;
+}
+
+/** Files may be dropped anywhere: elsewhere a browser would leave the page for the file. */
+function dragOver(event) {
   event.preventDefault();
-  showProblem(null);
-  if (!clip) return showProblem(new Error("There is no clip. Choose a file, or record one."));
-  if (byId("token-field").hidden === false && !checkedAdapters().length) await showAdapters().catch(showProblem);
-  if (!checkedAdapters().length) return showProblem(new Error("No adapter is chosen."));
-  byId("classify").disabled = true;
-  byId("busy").textContent = "Classifying…";
-  byId("results").replaceChildren();
-  byId("events").replaceChildren();
-  try {
-    showAnswer(await ask("/classify", { method: "POST", body: makeForm() }));
-  } catch (error) {
-    showProblem(error);
-  } finally {
-    byId("classify").disabled = false;
-    byId("busy").textContent = "";
-  }
-}
-
-function showAnswer({ seconds: length, remarks, results }) {
-  byId("results").replaceChildren(
-    ...remarks.map((text) => make("p", { className: "hint", textContent: text })),
-    ...results.map((result) => showResult(result, length)),
-  );
-  const withEvents = results.filter(({ events }) => events.length);
-  byId("sound").hidden = !sound && !withEvents.length;
-  byId("events").replaceChildren(...withEvents.flatMap((result) => showEvents(result, length)));
-}
-
-function showResult({ adapter, labels, windows, events }) {
-  const rows = labels.map(({ label, probability }) => {
-    const bar = make("span", { className: "bar" });
-    bar.style.width = `${100 * probability}%`;
-    return make("tr", {},
-      make("th", { className: "name", scope: "row", textContent: label }),
-      make("td", {}, bar),
-      make("td", { className: "number", textContent: percent(probability) }));
-  });
-  const about = windows.length ? `Means over ${windows.length} windows; ${events.length} events.` : "";
-  return make("article", { className: "card" },
-    make("h2", { textContent: adapter }),
-    make("p", { className: "hint", textContent: about, hidden: !about }),
-    make("table", {}, make("tbody", {}, ...rows)),
-    ...(events.length ? [listEvents(events)] : []));
-}
-
-function listEvents(events) {
-  const rows = events.map(({ start, stop, label, score }) => make("tr", {},
-    make("td", { textContent: seconds(start) }), make("td", { textContent: seconds(stop) }),
-    make("td", { textContent: label }), make("td", { className: "number", textContent: percent(score) })));
-  const head = ["from", "to", "class", "score"].map((text) => make("th", { scope: "col", textContent: text }));
-  return make("details", {}, make("summary", { textContent: "Events as a list" }),
-    make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
-}
-
-// A line for each class, under the spectrogram and with its time axis.
-function showEvents({ adapter, events }, length) {
-  return [...new Set(events.map(({ label }) => label))].map((label) => {
-    const line = make("div", { className: "track-line" });
-    events.filter((event) => event.label === label).forEach(({ start, stop, score }) => {
-      const text = `${label}, ${seconds(start)} to ${seconds(stop)}, ${percent(score)}`;
-      const button = make("button", { type: "button", className: "event", title: text, ariaLabel: `Play ${text}` });
-      button.style.left = `${100 * start / length}%`;
-      button.style.width = `${100 * (stop - start) / length}%`;
-      button.onclick = () => { audio.currentTime = start; audio.play(); };
-      line.append(button);
-    });
-    return make("div", { className: "track" }, make("span", { className: "track-name", textContent: `${adapter}: ${label}` }), line);
-  });
-}
-
-async function toggleRecording() {
-  const button = byId("record");
-  showProblem(null);
-  try {
-    if (stopRecording) {
-      const stop = stopRecording;
-      stopRecording = null;
-      await choose(await stop());
-      byId("file").value = "";
-    } else {
-      stopRecording = await record();
-    }
-  } catch (error) {
-    showProblem(new Error(`Nothing was recorded: ${error.message}`));
-  }
-  button.textContent = stopRecording ? "Stop" : "Record";
-  button.ariaPressed = String(Boolean(stopRecording));
+  at.clip.classList.add("over");
 }
 
 function drop(event) {
   event.preventDefault();
-  byId("drop").classList.toggle("dropping", event.type === "dragover");
-  if (event.type === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
+  at.clip.classList.remove("over");
+  const [file] = event.dataTransfer.files;
+  if (file) choose(file);
 }
 
-byId("form").onsubmit = classify;
-byId("file").onchange = ({ target }) => { if (target.files.length) choose(target.files[0]); };
-byId("record").onclick = toggleRecording;
-byId("token").onchange = () => showAdapters().then(() => showProblem(null), showProblem);
-["dragover", "dragleave", "drop"].forEach((name) => byId("drop").addEventListener(name, drop));
-audio.ontimeupdate = movePlayhead;
-window.onresize = drawSound;
-matchMedia("(prefers-color-scheme: dark)").onchange = drawSound;
-start();
+/** Puts a file where the form has its own. */
+function choose(file) {
+  const transfer = new DataTransfer(); // only it makes a list of files
+  transfer.items.add(file);
+  at.file.files = transfer.files;
+  at.file.dispatchEvent(new Event("change"));
+}
+
+// Recording
+
+async function record() {
+  if (recorder) {
+    recorder.stop();
+    return;
+  }
+  showAlert("");
+  if (!navigator.mediaDevices) throw new Error("Browsers record only on pages of https, or of this machine.");
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: UNTOUCHED }).catch((error) => {
+    throw new Error(`The microphone cannot be used: ${error.message}.`);
+  });
+  const parts = [];
+  recorder = new MediaRecorder(stream);
+  on(recorder, "dataavailable", (event) => parts.push(event.data));
+  on(recorder, "stop", () => takeRecording(stream, parts));
+  recorder.start();
+  at.record.textContent = "Stop";
+  at.recording.textContent = "Recording";
+  showTime(recorder, Date.now());
+}
+
+/** Shows how long a recording is, and ends it at the service's limit. */
+function showTime(current, started) {
+  if (current.state === "inactive") return;
+  const passed = (Date.now() - started) / 1000;
+  at.record.textContent = `Stop after ${Math.floor(passed)} s`;
+  if (passed >= limits.max_seconds - 1) current.stop();
+  else setTimeout(() => showTime(current, started), 200);
+}
+
+async function takeRecording(stream, parts) {
+  recorder = null;
+  stream.getTracks().forEach((track) => track.stop());
+  at.record.textContent = "Record";
+  at.recording.textContent = "";
+  const wav = encodeWav(await decode(new Blob(parts)));
+  choose(new File([wav], "recording.wav", { type: wav.type }));
+}
+
+// Classification
+
+async function classify(event) {
+  event.preventDefault();
+  if (at.form.ariaBusy === "true") return;
+  showAlert("");
+  const form = checkedForm();
+  request = new AbortController();
+  setBusy(true);
+  try {
+    showAnswer(await ask("classify", { method: "POST", body: form, signal: request.signal }));
+  } finally {
+    setBusy(false);
+  }
+}
+
+/** What is sent: fields that are empty are left to the service. */
+function checkedForm() {
+  const form = new FormData(at.form), [file] = at.file.files;
+  if (!file) throw new Error("There is no clip. Choose, drop or record one.");
+  if (!form.has("adapters")) throw new Error("No adapter is chosen. Check one, or several.");
+  if (file.size > 1e6 * limits.max_upload_mb) {
+    throw new Error(`The clip has ${round(file.size / 1e6)} MB, and the service takes ${limits.max_upload_mb} MB.`);
+  }
+  for (const [name, value] of [...form]) if (value === "") form.delete(name);
+  return form;
+}
+
+function setBusy(busy) {
+  at.form.ariaBusy = at.classify.ariaDisabled = busy; // a button that is disabled would lose the focus
+  at.classify.textContent = busy ? "Classifying …" : "Classify";
+  if (busy) for (const node of [at.status, at.events, at.answers]) node.replaceChildren();
+}
+
+function showAnswer(answer) {
+  const length = seconds ?? answer.seconds;
+  if (seconds === null) showAxis(length);
+  at.timeline.hidden = false;
+  at.status.textContent = `Results of ${round(answer.seconds)} s of sound.`;
+  at.answers.replaceChildren(...answer.remarks.map((text) => make("p", { className: "remark" }, text)));
+  at.answers.append(...answer.results.map(barsOf));
+  if (at.window.value) at.events.replaceChildren(...answer.results.map((result) => eventsOf(result, length)));
+  at.result.scrollIntoView({ block: "nearest" });
+}
+
+function barsOf(result) {
+  const rows = result.labels.map(({ label, probability }) => {
+    const bar = make("span", { className: "bar" }, place(make("span"), "width", probability));
+    return make("li", {}, make("span", {}, label), make("span", {}, percent(probability)), bar);
+  });
+  return make("article", {}, make("h2", {}, result.adapter), make("ol", { className: "bars" }, ...rows));
+}
+
+function eventsOf(result, length) {
+  const labels = [...new Set(result.events.map((event) => event.label))];
+  const rows = labels.map((label) => {
+    const events = result.events.filter((event) => event.label === label);
+    const track = make("ul", { className: "track" }, ...events.map((event) => make("li", {}, buttonOf(event, length))));
+    return make("div", { className: "row" }, make("span", { className: "side" }, label), track);
+  });
+  const none = make("p", { className: "note" }, "No class reaches the probability of an event.");
+  return make("article", {}, make("h2", {}, `Events of ${result.adapter}`), ...(rows.length ? rows : [none]));
+}
+
+/** An event on the time line: a click plays it. */
+function buttonOf(event, length) {
+  const text = `${event.label}, ${round(event.start)}–${round(event.stop)} s, ${percent(event.score)}`;
+  const button = make("button", { type: "button", ariaLabel: text });
+  button.classList.toggle("late", event.start > 0.4 * length); // its text opens to the left
+  on(button, "click", () => play(event.start));
+  return place(place(button, "left", event.start / length), "width", (event.stop - event.start) / length);
+}
+
+async function play(start) {
+  at.player.currentTime = start;
+  await at.player.play();
+}
+
+function seek(event) {
+  at.player.currentTime = seconds * event.offsetX / event.currentTarget.clientWidth;
+}
+
+function showPlayhead() {
+  at.playhead.hidden = false;
+  at.playhead.style.setProperty("--share", at.player.currentTime / (seconds ?? at.player.duration));
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)}\u00a0%`;
+}
+
+function round(number) {
+  return String(Math.round(100 * number) / 100);
+}
+
+on(at.file, "change", takeClip);
+on(document, "dragover", dragOver);
+on(document, "dragleave", () => at.clip.classList.remove("over"));
+on(document, "drop", drop);
+on(at.record, "click", record);
+on(at.secret, "submit", takeToken);
+on(at.form, "submit", classify);
+on(at.player, "timeupdate", showPlayhead);
+for (const picture of [at.waveform, at.spectrogram]) on(picture, "click", seek);
+at.options.addEventListener("invalid", () => { at.options.open = true; }, true); // else the fault is not seen
+showHertz();
+attempt(start);

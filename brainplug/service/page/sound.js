@@ -1,145 +1,148 @@
-// Decodes, records and draws sound.
+// Decodes clips, writes WAV, and draws the waveform and the spectrogram.
 
-const RATE = 16000; // Hz: what the models read
-const SIZE = 512; // samples of a frame of the spectrogram
-const COLORS = [[0, 0, 20], [60, 15, 110], [150, 40, 120], [230, 95, 65], [252, 190, 80], [252, 255, 190]];
-const DECIBELS = 80; // from the loudest point to the darkest
+export const RATE = 16000; // hertz, as backbones read: the pictures show no more than a model gets
+const SIZE = 512; // samples of one spectrum, 32 ms
+const SPECTRA = 8; // the most that are averaged in a column, so that a long recording is drawn soon
+const RANGE = 70; // dB below the loudest point that are drawn
+const COLORS = [[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]];
+const PALETTE = Array.from({ length: 256 }, (_, index) => [...color(index / 255), 255]); // from the weakest on
+const ANGLES = Array.from({ length: SIZE / 2 }, (_, index) => -2 * Math.PI * index / SIZE);
+const COS = ANGLES.map(Math.cos), SIN = ANGLES.map(Math.sin);
 
-// The samples of all channels' mean; null if the browser cannot decode the file.
-export async function decode(blob) {
-  const context = new OfflineAudioContext(1, 1, RATE);
-  try {
-    const buffer = await context.decodeAudioData(await blob.arrayBuffer());
-    const samples = new Float32Array(buffer.length);
-    for (let channel = 0; channel < buffer.numberOfChannels; channel++) {
-      buffer.getChannelData(channel).forEach((value, index) => { samples[index] += value / buffer.numberOfChannels; });
-    }
-    return { samples, rate: buffer.sampleRate, seconds: buffer.duration };
-  } catch {
-    return null;
+/** The samples of an audio file: one channel, at RATE. */
+export async function decode(file) {
+  const context = new OfflineAudioContext(1, 1, RATE); // it resamples what it decodes
+  const sound = await context.decodeAudioData(await file.arrayBuffer());
+  const mean = new Float32Array(sound.length);
+  for (let channel = 0; channel < sound.numberOfChannels; channel++) {
+    sound.getChannelData(channel).forEach((value, at) => { mean[at] += value / sound.numberOfChannels; });
   }
+  return mean;
 }
 
-// Records from the microphone; the function that it returns ends the recording and gives a WAV file.
-export async function record() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  const recorder = new MediaRecorder(stream);
-  const parts = [];
-  recorder.ondataavailable = (event) => parts.push(event.data);
-  recorder.start();
-  return () => new Promise((resolve, reject) => {
-    recorder.onstop = async () => {
-      stream.getTracks().forEach((track) => track.stop());
-      const sound = await decode(new Blob(parts, { type: recorder.mimeType }));
-      if (sound) resolve(new File([encodeWav(sound)], "recording.wav", { type: "audio/wav" }));
-      else reject(new Error("The recording is empty."));
-    };
-    recorder.stop();
-  });
+/** A WAV file of samples at RATE: 16 bits, one channel. */
+export function encodeWav(samples) {
+  const bytes = 2 * samples.length;
+  const view = new DataView(new ArrayBuffer(44 + bytes));
+  const write = (at, text) => [...text].forEach((letter, index) => view.setUint8(at + index, letter.charCodeAt(0)));
+  write(0, "RIFF");
+  view.setUint32(4, 36 + bytes, true);
+  write(8, "WAVEfmt ");
+  view.setUint32(16, 16, true); // bytes of the format
+  view.setUint16(20, 1, true); // PCM
+  view.setUint16(22, 1, true); // channels
+  view.setUint32(24, RATE, true);
+  view.setUint32(28, 2 * RATE, true); // bytes of a second
+  view.setUint16(32, 2, true); // bytes of a sample, all channels
+  view.setUint16(34, 16, true); // bits
+  write(36, "data");
+  view.setUint32(40, bytes, true);
+  samples.forEach((value, at) => view.setInt16(44 + 2 * at, 32767 * Math.max(-1, Math.min(1, value)), true));
+  return new Blob([view], { type: "audio/wav" });
 }
 
-// 16 bits, one channel. Browsers record in formats that not every service can decode.
-export function encodeWav({ samples, rate }) {
-  const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
-  const text = (position, letters) => [...letters].forEach((letter, n) => view.setUint8(position + n, letter.charCodeAt(0)));
-  text(0, "RIFF"); text(8, "WAVEfmt "); text(36, "data");
-  view.setUint32(4, 36 + 2 * samples.length, true);
-  view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
-  view.setUint32(24, rate, true); view.setUint32(28, 2 * rate, true);
-  view.setUint16(32, 2, true); view.setUint16(34, 16, true);
-  view.setUint32(40, 2 * samples.length, true);
-  samples.forEach((value, n) => view.setInt16(44 + 2 * n, Math.round(32767 * Math.max(-1, Math.min(1, value))), true));
-  return view.buffer;
-}
-
-// Fits a canvas to its width on the screen, and returns what draws on it.
-function prepare(canvas) {
-  const ratio = window.devicePixelRatio || 1;
-  const height = Number(canvas.dataset.height ??= canvas.height);
-  canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
-  canvas.height = Math.round(height * ratio);
-  return { draw: canvas.getContext("2d"), width: canvas.width, height: canvas.height, ratio };
-}
-
-const colorOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-
-export function drawWave(canvas, { samples }) {
-  const { draw, width, height } = prepare(canvas);
-  draw.fillStyle = colorOf("--wave");
+/** Draws the lowest and highest sample of each column; the loudest fills the height. */
+export function drawWaveform(canvas, samples) {
+  const { width, height } = canvas, context = canvas.getContext("2d");
+  const loudest = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+  context.clearRect(0, 0, width, height);
+  context.fillStyle = getComputedStyle(canvas).color;
   for (let x = 0; x < width; x++) {
-    const piece = samples.subarray(Math.floor(x * samples.length / width), Math.floor((x + 1) * samples.length / width) + 1);
-    let low = 0, high = 0;
-    for (const value of piece) { low = Math.min(low, value); high = Math.max(high, value); }
-    draw.fillRect(x, height * (1 - high) / 2, 1, Math.max(1, height * (high - low) / 2));
+    const part = column(samples, x, width);
+    const low = part.reduce((least, value) => Math.min(least, value), 0) / loudest;
+    const high = part.reduce((most, value) => Math.max(most, value), 0) / loudest;
+    context.fillRect(x, (1 - high) * height / 2, 1, Math.max(1, (high - low) * height / 2));
   }
 }
 
-export function drawSpectrogram(canvas, { samples }) {
-  const { draw, width, height, ratio } = prepare(canvas);
-  const columns = Array.from({ length: width }, (_, x) => decibels(samples, Math.round((x + 0.5) * samples.length / width)));
-  const loudest = columns.reduce((most, column) => column.reduce((a, b) => Math.max(a, b), most), -200);
-  const image = draw.createImageData(width, height);
-  columns.forEach((column, x) => {
-    for (let y = 0; y < height; y++) {
-      const level = column[Math.floor((1 - (y + 0.5) / height) * column.length)];
-      image.data.set([...colorAt(1 + (level - loudest) / DECIBELS), 255], 4 * (y * width + x));
+/** Draws decibels over time and mel frequency, up to RATE / 2. */
+export function drawSpectrogram(canvas, samples) {
+  const { width, height } = canvas, context = canvas.getContext("2d");
+  const columns = Array.from({ length: width }, (_, x) => meanPower(samples, x, width));
+  const loudest = columns.reduce((most, powers) => powers.reduce((a, b) => Math.max(a, b), most), 1e-9);
+  const image = context.createImageData(width, height);
+  for (let y = 0; y < height; y++) {
+    const bin = hertzAt(1 - (y + 0.5) / height) * SIZE / RATE;
+    for (let x = 0; x < width; x++) {
+      const level = 1 + 10 * Math.log10(interpolate(columns[x], bin) / loudest + 1e-12) / RANGE;
+      image.data.set(PALETTE[Math.round(255 * Math.max(0, level))], 4 * (y * width + x));
     }
-  });
-  draw.putImageData(image, 0, 0);
-  draw.fillStyle = "white";
-  draw.font = `${11 * ratio}px system-ui, sans-serif`;
-  draw.fillText(`${RATE / 2000} kHz`, 4 * ratio, 13 * ratio);
-}
-
-export function drawAxis(canvas, { seconds }) {
-  const { draw, width, height, ratio } = prepare(canvas);
-  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600].find((s) => width * s / seconds > 55 * ratio) ?? 7200;
-  draw.fillStyle = colorOf("--soft");
-  draw.font = `${11 * ratio}px system-ui, sans-serif`;
-  for (let time = 0; time <= seconds; time += step) {
-    const x = width * time / seconds;
-    const label = `${Number(time.toFixed(1))} s`;
-    draw.fillRect(Math.min(x, width - 1), 0, 1, 5 * ratio);
-    draw.textAlign = time === 0 ? "left" : "center";
-    if (x + draw.measureText(label).width / 2 <= width) draw.fillText(label, x, height - 4 * ratio);
   }
+  context.putImageData(image, 0, 0);
 }
 
-// Power in decibels of the frequencies around a sample, lowest first.
-function decibels(samples, middle) {
-  const real = new Float32Array(SIZE), imaginary = new Float32Array(SIZE);
-  for (let n = 0; n < SIZE; n++) {
-    const hann = 0.5 - 0.5 * Math.cos(2 * Math.PI * n / SIZE);
-    real[n] = (samples[middle - SIZE / 2 + n] ?? 0) * hann;
+/** The height of a frequency in the spectrogram: 0 at the bottom, 1 at the top. */
+export function heightOf(hertz) {
+  return Math.log1p(hertz / 700) / Math.log1p(RATE / 2 / 700);
+}
+
+function hertzAt(height) {
+  return 700 * Math.expm1(height * Math.log1p(RATE / 2 / 700));
+}
+
+function column(samples, x, width) {
+  const start = Math.floor(x * samples.length / width);
+  return samples.subarray(start, Math.max(start + 1, Math.floor((x + 1) * samples.length / width)));
+}
+
+/** The mean of the power spectra that are centered in a column. */
+function meanPower(samples, x, width) {
+  const step = samples.length / width;
+  const count = Math.max(1, Math.min(SPECTRA, Math.round(2 * step / SIZE)));
+  const mean = new Float64Array(SIZE / 2 + 1);
+  for (let index = 0; index < count; index++) {
+    const center = Math.floor((x + (index + 0.5) / count) * step);
+    power(samples, center - SIZE / 2).forEach((value, bin) => { mean[bin] += value / count; });
+  }
+  return mean;
+}
+
+/** The power of each frequency in SIZE samples under a Hann window; there is silence around the clip. */
+export function power(samples, start) {
+  const real = new Float64Array(SIZE), imaginary = new Float64Array(SIZE);
+  for (let at = 0; at < SIZE; at++) {
+    real[at] = (samples[start + at] ?? 0) * (0.5 - 0.5 * Math.cos(2 * Math.PI * at / SIZE));
   }
   transform(real, imaginary);
-  return Array.from({ length: SIZE / 2 }, (_, n) => 10 * Math.log10(real[n] ** 2 + imaginary[n] ** 2 + 1e-10));
+  return real.subarray(0, SIZE / 2 + 1).map((value, bin) => value ** 2 + imaginary[bin] ** 2);
 }
 
-// The fast Fourier transform of Cooley and Tukey, in place.
+/** The discrete Fourier transform of SIZE numbers, in place. */
 function transform(real, imaginary) {
-  const size = real.length;
-  for (let n = 1, reversed = 0; n < size; n++) {
-    let bit = size >> 1;
-    for (; reversed & bit; bit >>= 1) reversed ^= bit;
-    reversed ^= bit;
-    if (n < reversed) [real[n], real[reversed]] = [real[reversed], real[n]];
-  }
-  for (let half = 1; half < size; half *= 2) {
-    for (let k = 0; k < half; k++) {
-      const cosine = Math.cos(Math.PI * k / half), sine = -Math.sin(Math.PI * k / half);
-      for (let n = k; n < size; n += 2 * half) {
-        const a = real[n + half] * cosine - imaginary[n + half] * sine;
-        const b = real[n + half] * sine + imaginary[n + half] * cosine;
-        real[n + half] = real[n] - a; imaginary[n + half] = imaginary[n] - b;
-        real[n] += a; imaginary[n] += b;
+  reverseBits(real);
+  for (let length = 2; length <= real.length; length *= 2) {
+    for (let first = 0; first < real.length; first += length) {
+      for (let at = 0; at < length / 2; at++) {
+        butterfly(real, imaginary, first + at, first + at + length / 2, at * SIZE / length);
       }
     }
   }
 }
 
-function colorAt(share) {
-  const position = Math.max(0, Math.min(0.9999, share)) * (COLORS.length - 1);
-  const [low, high] = [COLORS[Math.floor(position)], COLORS[Math.floor(position) + 1]];
-  return low.map((value, n) => value + (high[n] - value) * (position % 1));
+/** Puts each number where the bits of its place are reversed. */
+function reverseBits(values) {
+  for (let at = 1, reversed = 0; at < values.length; at++) {
+    let bit = values.length / 2;
+    for (; reversed & bit; bit /= 2) reversed ^= bit;
+    reversed ^= bit;
+    if (at < reversed) [values[at], values[reversed]] = [values[reversed], values[at]];
+  }
+}
+
+function butterfly(real, imaginary, a, b, angle) {
+  const cos = COS[angle], sin = SIN[angle];
+  const x = real[b] * cos - imaginary[b] * sin, y = real[b] * sin + imaginary[b] * cos;
+  [real[a], real[b]] = [real[a] + x, real[a] - x];
+  [imaginary[a], imaginary[b]] = [imaginary[a] + y, imaginary[a] - y];
+}
+
+function interpolate(values, place) {
+  const below = Math.min(Math.floor(place), values.length - 2), share = place - below;
+  return (1 - share) * values[below] + share * values[below + 1];
+}
+
+/** The color of a level from 0 to 1. */
+function color(level) {
+  const place = level * (COLORS.length - 1);
+  return [0, 1, 2].map((part) => interpolate(COLORS.map((one) => one[part]), place));
 }
