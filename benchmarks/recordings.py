@@ -1,9 +1,10 @@
 """How fast a long recording is classified in windows, and how much memory that takes.
 
 The recording is noise in stereo at 44.1 kHz, in a FLAC file. Windows that are read one after the other and classified
-in batches take turns with the same windows as parts of the file, each read and classified alone; the median of the
-quotients is shown, after a round that does not count. Memory is the most that a new process held, for a recording and
-for one that is eight times as long.
+in batches take turns with the same windows without shared frames, and with the same windows as parts of the file, each
+read and classified alone. The backbone's signals take turns in the same way, without reading and model. The medians of
+the quotients are shown, after a round that does not count. Memory is the most that a new process held, for a recording
+and for one that is eight times as long.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from unittest.mock import patch
 
 import brainplug.compat.torchaudio  # noqa: F401  before what imports torchaudio
 
@@ -24,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import describe_device, from_1_on, show
+from brainplug.backbones.base import Backbone
 from brainplug.data.manifest import Clip
 from brainplug.data.windows import Windows, read_windows
 from brainplug.errors import run_command
@@ -50,12 +54,30 @@ def one_by_one(classifier: Classifier, path: str, windows: Windows) -> Iterator[
         yield classifier.classify_file(clip)
 
 
+def each_anew(classifier: Classifier, path: str, windows: Windows, batch: int) -> Iterator[object]:
+    """Classifies windows in batches, and computes the signal of each anew."""
+    backbone = classifier.model.backbone
+    with patch.object(backbone, "extract_windows", partial(Backbone.extract_windows, backbone)):
+        yield from classifier.classify_files([path], batch, windows=windows)
+
+
 def seconds_of(results: Iterable[object]) -> float:
     """The time until all results are there."""
     start = time.perf_counter()
     for _ in results:
         pass
     return time.perf_counter() - start
+
+
+def quotients(rounds: Iterable[Sequence[float]]) -> list[float]:
+    """The medians of all ways' times, as multiples of the first way's time in the same round.
+
+    Example
+    -------
+    >>> quotients([(1.0, 2.0), (2.0, 6.0)])
+    [1.0, 2.5]
+    """
+    return [statistics.median(column) for column in zip(*([t / row[0] for t in row] for row in rounds), strict=True)]
 
 
 def most_memory(run: str, path: str, windows: Windows, batch: int) -> int:
@@ -70,26 +92,46 @@ def _most_memory(run: str, path: str, windows: Windows, batch: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def compare_ways(classifier: Classifier, path: str, windows: Windows, batch: int, repeats: int) -> list[list[float]]:
+    """The seconds of each way to classify a recording, for each round but the first."""
+    rounds = [
+        [
+            seconds_of(classifier.classify_files([path], batch, windows=windows)),
+            seconds_of(each_anew(classifier, path, windows, batch)),
+            seconds_of(one_by_one(classifier, path, windows)),
+        ]
+        for _ in tqdm(range(1 + repeats), desc="Classifying")
+    ]
+    return rounds[1:]
+
+
+def compare_signals(backbone: Backbone, path: str, windows: Windows, repeats: int) -> list[list[float]]:
+    """The seconds of a recording's signals, with shared frames and without, for each round but the first."""
+    read = list(read_windows(Clip("", path, ""), windows))
+    ways = (backbone.extract_windows, partial(Backbone.extract_windows, backbone))
+    rounds = [[seconds_of(way(read)) for way in ways] for _ in range(1 + repeats)]
+    return rounds[1:]
+
+
 def compare(run: str, minutes: int, windows: Windows, batch: int, repeats: int) -> str:
-    """Measures both ways; returns a table."""
+    """Measures all ways; returns a table."""
     classifier = Classifier.from_run(run)
     with tempfile.TemporaryDirectory() as folder:
         short, long = f"{folder}/short.flac", f"{folder}/long.flac"
         write_recording(short, 60 * minutes)
         write_recording(long, 60 * minutes * LONGER)
-        rounds = []
-        for _ in tqdm(range(1 + repeats), desc="Classifying"):
-            batched = seconds_of(classifier.classify_files([short], batch, windows=windows))
-            rounds.append((batched, seconds_of(one_by_one(classifier, short, windows))))
+        rounds = compare_ways(classifier, short, windows, batch, repeats)
+        signals = quotients(compare_signals(classifier.model.backbone, short, windows, repeats))
         memory = [most_memory(run, path, windows, batch) for path in (short, long)]
-    quotient = statistics.median(alone / batched for batched, alone in rounds[1:])
-    seconds = [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
+    names = (
+        f"windows, in batches of {batch}",
+        "the same, the signal of each window computed anew",
+        "each window as a clip of its own",
+    )
+    seconds = [statistics.median(times) for times in zip(*rounds, strict=True)]
     rows = [
-        [name, f"{minutes / taken:.2f}", f"{share:.2f}"]
-        for name, taken, share in (
-            (f"windows, in batches of {batch}", seconds[0], 1.0),
-            ("each window as a clip of its own", seconds[1], quotient),
-        )
+        [name, f"{minutes / taken:.2f}", f"{quotient:.2f}"]
+        for name, taken, quotient in zip(names, seconds, quotients(rounds), strict=True)
     ]
     description = classifier.description
     return "\n".join(
@@ -99,6 +141,7 @@ def compare(run: str, minutes: int, windows: Windows, batch: int, repeats: int) 
             "",
             markdown_table(["", "hours a minute", "time"], rows),
             "",
+            f"The signals alone take {signals[1]:.2f} times as long where each window's is computed anew.",
             f"A recording {LONGER} times as long takes {memory[1] / memory[0]:.3f} times the memory.",
         ]
     )

@@ -10,17 +10,25 @@ from brainplug.data.audio import Channel
 from brainplug.errors import CheckpointError, nearest
 
 FORMAT = 3
-HIGHEST_NUMBER = 65_536  # in the settings of a method: more would only take memory
+HIGHEST_NUMBER = 65_536  # in settings: more would only take memory
+PLAIN = re.compile(r"[\w.,:/<> -]{0,1000}")  # words in settings; peft takes others for patterns, which can take hours
 PACKAGES = ("brainplug", "torch", "transformers", "peft")  # on which the output of an adapted model depends
 COPY_AGAIN = "Copy the file again from the run that wrote it"
 
 
-def _moderate(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuses settings with which making a method would take hours or all memory."""
-    for name, value in settings.items():
-        if isinstance(value, int | float) and not abs(value) <= HIGHEST_NUMBER:
-            raise ValueError(f"{name} is {value}, and the highest number {HIGHEST_NUMBER:,}")
-    return settings
+def _moderate(value: JsonValue) -> JsonValue:
+    """Refuses settings with which making a model would take hours or all memory, at any depth."""
+    if isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            _moderate(inner)
+    elif isinstance(value, str) and not PLAIN.fullmatch(value):
+        raise ValueError(f"{value[:40]!r} is no plain word")
+    elif isinstance(value, int | float) and not abs(value) <= HIGHEST_NUMBER:
+        raise ValueError(f"{value} is not a number up to {HIGHEST_NUMBER:,}")
+    return value
+
+
+Moderate = Annotated[dict[str, JsonValue], AfterValidator(_moderate)]
 
 
 class AdapterDescription(BaseModel):
@@ -65,11 +73,11 @@ class AdapterDescription(BaseModel):
     backbone: str
     backbone_revision: str
     backbone_sha256: str | None = None
-    signal: dict[str, JsonValue]
+    signal: Moderate
     channel: Channel = "mix"
     longest_clip: float | None = None
     method: str
-    method_settings: Annotated[dict[str, JsonValue], AfterValidator(_moderate)]
+    method_settings: Moderate
     paper_code: bool
     positions: str | None = None
     dataset: str | None = None
@@ -96,10 +104,14 @@ def _distinct(labels: list[str]) -> list[str]:
 
 
 class ClassifierDescription(AdapterDescription):
-    """Describes the adapter of a classifier: its labels, in the order of the head's outputs, and its pooling."""
+    """Describes the adapter of a classifier: its labels, in the order of the head's outputs, and its pooling.
+
+    `head_norm` is the epsilon of a layer norm in the head, which transformers' AST has.
+    """
 
     task: Literal["classification"] = "classification"
     pooling: str
+    head_norm: float | None = None
     labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -110,7 +122,7 @@ class RecognizerDescription(AdapterDescription):
     characters: Annotated[str, Field(min_length=1)]
     decoding: str
     beam_size: PositiveInt
-    echo: dict[str, JsonValue] | None = None  # the configuration of an Echo that was trained from nothing
+    echo: Moderate | None = None  # the configuration of an Echo that was trained from nothing
 
 
 # A new task adds its row here, or from its own file.

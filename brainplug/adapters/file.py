@@ -156,6 +156,16 @@ def read_adapter(source: str | Path, revision: str | None = None) -> Adapter:
     return Adapter(described, own_names(_with_current_names(weights), values, method), probe)
 
 
+def read_peft(folder: str | Path) -> tuple[dict[str, JsonValue], Tensors]:
+    """The description and the tensors of an adapter that peft wrote, as they are in its files."""
+    description, weights = Path(folder, DESCRIPTION_NAME), Path(folder, WEIGHTS_NAME)
+    if Path(folder, "adapter_model.bin").exists() and not weights.exists():
+        problem = "Its weights are in adapter_model.bin, which runs code when it is read."
+        write = "Save it with peft's save_pretrained, which writes safetensors"
+        raise CheckpointError(f"Peft's adapter {folder} was asked for.", problem, write)
+    return _read_values(description), _read_tensors(weights, None)[0]
+
+
 def _read_values(path: Path) -> dict[str, JsonValue]:
     try:
         if path.stat().st_size > MOST_JSON:
@@ -172,6 +182,9 @@ def _describe(values: dict[str, JsonValue], folder: Path, layout: Layout) -> Ada
         if (folder / ECHO_CONFIG).is_file() and hasattr(description, "echo"):
             return description.model_copy(update={"echo": read_json(folder / ECHO_CONFIG)})
         return description
+    if layout.key not in values and "peft_type" in values:
+        problem, write = "Peft wrote it.", f"Write: brainplug import-peft {folder} --out=FOLDER"
+        raise CheckpointError(f"The adapter {folder} was asked for.", problem, write)
     return parse_description(values.get(layout.key), str(folder / layout.description))
 
 

@@ -18,31 +18,18 @@ Tensors = dict[str, torch.Tensor]
 def peft_values(model: AdaptedModel) -> dict[str, Any]:
     """What peft's own ``adapter_config.json`` says of a model; nothing where peft lacks the method or the backbone."""
     backbone = model.backbone
-    config = model.method.as_peft(backbone.model, backbone.spec) if backbone.is_in_transformers else None
-    norms = _trained_norms(model)
-    if config is None or _are_ambiguous(model, norms):
+    config = model.method.as_peft(backbone.model, backbone.spec) if backbone.works_with_peft else None
+    if config is None:
         return {}
-    config.base_model_name_or_path = backbone.name
-    config.inference_mode = True
-    values = {**config.to_dict(), "modules_to_save": norms or None}
+    norm = backbone.spec.final_norm
+    saves_norm = norm is not None and f"{OWN}{norm}.weight" in model.delta()
+    values = {**config.to_dict(), "modules_to_save": [norm] if saves_norm else None}
+    # Peft takes the modules whose paths end like the norm's for saved ones, and does not adapt them.
+    if saves_norm and any(path.endswith(str(norm)) for path in values["target_modules"]):
+        return {}
+    values |= {"base_model_name_or_path": backbone.name, "inference_mode": True}
     return dict(
         json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
-    )
-
-
-def _trained_norms(model: AdaptedModel) -> list[str]:
-    """The modules of the backbone that are trained as a whole: the final norm."""
-    norm = model.backbone.spec.final_norm
-    return [norm] if norm and f"{OWN}{norm}.weight" in model.delta() else []
-
-
-def _are_ambiguous(model: AdaptedModel, norms: list[str]) -> bool:
-    """Whether the method adapts other modules whose paths end like these, which is all by which peft knows a module."""
-    return any(
-        path.endswith(tuple(norms))
-        and path not in norms
-        and any(tensor.requires_grad for tensor in module.parameters())
-        for path, module in model.backbone.model.named_modules()
     )
 
 

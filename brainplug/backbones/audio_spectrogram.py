@@ -6,6 +6,7 @@ Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 2021, http
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
 from brainplug.data.features import LogMel
 from brainplug.data.front_ends import KaldiFrontEnd
+from brainplug.data.shared_frames import Window
 from brainplug.errors import ConfigError
 
 SPECIAL_TOKENS = 2  # [CLS] and the distillation token, before the patches
@@ -45,6 +47,16 @@ class AudioSpectrogram(Backbone):
     )
     extractor_name = "ASTFeatureExtractor"
     fitted = ("embeddings.position_embeddings",)
+    old_names = (
+        (r"encoder\.layer\.", "layers."),
+        (r"attention\.attention\.(query|key|value)$", r"attention.\1"),
+        (r"attention\.query$", "attention.q_proj"),
+        (r"attention\.key$", "attention.k_proj"),
+        (r"attention\.value$", "attention.v_proj"),
+        (r"attention\.output\.dense$", "attention.o_proj"),
+        (r"intermediate\.dense$", "mlp.fc1"),
+        (r"output\.dense$", "mlp.fc2"),
+    )
     checkpoints: ClassVar = {
         "nano-ast": Checkpoint(
             "Apache-2.0",
@@ -95,6 +107,10 @@ class AudioSpectrogram(Backbone):
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log-mels ``[frames, mel_bands]``, padded or cut, and normalised."""
         return self.log_mel.extract(waveform)
+
+    def extract_windows(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """The same for windows of a recording; log-mels that they share are computed once."""
+        return self.log_mel.extract_windows(windows)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The same for a batch, on its device: ``[batch, frames, mel_bands]``."""

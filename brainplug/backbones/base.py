@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -13,6 +14,7 @@ import transformers
 from brainplug.backbones.hub import hash_tensors, load_extractor, weights_revision
 from brainplug.backbones.spec import BackboneSpec, Checkpoint, find_module
 from brainplug.data.front_ends import FrontEnd
+from brainplug.data.shared_frames import Window
 from brainplug.errors import ConfigError
 
 
@@ -43,7 +45,8 @@ class Backbone(torch.nn.Module, ABC):
     sample_rate: ClassVar[int] = 16000  # Hz
     frames: int | None = None
     fitted: ClassVar[tuple[str, ...]] = ()  # tensors that depend on the length of clips
-    is_in_transformers: ClassVar[bool] = True
+    works_with_peft: ClassVar[bool] = True  # whether the model in transformers calls every module that peft replaces
+    old_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # patterns of modules' older paths, and today's
     max_tokens: int | None = None  # of a clip, for families that do not cut clips but have a longest length
 
     def __init__(
@@ -148,6 +151,14 @@ class Backbone(torch.nn.Module, ABC):
     @abstractmethod
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Turns a clip ``[samples]`` at 16 kHz into its signal, ``[frames, mel_bands]`` or ``[samples]``."""
+
+    def extract_windows(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """Turns the windows of a recording, in order, into signals equal to those of `extract`, with their clips.
+
+        A family whose frames depend on their own samples alone computes frames that two windows share once.
+        """
+        for clip, samples in windows:
+            yield clip, self.extract(samples)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Turns clips ``[batch, samples]`` into signals of one length ``[batch, frames, mel_bands]``, on their device.

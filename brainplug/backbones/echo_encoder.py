@@ -42,7 +42,7 @@ class EchoBackbone(Backbone):
         final_norm="norm",
     )
     extractor_name = "WhisperFeatureExtractor"
-    is_in_transformers = False
+    works_with_peft = False  # it is not in transformers
 
     def prepare(self, model: Any, frames: int | None, positions: str) -> None:
         """Leaves it to the run whether activations are recomputed; clips may have any length."""

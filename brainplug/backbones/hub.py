@@ -83,6 +83,14 @@ def load_model(kind: type[Any], source: str, revision: str | None) -> Any:
     return model
 
 
+def load_tensors(kind: type[Any], source: str, revision: str | None, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Those of a model's tensors that its files have, by name; `kind` is a class of transformers."""
+    with as_checkpoint_error(source), _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        model, report = kind.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
+    state = model.state_dict()
+    return {name: state[name] for name in names if name in state.keys() - report["missing_keys"]}
+
+
 def load_extractor(kind: type[Any], source: str, revision: str | None) -> Any:
     """Loads a feature extractor of transformers; raises a `CheckpointError` if its file cannot be read."""
     with as_checkpoint_error(source):

@@ -19,6 +19,7 @@ class WavLM(Wav2Vec2):
     """A WavLM whose attention calls the modules of its projections, so that a method can replace them."""
 
     spec = dataclasses.replace(Wav2Vec2.spec, model_types=("wavlm",))
+    works_with_peft = False  # its attention there reads the weights of its projections, past what peft adds
     checkpoints: ClassVar = {
         "wavlm": Checkpoint(
             "see its page",

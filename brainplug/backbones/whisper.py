@@ -5,16 +5,19 @@ Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 20
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
 import transformers
+from torch.nn.functional import pad
 
 from brainplug.backbones.base import Backbone, copy_config
 from brainplug.backbones.hub import fetch_config, load_model
 from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
-from brainplug.data.front_ends import WhisperFrontEnd
+from brainplug.data.front_ends import FAINTEST_POWER, RANGE, WhisperFrontEnd
+from brainplug.data.shared_frames import SharedFrames, Window
 from brainplug.errors import ConfigError
 
 FRAMES_PER_TOKEN = 2  # the second convolution's stride
@@ -123,6 +126,30 @@ class Whisper(Backbone):
             waveform.numpy(), sampling_rate=self.sample_rate, max_length=samples, return_tensors="pt"
         ).input_features[0]  # [mel_bands, frames]
         return log_mels.T.contiguous()
+
+    def extract_windows(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """The same for windows of a recording; log-mels that they share are computed once, if they have no dither."""
+        extractor = self.extractor
+        if extractor.dither:
+            yield from super().extract_windows(windows)
+            return
+        centred = ((clip, self._centred(samples)) for clip, samples in windows)
+        shared = SharedFrames(self._log_mel, extractor.n_fft, extractor.hop_length)
+        for clip, log_mel in shared.of_windows(centred, self.sample_rate):
+            yield clip, (torch.maximum(log_mel, log_mel.max() - RANGE) + 4.0) / 4.0
+
+    def _centred(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Pads or cuts a clip, and reflects it at its ends, so that its frames lie around every shift."""
+        half, shift = self.extractor.n_fft // 2, self.extractor.hop_length
+        clip = pad(waveform, (0, self.frames * shift - len(waveform)), value=self.extractor.padding_value)
+        return pad(clip[None], (half, half), mode="reflect")[0, :-shift]
+
+    def _log_mel(self, samples: torch.Tensor) -> torch.Tensor:
+        """The extractor's log-mels ``[frames, mel_bands]`` before they are normalised."""
+        size, filters = self.extractor.n_fft, torch.from_numpy(self.extractor.mel_filters).float()
+        shape = torch.hann_window(size)
+        spectra = torch.stft(samples, size, self.extractor.hop_length, window=shape, center=False, return_complex=True)
+        return (filters.T @ spectra.abs().square()).clamp(min=FAINTEST_POWER).log10().T
 
     def front_end(self) -> WhisperFrontEnd:
         """Computes the log-mels, if they have no dither: a graph draws no random numbers."""

@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "classifies or transcribes files with what a run trained",
     "embed": "turns files into the vectors that a run's classifier reads",
     "export": "writes what a run trained as an ONNX file, which runs without Python",
+    "push": "uploads the adapter of a run to the hub",
     "table": "runs all cells of a table, or continues it, and writes the table",
     "report": "shows the results of all runs in a folder: a table, and a page with pictures",
     "doctor": "examines the machine, and a recipe with its data, before a run",
@@ -21,6 +22,7 @@ COMMANDS = {
     "backbones": "lists the backbones that have a short name",
     "optimizers": "lists which parameters an optimiser treats alike, and how",
     "sound": "makes sound to pre-train on: spoken words, events, free recordings",
+    "import-peft": "converts an adapter that peft trained on a classifier of transformers",
     "import-petl-ast": "converts the checkpoints and command lines of the published code",
 }
 

@@ -10,7 +10,7 @@ from brainplug.inference.export import Exported, check_packages, check_path, exp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("run", help="the output folder of a finished run of classification, or a copy of it")
+    parser.add_argument("run", help="a finished run's output folder, a copy of its adapter, or a hub id OWNER/NAME")
     parser.add_argument("--onnx", required=True, metavar="FILE", help="the file to write; it ends with .onnx")
     parser.add_argument(
         "--waveform", action="store_true", help="take waveforms at 16 kHz, and compute the spectrogram in the file too"

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 
 from brainplug.data.manifest import Clip
+from brainplug.data.shared_frames import SharedFrames, Window
 from brainplug.errors import DataError
 from brainplug.files import atomic_file
 
@@ -57,10 +58,22 @@ class LogMel:
 
     def extract(self, waveform: torch.Tensor) -> torch.Tensor:
         """Features ``[frames, mel_bands]`` of a waveform ``[time]`` in [-1, 1), padded to at least one window."""
-        window, shift = self.samples
-        waveform = waveform[: window + (self.frames - 1) * shift]  # what is cut off later need not be computed
-        waveform = pad(waveform, (0, max(window - len(waveform), 0)))
-        return self._normalised(self._log_mel(waveform))
+        return self._normalised(self._log_mel(self._fitted(waveform)))
+
+    def extract_windows(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """Features of a recording's windows, equal to those of `extract`; frames that windows share are computed once.
+
+        Example
+        -------
+        >>> log_mel, recording = LogMel(frames=50), torch.randn(3200)
+        >>> clips = [Clip("", "a.wav", "", start=0.0), Clip("", "a.wav", "", start=0.1)]
+        >>> windows = log_mel.extract_windows(zip(clips, [recording[:1600], recording[1600:]]))
+        >>> torch.allclose(list(windows)[1][1], log_mel.extract(recording[1600:]), atol=1e-6)
+        True
+        """
+        fitted = ((clip, self._fitted(samples)) for clip, samples in windows)
+        for clip, log_mel in SharedFrames(self._log_mel, *self.samples).of_windows(fitted, self.sample_rate):
+            yield clip, self._normalised(log_mel)
 
     def extract_batch(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Features ``[batch, frames, mel_bands]`` of padded waveforms ``[batch, time]``, on their device.
@@ -94,6 +107,12 @@ class LogMel:
         """Of a window and of a shift."""
         window, shift = (int(self.sample_rate * milliseconds * 0.001) for milliseconds in (WINDOW, SHIFT))
         return window, shift
+
+    def _fitted(self, waveform: torch.Tensor) -> torch.Tensor:
+        """A copy without what the features would be cut by, padded to at least one window."""
+        window, shift = self.samples
+        waveform = waveform[: window + (self.frames - 1) * shift]
+        return pad(waveform, (0, max(window - len(waveform), 0)))
 
     def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """Of samples ``[time]``, ``[windows, mel_bands]``."""

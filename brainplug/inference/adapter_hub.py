@@ -20,9 +20,10 @@ from brainplug.data.windows import Windows
 from brainplug.errors import CheckpointError, ConfigError, DataError, nearest
 from brainplug.inference.base import ClipReader, OnError, check_files, check_task
 from brainplug.inference.classifier import Classifier, Prediction, make_prediction
-from brainplug.models.adapted import check_shapes
-from brainplug.models.classifier import classifier_without_weights
+from brainplug.models.adapted import check_tensors
+from brainplug.models.classifier import make_head
 from brainplug.models.shared import HEAD, LowerPart, Row, UpperPart, pooled_vectors
+from brainplug.tasks import find_task
 from brainplug.tasks.loading import check_same, load_as_described, restored_method
 
 Names = str | Sequence[str]  # of the adapters of one clip
@@ -32,7 +33,7 @@ Predictions = dict[str, Prediction]  # of one clip, by the adapter's name
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter in a hub: its part of the model, its weights ``[numbers]``, and the weight and bias of its head."""
+    """An adapter in a hub: its part of the model, its weights ``[numbers]``, and the linear map of its head."""
 
     description: ClassifierDescription
     upper: UpperPart
@@ -117,7 +118,7 @@ class AdapterHub(ClipReader):
 
     def active(self, names: Names) -> None:
         """Chooses the adapters of all clips for which no others are named."""
-        self._active = self._checked(names)
+        self._active = self._list_names(names)
 
     def nbytes(self, name: str) -> int:
         """The memory of an adapter."""
@@ -144,7 +145,7 @@ class AdapterHub(ClipReader):
             raise DataError(
                 f"The adapters {names!r} were asked for.", f"There are {clips} clips.", "Give a list with one for each"
             )
-        chosen = [self._checked(of_clip) for of_clip in ([self._active] * clips if names is None else names)]
+        chosen = [self._list_names(of_clip) for of_clip in ([self._active] * clips if names is None else names)]
         return self.classify_signals(*self.signals_of(wavs, lengths), chosen)
 
     def classify_files(
@@ -164,7 +165,7 @@ class AdapterHub(ClipReader):
         def read() -> Iterator[tuple[tuple[Clip, list[str]], torch.Tensor]]:
             for item in files:
                 file, names = item if isinstance(item, tuple) else (item, self._active)
-                chosen = self._checked(names)
+                chosen = self._list_names(names)
                 for clip, signal in self.read_all([file], on_error, windows):
                     if not (skip and skip(clip)):
                         yield (clip, chosen), signal
@@ -217,7 +218,7 @@ class AdapterHub(ClipReader):
 
     # What is checked, and what is computed
 
-    def _checked(self, names: Names) -> list[str]:
+    def _list_names(self, names: Names) -> list[str]:
         names = [names] if isinstance(names, str) else list(names)
         self._check_known(names)
         if not names:
@@ -261,24 +262,36 @@ class AdapterHub(ClipReader):
 
     def _prepared(self, weights: Tensors, description: ClassifierDescription, backbone: Backbone) -> LoadedAdapter:
         """An adapter on the hub's device; the shapes of its tensors are checked before memory is taken for them."""
-        upper = self._shared_part(description)
-        classes, device = len(description.labels), next(backbone.parameters()).device
+        kind = _kind(description)
+        upper = next((other.upper for other in self._adapters.values() if _kind(other.description) == kind), None)
         if upper is None:
-            method, pooling = restored_method(description), description.pooling
-            classifier_without_weights(backbone.model.config, method, classes, pooling).check_delta(weights)
-            upper = UpperPart(backbone, method, pooling)
-        heads = {f"{HEAD}weight": torch.Size([classes, backbone.dim]), f"{HEAD}bias": torch.Size([classes])}
-        check_shapes({**upper.shapes, **heads}, weights)
-        head, bias = (weights[name].float().to(device) for name in heads)
-        return LoadedAdapter(description, upper, upper.flatten(weights).to(device), head, bias)
+            find_task(description.task).rebuild_without_weights(description, self.name).check_delta(weights)
+            upper = UpperPart(backbone, restored_method(description), description.pooling, description.head_norm)
+        else:
+            check_tensors({**upper.expected, **_expected_head(description, backbone.dim)}, weights)
+        device = next(backbone.parameters()).device
+        tensors = upper.flatten(weights), *_linear_map(weights)
+        return LoadedAdapter(description, upper, *(tensor.to(device) for tensor in tensors))
 
-    def _shared_part(self, description: ClassifierDescription) -> UpperPart | None:
-        """The part that adapters with the same method, settings and pooling share, if the hub has such adapters."""
-        for loaded in self._adapters.values():
-            alike = loaded.description.method_settings == description.method_settings
-            if alike and loaded.description.pooling == description.pooling:
-                return loaded.upper
-        return None
+
+def _kind(description: ClassifierDescription) -> tuple[object, ...]:
+    """What adapters have in common that share an `UpperPart`."""
+    return description.method_settings, description.pooling, description.head_norm
+
+
+def _expected_head(description: ClassifierDescription, dim: int) -> Tensors:
+    """The tensors of a head by name, without values."""
+    with torch.device("meta"):
+        head = make_head(len(description.labels), description.head_norm, dim)
+    return {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
+
+
+def _linear_map(weights: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight and bias of a head; the scale and shift of its norm, if it has one, are multiplied into them."""
+    head = {name.removeprefix(HEAD): tensor.float() for name, tensor in weights.items() if name.startswith(HEAD)}
+    if "weight" in head:
+        return head["weight"], head["bias"]
+    return head["1.weight"] * head["0.weight"], head["1.bias"] + head["1.weight"] @ head["0.bias"]
 
 
 def _reading(description: ClassifierDescription) -> dict[str, object]:

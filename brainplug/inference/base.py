@@ -67,15 +67,16 @@ class ClipReader:
         if waveform.square().mean() < FAINTEST**2:
             text = "%s is silent, or nearly, as the model reads it (channel: %s); its result says nothing."
             logger.warning(text, clip.path, self.channel)
-        return self._signal(clip, waveform)
+        return self.backbone.extract(self._checked(clip, waveform))
 
     def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
         """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""
         rate = self.backbone.sample_rate
-        for window, waveform in read_windows(clip, windows, rate, self.channel):
-            yield window, self._signal(window, waveform)
+        read = read_windows(clip, windows, rate, self.channel)
+        checked = ((window, self._checked(window, waveform)) for window, waveform in read)
+        return self.backbone.extract_windows(checked)
 
-    def _signal(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
+    def _checked(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
         backbone = self.backbone
         seconds = len(waveform) / backbone.sample_rate
         reason = None if waveform.isfinite().all() else "has NaN or infinite samples"
@@ -86,7 +87,7 @@ class ClipReader:
         if reason:
             write = "Mend it, list parts of it by start and stop, or leave it out"
             raise DataError(f"The clip {clip.path} was asked for.", f"It {reason}.", write)
-        return backbone.extract(waveform)
+        return waveform
 
     def batches(
         self,

@@ -75,6 +75,9 @@ class PeftMethod(Method):
             name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
         }
         config.target_modules = sorted(layers)
+        for choice in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+            if hasattr(config, choice):
+                setattr(config, choice, None)
         if getattr(config, "feedforward_modules", None):
             config.feedforward_modules = sorted(name for name in layers if layers[name].is_feedforward)
         for pattern, setting in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):

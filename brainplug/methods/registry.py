@@ -119,7 +119,9 @@ def restore_method(settings: Settings, variants: Variants | None = None) -> Meth
         classes = method_classes() | {variant.__name__: variant for variant in variants.values()}
         method_class = variants[classes[name]] if paper_code else classes[name]
         return method_class(**options)
-    except (KeyError, TypeError) as error:
+    except UsageError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"A method with the settings {settings} was asked for.",
             f"It cannot be made: {type(error).__name__}: {error}.",

@@ -110,8 +110,8 @@ class AdaptedModel(torch.nn.Module):
         self.load_state_dict(delta, strict=False)
 
     def check_delta(self, delta: dict[str, torch.Tensor]) -> None:
-        """Raises a `CheckpointError` as `check_shapes` does."""
-        check_shapes({name: tensor.shape for name, tensor in self.delta().items()}, delta)
+        """Raises a `CheckpointError` as `check_tensors` does."""
+        check_tensors(self.delta(), delta)
 
     def output_of(self, waveform: torch.Tensor) -> torch.Tensor:
         """What the model computes of one clip ``[samples]``, by which a loaded model is verified."""
@@ -126,15 +126,15 @@ class AdaptedModel(torch.nn.Module):
         return {"trainable": trainable, "trainable_without_head": trainable - head, "total": total}
 
 
-def check_shapes(own: Mapping[str, torch.Size], delta: Mapping[str, torch.Tensor]) -> None:
-    """Names tensors that are missing, unexpected or of another shape, in a `CheckpointError`."""
+def check_tensors(own: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor]) -> None:
+    """Names missing and unexpected tensors, and those of another shape or type, in a `CheckpointError`."""
     missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
-    misshapen = sorted(name for name in own.keys() & delta.keys() if own[name] != delta[name].shape)
+    misshapen = sorted(name for name in own.keys() & delta.keys() if _kind(own[name]) != _kind(delta[name]))
     if missing or unexpected or misshapen:
         raise CheckpointError(
             "Trained weights were to be loaded.",
             f"Missing: {missing[:5] or 'none'}; unexpected: {unexpected[:5] or 'none'}; "
-            f"of another shape: {misshapen[:5] or 'none'}.",
+            f"of another shape or type: {misshapen[:5] or 'none'}.",
             "Build the model with the method, the backbone and the classes that the file names",
         )
 
@@ -148,3 +148,7 @@ def _names_of_delta(model: AdaptedModel, pretrained_tensors: set[int]) -> set[st
         for name, tensor in tensors.items()
         if name in saved and (tensor.requires_grad or id(tensor) not in pretrained_tensors)
     }
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype

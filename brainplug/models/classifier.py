@@ -21,8 +21,10 @@ class AudioClassifier(AdaptedModel):
     n_classes : int
         Number of classes.
     pooling : str
-        The tokens to take the mean of: ``ALL``, ``CLS``, ``PROMPTS`` (of prompt tuning), ``SPEECH`` (those of the
-        clip) or ``PROMPTS+SPEECH``.
+        The tokens to take the mean of: ``ALL``, ``CLS``, ``SPECIAL`` (all that stand before those of the clip),
+        ``PROMPTS`` (of prompt tuning), ``SPEECH`` (those of the clip) or ``PROMPTS+SPEECH``.
+    head_norm : float, optional
+        The epsilon of a layer norm before the linear map of the head; None: no norm.
 
     Example
     -------
@@ -40,9 +42,10 @@ class AudioClassifier(AdaptedModel):
         n_classes: int,
         pooling: str = "ALL",
         gradient_checkpointing: bool = False,
+        head_norm: float | None = None,
     ):
         check_pooling(pooling, backbone.spec.special_tokens, method.prompts)
-        super().__init__(backbone, method, partial(torch.nn.Linear, out_features=n_classes), gradient_checkpointing)
+        super().__init__(backbone, method, partial(make_head, n_classes, head_norm), gradient_checkpointing)
         self.pooling = pooling
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -55,6 +58,12 @@ class AudioClassifier(AdaptedModel):
     def pool(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Pools the backbone's tokens to one vector per clip, ``[batch, dim]``; see `brainplug.models.pooling.pool`."""
         return pool(tokens, mask, self.pooling, self.special_tokens, self.method.prompts)
+
+
+def make_head(n_classes: int, norm: float | None, dim: int) -> torch.nn.Module:
+    """The head of a classifier, with the epsilon of its norm if it has one."""
+    linear = torch.nn.Linear(dim, n_classes)
+    return linear if norm is None else torch.nn.Sequential(torch.nn.LayerNorm(dim, eps=norm), linear)
 
 
 def classifier_without_weights(

@@ -6,18 +6,20 @@ import torch
 
 from brainplug.errors import ConfigError, nearest
 
-Pooling = Literal["ALL", "CLS", "PROMPTS", "SPEECH", "PROMPTS+SPEECH"]
+Pooling = Literal["ALL", "CLS", "SPECIAL", "PROMPTS", "SPEECH", "PROMPTS+SPEECH"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 def check_pooling(pooling: str, special_tokens: int, prompts: int) -> None:
     """Raises a `ConfigError` if there is no such pooling, or if it has no tokens in this model."""
     possible = [name for name in POOLINGS if prompts or "PROMPTS" not in name]
-    possible = [name for name in possible if special_tokens or name != "CLS"]
+    possible = [name for name in possible if special_tokens or name not in ("CLS", "SPECIAL")]
     if pooling not in possible:
         reason = "It does not exist."
         if pooling in POOLINGS:
-            reason = "This backbone has no [CLS] token." if pooling == "CLS" else "This method has no prompts."
+            reason = (
+                "This backbone has no [CLS] token." if pooling in ("CLS", "SPECIAL") else "This method has no prompts."
+            )
         raise ConfigError(
             f"The pooling {pooling!r} was asked for.", reason, f"Write one of: {nearest(pooling, possible)}"
         )
@@ -38,6 +40,7 @@ def pool(
     start, end = {
         "ALL": (0, None),
         "CLS": (0, 1),
+        "SPECIAL": (0, special_tokens),
         "PROMPTS": (special_tokens, special_tokens + prompts),
         "SPEECH": (special_tokens + prompts, None),
         "PROMPTS+SPEECH": (special_tokens, None),

@@ -198,7 +198,8 @@ class Classification(Task[ClassificationSettings, Labels]):
     def rebuild(self, description: ClassifierDescription, location: str | None, weights: Weights) -> AudioClassifier:
         """Builds the classifier that a description names, before its trained weights are loaded."""
         restored, method = restore_backbone(description, location, weights)
-        return AudioClassifier(restored, method, len(description.labels), description.pooling)
+        classes, head_norm = len(description.labels), description.head_norm
+        return AudioClassifier(restored, method, classes, description.pooling, head_norm=head_norm)
 
     def result_row(
         self, brain: ClassificationBrain, settings: ClassificationSettings, data: RunData[Labels], tested: Tested

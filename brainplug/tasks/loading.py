@@ -1,12 +1,14 @@
 """Backbones for tasks: with pretrained weights, random ones, or shapes alone; and the backbone of a finished run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+import torch
 from transformers import PreTrainedConfig
 
-from brainplug.adapters.description import AdapterDescription
+from brainplug.adapters.description import COPY_AGAIN, AdapterDescription
 from brainplug.backbones import Backbone, backbone_without_weights, known_config, load_backbone, random_backbone
 from brainplug.backbones.hub import fetch_config
 from brainplug.backbones.loading import RANDOM, find_source
@@ -17,6 +19,11 @@ from brainplug.methods import Method, restore_method
 # These revisions name weights that no hub has: a folder's hash, a new model, weights without a name.
 NOT_OF_THE_HUB = ("sha256-", "random", "unknown")
 
+# What torch, transformers and peft raise where settings make no sense.
+FAULTS_OF_SETTINGS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    ImportError,
+)
 Loaded = TypeVar("Loaded")
 Weights = Literal["pretrained", "random", "meta"]
 
@@ -74,6 +81,22 @@ def config_of(name: str, revision: str | None) -> PreTrainedConfig:
 def restored_method(description: AdapterDescription) -> Method:
     """The method that an adapter's description names."""
     return restore_method(description.method_settings, PUBLISHED)
+
+
+@contextmanager
+def without_weights(description: AdapterDescription) -> Iterator[None]:
+    """Makes modules as shapes without values; settings with which none can be made raise a `CheckpointError`."""
+    try:
+        with torch.device("meta"):
+            yield
+    except UsageError:
+        raise
+    except FAULTS_OF_SETTINGS as error:
+        raise CheckpointError(
+            f"An adapter with the method {description.method} was asked for.",
+            f"No model can be made with its settings: {type(error).__name__}: {error}.",
+            COPY_AGAIN,
+        ) from error
 
 
 def load_again(

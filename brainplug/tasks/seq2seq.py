@@ -127,7 +127,9 @@ class Seq2Seq(Recognition[Seq2SeqSettings]):
         description = super().describe_adapter(model, settings, outputs)
         if not self.is_new(settings):
             return description
-        return description.model_copy(update={"echo": cast(EchoRecognizer, model).echo.config.to_diff_dict()})
+        changed = cast(EchoRecognizer, model).echo.config.to_diff_dict()
+        fields = {name: value for name, value in changed.items() if name in vars(EchoConfig())}
+        return description.model_copy(update={"echo": fields})
 
     def rebuild(self, description: RecognizerDescription, location: str | None, weights: Weights) -> EchoRecognizer:
         """Builds the Echo that a description names, or the one that it adapted, before its weights are loaded."""

@@ -83,7 +83,7 @@ READERS = {
     RECIPE: ("train", "doctor", "methods", "optimizers"),
     "hparams/methods.yaml": ("train", "methods"),
     "table.yaml": ("table",),
-    "run/adapter.json": ("predict", "embed"),
+    "run/adapter/adapter_config.json": ("predict", "embed"),
     "run/results.json": ("report",),
     "run/manifest.json": ("train, extend",),
     "run/configuration.json": ("train, extend",),
@@ -94,13 +94,14 @@ READERS = {
     "backbone/config.json": MODEL,
     "backbone/preprocessor_config.json": MODEL,
     "backbone/model.safetensors": MODEL,
-    "run/adapter.safetensors": ("predict", "embed"),
+    "run/adapter/adapter_model.safetensors": ("predict", "embed"),
     "run/observations.safetensors": ("report",),
     "checkpoint/model.ckpt": ("train, extend",),
 }
 WEIGHTS = dict.fromkeys(READERS, 1) | {
-    **dict.fromkeys(list(READERS)[:4], 4), "clips.csv": 5, RECIPE: 5, "table.yaml": 2, "run/adapter.json": 3,
-    "backbone/config.json": 2, "backbone/model.safetensors": 2, "run/adapter.safetensors": 3,
+    **dict.fromkeys(list(READERS)[:4], 4), "clips.csv": 5, RECIPE: 5, "table.yaml": 2,
+    "run/adapter/adapter_config.json": 3, "backbone/config.json": 2, "backbone/model.safetensors": 2,
+    "run/adapter/adapter_model.safetensors": 3,
 }  # fmt: skip
 ENDS_SAY_IF_CUT = (".wav", ".flac", ".ogg")  # an MP3 without a header may end at any frame
 

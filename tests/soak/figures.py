@@ -10,7 +10,7 @@ from brainplug.results.tables import markdown_table
 from tests.integration.running import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "reliability.md"
-PLACES = {"kills": "soak.json", "bad_inputs": "bad_inputs.json"}  # in docs/
+PLACES = {"kills": "soak.json", "bad_inputs": "bad_inputs.json", "adapters": "hostile_adapters.json"}  # in docs/
 
 
 def read_figures(script: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ PHASE_BYTES = 32
 AGAIN = 0.3  # of the killed commands are killed once more
 LONGEST = 300  # seconds
 COMPARED = (
-    "adapter.safetensors",
+    "adapter_model.safetensors",
     "predictions.csv",
     "transcripts.csv",
     "skipped.csv",

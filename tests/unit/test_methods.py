@@ -231,8 +231,8 @@ class TestPrompts:
 
 class TestPooling:
     SLICES = {
-        "ALL": slice(0, None), "CLS": slice(0, 1), "PROMPTS": slice(2, 5), "SPEECH": slice(5, None),
-        "PROMPTS+SPEECH": slice(2, None),
+        "ALL": slice(0, None), "CLS": slice(0, 1), "SPECIAL": slice(0, 2), "PROMPTS": slice(2, 5),
+        "SPEECH": slice(5, None), "PROMPTS+SPEECH": slice(2, None),
     }  # fmt: skip
 
     @pytest.mark.parametrize("pooling", POOLINGS)
@@ -253,8 +253,8 @@ class TestPooling:
         ("backbone", "method", "pooling", "message"),
         [
             ("wav2vec2", LinearProbe(), "CLS", r"no \[CLS\] token\. Write one of: ALL, SPEECH"),
-            ("ast", LinearProbe(), "PROMPTS", r"no prompts\. Write one of: ALL, CLS, SPEECH"),
-            ("ast", LinearProbe(), "EVERYTHING", r"does not exist\. Write one of: ALL, CLS, SPEECH"),
+            ("ast", LinearProbe(), "PROMPTS", r"no prompts\. Write one of: ALL, CLS, SPECIAL, SPEECH"),
+            ("ast", LinearProbe(), "EVERYTHING", r"does not exist\. Write one of: ALL, CLS, SPECIAL, SPEECH"),
         ],
     )
     def test_what_there_is_not_is_refused(self, tiny_backbones, backbone, method, pooling, message):
