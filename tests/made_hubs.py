@@ -1,6 +1,7 @@
 """Adapters that tests make for a hub, with what a classifier computes with each of them alone."""
 
 import copy
+import os
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from brainplug.inference import AdapterHub, Classifier
 from brainplug.models.classifier import AudioClassifier
 from tests.made_adapters import describe_classifier
 
-WAVS = 0.1 * torch.randn(4, 5000, generator=torch.Generator().manual_seed(0))
-LENGTHS = torch.tensor([1.0, 0.6, 0.9, 0.3])
+WAVS = 0.1 * torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([1.0, 0.6, 0.9])
 
 
 @cache
@@ -59,7 +60,9 @@ class Made:
         self.labels[name] = [f"{name}-{number}" for number in range(len(linear.bias))]
         hashed = {"backbone_sha256": fingerprint(self.backbone)}
         description = describe_classifier(model, self.labels[name]).model_copy(update=hashed | changes)
-        save_adapter(model, self.folder / name, description)
+        with pytest.MonkeyPatch.context() as patch:  # nobody has to read these files after a power cut
+            patch.setattr(os, "fsync", lambda descriptor: None)
+            save_adapter(model, self.folder / name, description)
         classifier = Classifier(model, description)
         clips = zip(WAVS.split(1), LENGTHS.split(1), strict=True)
         self.expected[name] = [classifier.classify_batch(*clip)[0][0] for clip in clips]

@@ -82,7 +82,7 @@ def test_methods_and_numbers_of_classes_are_mixed_and_clips_have_several_adapter
     made.add("lora2", chosen("lora"), 7, 8)
     made.add("last", FullFineTuning(layers=1), 2, 9)
     made.add("houlsby", chosen("bottleneck", location="houlsby"), 3, 10)
-    names = [["lora", "linear"], "full", ["conformer", "lora2", "last"], ["ia3", "prompt_deep", "houlsby"]]
+    names = [["lora", "linear", "full"], ["conformer", "lora2", "last"], ["ia3", "prompt_deep", "houlsby"]]
     made.check(made.hub(), names)
 
 
@@ -139,7 +139,7 @@ def test_other_families_are_shared_too(name, tiny_backbones, tmp_path):
     for seed, method in enumerate(("linear", "lora", "prompt_shallow", "prefix", "bitfit")):
         made.add(method, chosen(method), 3, seed)
     made.add("last", FullFineTuning(layers=1), 2, 9)
-    made.check(made.hub(), [["linear", "prefix", "last"], "lora", ["prompt_shallow", "lora"], ["bitfit", "linear"]])
+    made.check(made.hub(), [["linear", "prefix", "last"], ["prompt_shallow", "lora"], ["bitfit", "linear", "lora"]])
 
 
 # What is shared
@@ -203,7 +203,7 @@ def test_memory_is_that_of_one_backbone_and_the_adapters(made, ast):
 def test_loading_draws_no_random_number_and_leaves_the_backbone_as_it_is(made, ast):
     made.add("lora", chosen("lora"), 3)
     before, state = copy.deepcopy(ast.state_dict()), torch.get_rng_state()
-    made.hub().classify_batch(WAVS, LENGTHS, ["lora"] * 4)
+    made.hub().classify_batch(WAVS, LENGTHS, ["lora"] * 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert before.keys() == ast.state_dict().keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in ast.state_dict().items())
