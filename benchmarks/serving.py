@@ -4,7 +4,8 @@ Adapters with random weights are saved to a temporary folder and loaded into a h
 clip has another adapter as far as there are enough, take turns with a batch of the same signals in a `Classifier`,
 which has one adapter. The table shows
 
-- load: the median time to load an adapter, from the file to the device;
+- load: the median time to load an adapter, from the file to the device, without its probe;
+- verify: the time that the probe adds, which is a pass of one clip;
 - each: what an adapter adds to the memory, beside the one backbone;
 - in a batch: the adapters that a batch mixes;
 - clips a second: of the mixed batch;
@@ -46,7 +47,7 @@ HPARAMS = Path(__file__).parents[1] / "hparams"
 MARKS = table_marks("serving", "python -m benchmarks.serving")
 LABELS = [f"class {number}" for number in range(50)]
 SECONDS_PER_FRAME = 0.01
-COLUMNS = ("method", "adapters", "load, ms", "each, MiB", "in a batch", "clips a second", "ratio")
+COLUMNS = ("method", "adapters", "load, ms", "verify, ms", "each, MiB", "in a batch", "clips a second", "ratio")
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ class MixedBatch(Measured):
         return self.hub.backbone.parameters()
 
 
-def seconds_to_load(hub: AdapterHub, name: str, folder: Path) -> float:
+def seconds_to_load(hub: AdapterHub, name: str, folder: Path, verify: bool = False) -> float:
     """Loads an adapter; returns the time."""
     start = time.perf_counter()
-    hub.load(name, folder)
+    hub.load(name, folder, verify=verify)
     if hub.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -132,12 +133,17 @@ def rows_of(setting: Setting, method: str, counts: Sequence[int], repeats: int) 
         for count in tqdm(sorted(counts), f"Classifying with {method}"):
             for number in range(len(loaded), count):
                 loaded.append(seconds_to_load(hub, str(number), saved[number]))
+            verified = [seconds_to_load(hub, f"verified {number}", saved[0], True) for number in range(repeats)]
+            for number in range(repeats):
+                hub.unload(f"verified {number}")
+            load = statistics.median(loaded[1:] or loaded)
             alone, mixed = measure([single, MixedBatch(hub, single.batch, count)], repeats, setting.device)
             rows.append(
                 [
                     method,
                     str(count),
-                    f"{1000 * statistics.median(loaded[1:] or loaded):.0f}",
+                    f"{1000 * load:.0f}",
+                    f"{1000 * (statistics.median(verified) - load):.0f}",
                     f"{hub.nbytes('0') / 2**20:.2f}",
                     str(min(count, setting.batch)),
                     f"{setting.batch / statistics.median(mixed.seconds):.2f}",
