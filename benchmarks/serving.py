@@ -1,8 +1,8 @@
 """How fast many adapters on one backbone are, beside a model with a single one.
 
-An adapter with random weights is saved to a temporary folder, and loaded into a hub under many names. Then mixed batches,
-in which each clip has another adapter as far as there are enough, take turns with a batch of the same signals in a
-`Classifier`, which has one adapter. The table shows
+An adapter with random weights is saved to a temporary folder, and loaded into a hub under many names. Then mixed
+batches, in which each clip has another adapter as far as there are enough, take turns with a batch of the same signals
+in a `Classifier`, which has one adapter. The table shows
 
 - load: the median time to load an adapter, from the file to the device, without its probe;
 - verify: the time that the probe adds, which is a pass of one clip;
