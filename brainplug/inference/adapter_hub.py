@@ -52,8 +52,8 @@ class AdapterHub(ClipReader):
     Arguments
     ---------
     backbone : str | Backbone
-        A name as in recipes, or a folder, which is loaded with the first adapter; or the backbone itself, which is moved
-        to the device.
+        A name as in recipes, or a folder, which is loaded with the first adapter; or the backbone itself, which is
+        moved to the device.
     device, precision : str
         Such as ``cuda:0``; ``fp32``, ``bf16`` or ``fp16``.
 

@@ -36,7 +36,7 @@ class Prefix(torch.nn.Module):
         Attention does not depend on their order. Each clip may have its own, ``[batch, count, dim]``.
         """
         heads = prefix.to(states.dtype).unflatten(-1, (states.shape[1], -1)).transpose(-3, -2)
-        return torch.cat([heads.expand(len(states), -1, -1, -1), states], dim=2)
+        return torch.cat([heads.expand(states.shape[0], -1, -1, -1), states], dim=2)
 
 
 def attend_with_prefix(

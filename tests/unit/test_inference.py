@@ -232,7 +232,7 @@ def test_a_clip_that_is_longer_than_an_echo_reads_is_refused(tiny_backbones, tmp
 def test_the_run_of_another_task_is_refused(run, ctc_run):
     with pytest.raises(CheckpointError, match="is of the task ctc. Name a run of the task classification"):
         Classifier.from_run(ctc_run)
-    with pytest.raises(CheckpointError, match="did the task classification. Name a run of the task ctc or seq2seq"):
+    with pytest.raises(CheckpointError, match="is of the task classification. Name a run of the task ctc or seq2seq"):
         SpeechRecognizer.from_run(run)
 
 
