@@ -127,7 +127,7 @@ def change_tensors(folder: Path, draw: random.Random) -> str:
     elif how == "added":
         tensors[draw.choice(["extra", "backbone.model.x.weight", name + ".x"])] = torch.zeros(3)
     elif how == "renamed":
-        tensors[name.replace("weight", "wieght") + "."] = tensors.pop(name)
+        tensors[name.replace("weight", "wait") + "."] = tensors.pop(name)
     sign(folder, values, tensors)
     if how in ("huge", "moved"):
         _change_header(folder / WEIGHTS_NAME, name, how, draw)

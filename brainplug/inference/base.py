@@ -71,8 +71,10 @@ class ClipReader:
 
     def read_windows(self, clip: Clip, windows: Windows) -> Iterator[tuple[Clip, torch.Tensor]]:
         """Reads the windows of a clip one after the other, each as `read` would; see `brainplug.data.windows`."""
-        read = read_windows(clip, windows, self.backbone.sample_rate, self.channel)
-        return self.backbone.extract_windows((window, self._checked(window, waveform)) for window, waveform in read)
+        rate = self.backbone.sample_rate
+        read = read_windows(clip, windows, rate, self.channel)
+        checked = ((window, self._checked(window, waveform)) for window, waveform in read)
+        return self.backbone.extract_windows(checked)
 
     def _checked(self, clip: Clip, waveform: torch.Tensor) -> torch.Tensor:
         backbone = self.backbone

@@ -127,10 +127,9 @@ class AdaptedModel(torch.nn.Module):
 
 
 def check_tensors(own: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor]) -> None:
-    """Names tensors that are missing, unexpected or of another shape or type, in a `CheckpointError`."""
+    """Names missing and unexpected tensors, and those of another shape or type, in a `CheckpointError`."""
     missing, unexpected = sorted(own.keys() - delta.keys()), sorted(delta.keys() - own.keys())
-    both = own.keys() & delta.keys()
-    misshapen = sorted(name for name in both if _kind(own[name]) != _kind(delta[name]))
+    misshapen = sorted(name for name in own.keys() & delta.keys() if _kind(own[name]) != _kind(delta[name]))
     if missing or unexpected or misshapen:
         raise CheckpointError(
             "Trained weights were to be loaded.",

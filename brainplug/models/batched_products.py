@@ -14,14 +14,6 @@ from brainplug.methods.lora import LoRALinear
 Tensors = dict[str, torch.Tensor]
 
 
-def layer_norm(module: torch.nn.LayerNorm, tensors: Tensors, tokens: torch.Tensor) -> torch.Tensor:
-    """The norm once for all clips, then the scale and shift of each clip; what is not given is the module's."""
-    normed = torch.nn.functional.layer_norm(tokens, module.normalized_shape, eps=module.eps)
-    scale = tensors["weight"][:, None] if "weight" in tensors else module.weight
-    shift = tensors["bias"][:, None] if "bias" in tensors else module.bias
-    return normed * scale if shift is None else torch.addcmul(shift, normed, scale)
-
-
 def lora(module: LoRALinear, tensors: Tensors, tokens: torch.Tensor) -> torch.Tensor:
     """The frozen map once for all clips, and each clip's change added in its product."""
     frozen, low_rank = module.linear(tokens), torch.bmm(tokens, tensors["down.weight"].mT)
@@ -36,7 +28,6 @@ def bottleneck(module: BottleneckBlock, tensors: Tensors, tokens: torch.Tensor) 
 
 # By the exact class, since a subclass may compute something else.
 BATCHED: dict[type[torch.nn.Module], Callable[[Any, Tensors, torch.Tensor], torch.Tensor]] = {
-    torch.nn.LayerNorm: layer_norm,
     LoRALinear: lora,
     BottleneckBlock: bottleneck,
 }

@@ -45,7 +45,7 @@ class AudioClassifier(AdaptedModel):
         head_norm: float | None = None,
     ):
         check_pooling(pooling, backbone.spec.special_tokens, method.prompts)
-        super().__init__(backbone, method, partial(_make_head, n_classes, head_norm), gradient_checkpointing)
+        super().__init__(backbone, method, partial(make_head, n_classes, head_norm), gradient_checkpointing)
         self.pooling = pooling
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,8 @@ class AudioClassifier(AdaptedModel):
         return pool(tokens, mask, self.pooling, self.special_tokens, self.method.prompts)
 
 
-def _make_head(n_classes: int, norm: float | None, dim: int) -> torch.nn.Module:
+def make_head(n_classes: int, norm: float | None, dim: int) -> torch.nn.Module:
+    """The head of a classifier, with the epsilon of its norm if it has one."""
     linear = torch.nn.Linear(dim, n_classes)
     return linear if norm is None else torch.nn.Sequential(torch.nn.LayerNorm(dim, eps=norm), linear)
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch.func import functional_call
+from torch.nn.functional import layer_norm
 
 from brainplug.backbones import Backbone
 from brainplug.backbones.spec import find_module
@@ -117,11 +118,11 @@ class UpperPart(torch.nn.Module):
     ---------
     backbone : Backbone
         Stays as it is.
-    method, pooling : Method, str
+    method, pooling, head_norm : Method, str, float
         As in `AudioClassifier`.
     """
 
-    def __init__(self, backbone: Backbone, method: Method, pooling: str):
+    def __init__(self, backbone: Backbone, method: Method, pooling: str = "ALL", head_norm: float | None = None):
         super().__init__()
         self.backbone = copied = share(backbone)
         pretrained = set(copied.modules())
@@ -129,10 +130,10 @@ class UpperPart(torch.nn.Module):
         with torch.random.fork_rng(devices=[]):
             model = AudioClassifier(copied, method, 1, pooling).eval().requires_grad_(False)
         model.to(next(backbone.parameters()).device)
-        self.pool = model.pool
+        self.pool, self.head_norm = model.pool, head_norm
         tensors = dict(tensors_of(model))
         delta = {name: tensors[name] for name in model.delta() if not name.startswith(HEAD)}
-        self.expected = {name: tensor.to("meta") for name, tensor in delta.items()}  # shapes and types
+        self.expected = {name: torch.empty_like(tensor, device="meta") for name, tensor in delta.items()}
         # Only training reads the number of batches that a batch norm has seen, and the embedding of masked frames.
         unused = f"backbone.model.{copied.spec.mask_embedding}"
         self.names = [name for name, tensor in delta.items() if tensor.is_floating_point() and name != unused]
@@ -157,7 +158,10 @@ class UpperPart(torch.nn.Module):
         return {name: part.view(*rows, *shape) for name, part, shape in zip(self.names, parts, shapes, strict=True)}
 
     def vectors(self, activations: Activations, adapters: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Pooled vectors ``[rows, dim]``, from what the layer `start` is called with and each row's adapter, flat."""
+        """What a head's linear map takes, ``[rows, dim]``.
+
+        `activations` are those with which the layer `start` is called; `adapters` has the weights of each row, flat.
+        """
         distinct = list({id(adapter): adapter for adapter in adapters}.values())
         rows = [[row for row, adapter in enumerate(adapters) if adapter is one] for one in distinct]
         if len(distinct) == 1:
@@ -178,13 +182,18 @@ class UpperPart(torch.nn.Module):
             self.weights.tensors = {}
 
     def forward(self, activations: Activations) -> torch.Tensor:
-        """Pooled vectors ``[rows, dim]``, with the weights that were given."""
+        """As `vectors`, with the weights that were given; the scale and shift of the head's norm are left out."""
+        vectors = self.pool(*self._tokens(activations))
+        return vectors if self.head_norm is None else layer_norm(vectors, vectors.shape[-1:], eps=self.head_norm)
+
+    def _tokens(self, activations: Activations) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.start is None:
-            return self.pool(*self.backbone(activations.tokens, *activations.inputs))
+            tokens, mask = self.backbone(activations.tokens, *activations.inputs)
+            return tokens, mask
         spec = self.backbone.spec
         spec.token_mask.tokens = activations.token_mask
         layers = list(spec.layers_of(self.backbone.model))[self.start :]
-        return self.pool(self.backbone.after_layers(activations.after(layers).tokens), activations.mask)
+        return self.backbone.after_layers(activations.after(layers).tokens), activations.mask
 
 
 def _first_adapted(backbone: Backbone, trained: dict[int, str]) -> int | None:
@@ -209,7 +218,7 @@ class Row:
 
 
 def pooled_vectors(lower: LowerPart, signal: torch.Tensor, lengths: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """Pooled vectors ``[rows, dim]`` of clips with adapters; `signal` and `lengths` are those of `Backbone.forward`.
+    """What the heads' linear maps take, ``[rows, dim]``; `signal` and `lengths` are those of `Backbone.forward`.
 
     What lies below a clip's first adapted layer is computed once, however many adapters the clip has.
     """

@@ -93,7 +93,7 @@ class ClipClassifier:
         return Windows(form.window, form.window / 2 if form.hop is None else form.hop)
 
     def _check(self, upload: Upload, windows: Windows | None, groups: Mapping[AdapterHub, Sequence[str]]) -> None:
-        """Refuses a clip of which the beginning tells that it cannot be classified."""
+        """Refuses a clip if its beginning shows that it cannot be classified."""
         seconds = upload.check(self.settings, windows.length if windows else self.settings.longest_clip)
         if windows and seconds:
             if seconds < windows.length:

@@ -10,8 +10,8 @@ HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: 
 class RefusedError(UsageError):
     """A request that is not fulfilled, with the status of the answer; the sentences are those of a `UsageError`."""
 
-    def __init__(self, status: int, asked: str, found: str, write: str):
-        super().__init__(asked, found, write)
+    def __init__(self, status: int, asked: str, problem: str, write: str):
+        super().__init__(asked, problem, write)
         self.status = status
 
     def answer(self) -> JSONResponse:

@@ -192,16 +192,19 @@ class Task(ABC, Generic[S, O]):
         """
         raise NotImplementedError
 
+    def rebuild_without_weights(self, description: Any, location: str | None) -> AdaptedModel:
+        """The model that a description names, as shapes without values."""
+        with torch.random.fork_rng(devices=[]), without_weights(description):
+            return self.rebuild(description, location, "meta")
+
     def restore(self, adapter: Adapter, location: str | None = None, verify: bool = True) -> AdaptedModel:
         """The model that an adapter describes.
 
         `location` is a folder with the backbone, if that has moved. The shapes of all tensors are checked before memory
         is taken for them; with `verify` the model must answer its probe as it did when it was saved.
         """
+        self.rebuild_without_weights(adapter.description, location).check_delta(adapter.weights)
         with torch.random.fork_rng(devices=[]):
-            with without_weights(adapter.description):
-                shapes = self.rebuild(adapter.description, location, "meta")
-            shapes.check_delta(adapter.weights)
             model = self.rebuild(adapter.description, location, "pretrained")
         model.load_delta(adapter.weights)
         if verify and adapter.probe:
