@@ -76,9 +76,6 @@ def save_random_adapter(folder: Path, setting: Setting, method: str) -> None:
     description = ClassifierDescription(
         **describe_method(model, recipe), paper_code=False, positions="crop", pooling=model.pooling, labels=LABELS
     )
-    for name, tensor in model.delta().items():
-        if tensor.is_floating_point() and not name.endswith("running_var"):
-            tensor.normal_(std=0.02)
     save_adapter(model, folder, description)
 
 
