@@ -86,7 +86,7 @@ BAD_OPTIONS = {
     "--method_settings={conformer: {placement: above}}": ["'above'", "parallel, sequential"],
     "--method_settings={conformer: {kernel_size: 0}}": ["kernel of 0 tokens"],
     "--method_settings={conformer: {residual: True}}": ["with residual", "not start as the backbone"],
-    "--pooling=PROMPTS": ["'PROMPTS'", "no prompts", "ALL, CLS, SPEECH"],
+    "--pooling=PROMPTS": ["'PROMPTS'", "no prompts", "ALL, CLS, SPECIAL, SPEECH"],
     "--method_settings={": ["cannot be loaded"],
     "--method_settings={conformer:{kernel_size: 3}}": ["cannot be loaded"],
     "--data_folder=nowhere": ["nowhere", "does not exist", "--data_folder=DIR"],

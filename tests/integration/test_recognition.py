@@ -169,5 +169,5 @@ def test_transcripts_that_are_all_too_long_are_refused(train, corpus):
 
 
 def test_a_folder_that_holds_no_recogniser_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"It lacks adapter\.json and adapter\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"It lacks adapter_config\.json and adapter_model\.safetensors"):
         SpeechRecognizer.from_run(str(tmp_path))

@@ -174,7 +174,7 @@ REFUSED = {
     "unknown adapter": ({"adapters": ["brids"]}, 404, "Name one of: birds"),
     "an adapter twice": ({"adapters": ["birds", "birds"]}, 422, "named 2 times"),
     "no adapter": ({"adapters": []}, 422, "adapters"),
-    "unknown field": ({"widnow": 1}, 422, "widnow"),
+    "unknown field": ({"colour": 1}, 422, "colour"),
     "hop 0": ({"window": 1, "hop": 0}, 422, "hop: "),
     "a negative window": ({"window": -1}, 422, "window: "),
     "a hop without a window": ({"hop": 1}, 422, "there is no window"),
