@@ -25,7 +25,7 @@ NUMBERS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="the output folder of a run, or NAME=DIR")
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="a run, an adapter or a hub id OWNER/NAME; or NAME=DIR")
     parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: only this machine reaches the service")
     parser.add_argument("--port", type=int, default=8000, help="8000; 0: any that is free")
     parser.add_argument("--device", default="cpu", help="such as cuda:0")
@@ -90,5 +90,5 @@ def listen(host: str, port: int) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except (OSError, OverflowError) as error:
-        problem = f"It cannot be listened at: {error}."
+        problem = f"It cannot be listened at: {str(error).rstrip('.')}."
         raise ConfigError(f"--host={host} --port={port} was asked for.", problem, "Write another --port") from error
