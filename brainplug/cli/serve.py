@@ -59,16 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
                 app.state.stopping = True
                 super().handle_exit(sig, frame)
 
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what stopped it
-            signal.signal(number, lambda *_: None)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(settings.time_limit) + 5
+        )
+        server = Server(config)
+        for number in (signal.SIGINT, signal.SIGTERM):  # from now on; uvicorn raises again at the end what stopped it
+            signal.signal(number, server.handle_exit)
         if settings.token is None and arguments.host not in LOOPBACK:
             print(f"{arguments.host} is open to other machines, and there is no token: {TOKEN}", file=sys.stderr)
         host, port = listening.getsockname()[:2]
         print(f"Serving {', '.join(folders)} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(settings.time_limit) + 5
-        )
-        Server(config).run([listening])
+        server.run([listening])
     return 0
 
 

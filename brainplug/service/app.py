@@ -35,7 +35,7 @@ REASONS = {
     400: "The form cannot be read",
     401: "The token is missing, or another one",
     404: "An adapter is not served",
-    413: "The file is too large, or the recording too long",
+    413: "The file is too large",
     415: "The file is no audio that can be read",
     422: "A field, the clip, or both together cannot be used",
     429: "Too many clips are under way",
@@ -140,9 +140,9 @@ def _unusable(request: Request, error: Exception) -> JSONResponse:
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Names all fields that are wrong, in one text as other errors are."""
     faults = error.errors() if isinstance(error, RequestValidationError) else []
-    texts = [f"{'.'.join(map(str, fault['loc'][1:])) or 'the form'}: {fault['msg']}" for fault in faults]
-    refusal = RefusedError(422, "A form was sent.", f"It has faults: {'; '.join(texts)}.", "/docs lists its fields")
-    return refusal.answer()
+    texts = [f"{'.'.join(map(str, fault['loc'][1:]))[:80] or 'the form'}: {fault['msg']}" for fault in faults]
+    problem = f"It has faults: {'; '.join(texts)}."
+    return RefusedError(422, "A form was sent.", problem, "Correct them; /docs lists the fields").answer()
 
 
 def _failed(request: Request, error: Exception) -> JSONResponse:

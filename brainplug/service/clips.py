@@ -22,7 +22,7 @@ from brainplug.service.batching import Batcher
 from brainplug.service.hubs import Hubs, Item, classify, longest_clip, seconds_read
 from brainplug.service.metrics import Metrics
 from brainplug.service.refusal import RefusedError
-from brainplug.service.results import Collected
+from brainplug.service.results import Collected, make_answer
 from brainplug.service.schema import Answer, ClassifyForm
 from brainplug.service.settings import MAX_SCORES, Settings
 from brainplug.service.uploads import Piece, Upload
@@ -62,12 +62,7 @@ class ClipClassifier:
         async with self._stored(form.file) as upload:
             await self._read(partial(self._check, upload, windows, groups))
             collected = [await self._collect(hub, names, upload, windows) for hub, names in groups.items()]
-        results = {name: part.result(name, form) for part in collected for name in part.names}
-        return Answer(
-            seconds=collected[0].seconds,
-            remarks=sorted({remark for part in collected for remark in part.remarks()}),
-            results=[results[name] for name in form.adapters],
-        )
+        return await self._read(partial(make_answer, collected, form))
 
     def longest(self, hub: AdapterHub) -> float:
         """The longest clip or window that a hub is given, in seconds."""
@@ -125,22 +120,20 @@ class ClipClassifier:
         return collected
 
     def _pieces(self, hub: AdapterHub, upload: Upload, windows: Windows | None) -> Iterator[Piece]:
+        """Yields the windows of a clip, or the clip alone; nothing is decoded before the first is asked for."""
         rate, channel = hub.backbone.sample_rate, hub.channel
         if windows is None:
-            return iter([upload.read(rate, channel, self.longest(hub))])
-        return upload.windows(windows, rate, channel, self.settings.max_seconds)
+            yield upload.read(rate, channel, self.longest(hub))
+        else:
+            yield from upload.windows(windows, rate, channel, self.settings.max_seconds)
 
     @contextlib.asynccontextmanager
     async def _stored(self, file: UploadFile) -> AsyncIterator[Upload]:
         """Copies an upload to a file with a name of the service's own, for the decoders."""
         path = Path(self._folder, uuid.uuid4().hex)
-
-        def copy() -> None:
-            with open(path, "xb") as stored:
-                shutil.copyfileobj(file.file, stored, 2**20)
-
         try:
-            await self._read(copy)
+            with open(path, "xb") as stored:  # not in the thread, which would make it after its removal
+                await self._read(partial(shutil.copyfileobj, file.file, stored, 2**20))
             yield Upload(str(path), os.path.basename(file.filename or ""))
         finally:
             path.unlink(missing_ok=True)

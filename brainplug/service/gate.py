@@ -30,19 +30,21 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status, begun = time.perf_counter(), 500, False
         route = scope["path"] if scope["path"] in ROUTES else "other"
 
         async def send_and_see(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
             await send(message)
 
         try:
             self._check_token(scope)
             await (self._clip if route == CLASSIFY else self.app)(scope, receive, send_and_see)
         except RefusedError as refusal:
+            if begun:  # the client reads its answer too slowly: the server closes the connection
+                raise
             await refusal.answer()(scope, receive, send_and_see)
         finally:
             self.metrics.requests.labels(route, status).inc()
@@ -98,8 +100,9 @@ class Gate:
         if token is None or scope["path"] in NEEDS_NO_TOKEN:
             return
         scheme, _, given = header(scope, b"authorization").partition(b" ")
-        if scheme.lower() != b"bearer" or not secrets.compare_digest(given.strip(), token.encode()):
-            problem = "It has another token than the service." if given else "It has no token."
+        is_bearer = scheme.lower() == b"bearer"
+        if not (is_bearer and secrets.compare_digest(given.strip(), token.encode())):
+            problem = "It has another token than the service." if is_bearer else "It has no token."
             raise RefusedError(
                 401, f"{scope['path']} was asked for.", problem, "Send the header Authorization: Bearer TOKEN"
             )

@@ -14,7 +14,7 @@ from brainplug.inference import AdapterHub
 from brainplug.inference.adapter_hub import Predictions
 from brainplug.service.refusal import RefusedError, quoted
 
-FRAME = 0.01  # seconds, of all backbones whose clips have a fixed number of frames
+FRAMES_PER_SECOND = 100  # of all backbones whose clips have a fixed number of frames
 Item = tuple[torch.Tensor, Sequence[str]]  # a waveform [time], and the names of its adapters
 
 
@@ -97,7 +97,7 @@ class Hubs:
 def seconds_read(hub: AdapterHub) -> float | None:
     """How many seconds of a clip a model with a fixed number of frames reads; None: all of it."""
     frames = hub.backbone.signal_settings.get("frames")
-    return None if frames is None else frames * FRAME
+    return None if frames is None else frames / FRAMES_PER_SECOND
 
 
 def longest_clip(hub: AdapterHub) -> float:

@@ -12,7 +12,7 @@ from brainplug.inference.base import FAINTEST
 from brainplug.inference.classifier import Prediction
 from brainplug.inference.events import EventSettings, find_events
 from brainplug.service.hubs import seconds_read
-from brainplug.service.schema import ClassifyForm, FoundEvent, Label, Result, Window
+from brainplug.service.schema import Answer, ClassifyForm, FoundEvent, Label, Result, Window
 from brainplug.service.uploads import Piece
 
 TOLERANCE = 0.1  # seconds at the end of a clip that may stay unread without a remark
@@ -64,3 +64,13 @@ class Collected:
             windows=[Window.model_validate(window) for window in windows],
             events=[FoundEvent.model_validate(event) for event in events],
         )
+
+
+def make_answer(collected: Sequence[Collected], form: ClassifyForm) -> Answer:
+    """The answer of what several hubs predict; the results are in the order in which the form names their adapters."""
+    results = {name: part.result(name, form) for part in collected for name in part.names}
+    return Answer(
+        seconds=collected[0].seconds,
+        remarks=sorted({remark for part in collected for remark in part.remarks()}),
+        results=[results[name] for name in form.adapters],
+    )

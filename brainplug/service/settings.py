@@ -53,8 +53,9 @@ class Settings:
         if not 0 <= self.wait_ms <= 1000:
             problem = "It is no time that a request should wait."
             raise ConfigError(f"--wait_ms={self.wait_ms:g} was asked for.", problem, "Write 0 to 1000")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            problem = "It is empty, or has characters that no header can have."
+        token = self.token
+        if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
+            problem = "It is empty, or has spaces or characters that no header can have."
             raise ConfigError("A token was asked for.", problem, "Write letters and digits, 16 of them or more")
 
     @property

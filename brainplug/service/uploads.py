@@ -123,7 +123,7 @@ class Upload:
             raise self.refuse(422, f"It has {count} channels.", f"Send at most {MAX_CHANNELS}, or their mix")
 
     def _too_long(self, longest: float, problem: str) -> RefusedError:
-        return self.refuse(413, problem, f"Send at most {longest:g} s, or parts of it")
+        return self.refuse(422, problem, f"Send at most {longest:g} s, or parts of it")
 
     def _piece(self, start: float, stop: float, waveform: torch.Tensor) -> Piece:
         if not waveform.isfinite().all():
