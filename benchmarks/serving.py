@@ -113,30 +113,31 @@ class MixedBatch(Measured):
         return self.hub.backbone.parameters()
 
 
-def seconds_to_load(hub: AdapterHub, name: str, folder: Path, verify: bool = False) -> float:
-    """Loads an adapter; returns the time."""
+def seconds_to_load(hub: AdapterHub, folder: Path, verify: bool) -> float:
+    """Loads an adapter, and unloads it; returns the time to load it."""
     start = time.perf_counter()
-    hub.load(name, folder, verify=verify)
+    hub.load("once more", folder, verify=verify)
     if hub.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    hub.unload("once more")
+    return seconds
 
 
 def rows_of(setting: Setting, method: str, counts: Sequence[int], repeats: int) -> Iterator[list[str]]:
     """Measures hubs with these numbers of adapters of a method; a row for each."""
     hub = AdapterHub(setting.folder, setting.device, setting.precision)
-    loaded: list[float] = []
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         save_random_adapter(folder, setting, method)
         single = SingleAdapter(folder, setting)
         for count in tqdm(sorted(counts), f"Classifying with {method}"):
-            loaded += [seconds_to_load(hub, str(number), folder) for number in range(len(loaded), count)]
-            load = statistics.median(loaded[1:] or loaded)
+            for number in range(len(hub.names), count):
+                hub.load(str(number), folder, verify=False)
             alone, mixed = measure([single, MixedBatch(hub, single.batch, count)], repeats, setting.device)
-            verified = [seconds_to_load(hub, f"verified {number}", folder, True) for number in range(repeats)]
-            for number in range(repeats):
-                hub.unload(f"verified {number}")
+            plain = [seconds_to_load(hub, folder, False) for _ in range(repeats)]
+            verified = [seconds_to_load(hub, folder, True) for _ in range(repeats)]
+            load = statistics.median(plain)
             yield [
                 method,
                 str(count),
@@ -161,7 +162,7 @@ def main(arguments: list[str]) -> None:
     """Prints the table."""
     parser = measuring_parser(__doc__, repeats=3, methods="lora,bottleneck,conformer,soft_moa")
     parser.set_defaults(backbone="random:ast")
-    parser.add_argument("--adapters", default="1,300", help="numbers of adapters, separated by commas")
+    parser.add_argument("--adapters", default="1,10,100,300", help="numbers of adapters, separated by commas")
     parser.add_argument("--batch", type=from_1_on, default=16, help="clips")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     chosen = parser.parse_args(arguments)
