@@ -58,6 +58,8 @@ def decode_with_ffmpeg(clip: Clip, reason: str, seconds: float | None = None) ->
             raise ValueError(reason or f"cut short, or no audio (FFmpeg: {fault.strerror})") from fault
         if not container.streams.audio:
             raise ValueError(reason or "the file holds no audio")
+        if container.streams.audio[0].codec_context is None:
+            raise ValueError(reason or "FFmpeg does not know how its audio is encoded")
         if seconds is None and container.format.name.partition(",")[0] in DURATION_IS_STORED and container.duration:
             seconds = container.duration / av.time_base
         yield container.streams.audio[0].rate, _blocks(clip, container, seconds)

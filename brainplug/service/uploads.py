@@ -63,8 +63,11 @@ class Upload:
         try:
             with open_clip(self._clip(BEGINNING)) as decoder:
                 opened = True
-                channels = next(decoder.blocks).shape[1]
-                samples = round(min(window, seconds or window) * decoder.sample_rate) * channels
+                block = next(decoder.blocks, None)
+                if block is None:
+                    raise ValueError("it has no samples")
+                channels, window = block.shape[1], min(window, seconds or window)
+                samples = round(window * decoder.sample_rate) * channels
         except READ_ERRORS as fault:
             status = 422 if opened else 415
             raise self.refuse(status, f"It cannot be read: {why_unreadable(fault)}.") from fault

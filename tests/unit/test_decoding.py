@@ -252,6 +252,14 @@ def test_what_phones_record_is_refused_where_it_is_cut(share, phone_recording):
         seconds_of(phone_recording)
 
 
+def test_an_encoding_that_nobody_knows_is_refused(tmp_path):
+    encode(tmp_path / "a.webm", "libopus", 48000, "webm", seconds=0.5)
+    content = (tmp_path / "a.webm").read_bytes()
+    (tmp_path / "b.webm").write_bytes(content.replace(b"A_OPUS", b"A_NONE"))
+    with pytest.raises(ValueError, match="does not know how its audio is encoded"):
+        seconds_of(tmp_path / "b.webm")
+
+
 def seconds_is_short(path, share):
     try:
         return seconds_of(path) < 3 * share + 0.1
