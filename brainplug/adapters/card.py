@@ -49,6 +49,11 @@ def card(description: AdapterDescription, results: Mapping[str, Any]) -> str:
         "tags": ["audio", "adapter", description.method],
     }
     dataset = description.dataset or "unnamed data"
+    classes = []
+    if isinstance(description, ClassifierDescription):
+        shown = ", ".join(f"`{_plain(label)}`" for label in description.labels[:MOST_LABELS])
+        more = len(description.labels) - MOST_LABELS
+        classes = [f"{len(description.labels)} classes: {shown}{f' and {more} more' if more > 0 else ''}."]
     text = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {_plain(description.method)} on {_plain(description.backbone)}, trained on {_plain(dataset)}",
@@ -56,6 +61,7 @@ def card(description: AdapterDescription, results: Mapping[str, Any]) -> str:
         f"{description.versions.get('brainplug', '')}. It holds what was trained and not the backbone, "
         f"`{_plain(description.backbone)}`, revision `{description.backbone_revision}`.",
         f"```sh\nbrainplug predict FOLDER clip.wav\n```\n\n```python\nimport brainplug\n\n{_usage(is_classifier)}\n```",
+        *classes,
         "## Results",
         _table({**_formatted(SHARES, results, "{:.2%}"), **_formatted(COUNTS, results, "{:,}")}) or "not run",
         "## Training",
@@ -63,10 +69,6 @@ def card(description: AdapterDescription, results: Mapping[str, Any]) -> str:
         or "not run",
         f"## Licence\n\n{description.licence or 'Not stated.'} That of the backbone and of the data holds beside it.",
     ]
-    if isinstance(description, ClassifierDescription):
-        shown = ", ".join(f"`{_plain(label)}`" for label in description.labels[:MOST_LABELS])
-        more = len(description.labels) - MOST_LABELS
-        text.insert(4, f"{len(description.labels)} classes: {shown}{f' and {more} more' if more > 0 else ''}.")
     return "\n\n".join(text) + "\n"
 
 

@@ -141,7 +141,7 @@ def read_adapter(source: str | Path, revision: str | None = None) -> Adapter:
     folder, layout = find_adapter(source, revision)
     values = _read_values(folder / layout.description)
     description = _describe(values, folder, layout)
-    weights, header = _read_tensors(folder / layout.weights, description.weights_sha256)
+    weights, header, checksum = _read_tensors(folder / layout.weights, description.weights_sha256)
     if _without_checksum(parse_json(header, f"in {folder / layout.weights}")) != _without_checksum(values):
         raise CheckpointError(
             f"The adapter in {folder} was asked for.",
@@ -150,8 +150,8 @@ def read_adapter(source: str | Path, revision: str | None = None) -> Adapter:
         )
     probe: Tensors = {}
     if description.probe_sha256:
-        probe, _ = _read_tensors(folder / PROBE_NAME, description.probe_sha256)
-    described = description.model_copy(update={"weights_sha256": _sha256(folder / layout.weights)})
+        probe, *_ = _read_tensors(folder / PROBE_NAME, description.probe_sha256)
+    described = description.model_copy(update={"weights_sha256": checksum})
     method = restore_method(description.method_settings, PUBLISHED)
     return Adapter(described, own_names(_with_current_names(weights), values, method), probe)
 
@@ -197,8 +197,11 @@ def _without_checksum(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {**values, HEADER_KEY: rest} if HEADER_KEY in values else rest
 
 
-def _read_tensors(path: Path, expected: str | None) -> tuple[Tensors, str]:
-    """The tensors of a file, and our part of its header; they are mapped, and take no memory before they are used."""
+def _read_tensors(path: Path, expected: str | None) -> tuple[Tensors, str, str]:
+    """The tensors of a file, our part of its header, and its SHA-256.
+
+    The tensors are mapped, and take no memory before they are used.
+    """
     asked = f"The adapter's file {path} was asked for."
     try:
         checksum = _sha256(path)
@@ -207,7 +210,7 @@ def _read_tensors(path: Path, expected: str | None) -> tuple[Tensors, str]:
             raise CheckpointError(asked, problem, COPY_AGAIN)
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY, "")
-        return safetensors.torch.load_file(path), header
+        return safetensors.torch.load_file(path), header, checksum
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(asked, f"The file is cut short or is no safetensors: {error}.", COPY_AGAIN) from error
 

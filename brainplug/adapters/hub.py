@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from brainplug.adapters.description import COPY_AGAIN
 from brainplug.adapters.layout import CARD_NAME, DESCRIPTION_NAME, LAYOUTS, PROBE_NAME, WEIGHTS_NAME, Layout
@@ -41,7 +41,7 @@ def _download(source: str, revision: str | None) -> Path:
     repo, _, after = source.partition("@")
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision or after or None, allow_patterns=FILES))
-    except (OSError, ValueError, HTTPError, HFValidationError) as error:  # the hub's own errors are the first two
+    except (OSError, ValueError, HTTPError) as error:  # the hub's own errors are all of these
         raise CheckpointError(
             f"The adapter {source} was asked for.",
             f"There is no such folder, and the hub does not give it: {_reason(error)}.",

@@ -4,15 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import JsonValue
 
 from brainplug.adapters.layout import HEADER_KEY
+from brainplug.adapters.probe import Tensors
 from brainplug.methods import Method
 from brainplug.models.adapted import AdaptedModel
 
 OWN, PEFT = "backbone.model.", "base_model.model."  # before the path of a tensor in the backbone's model
-Tensors = dict[str, torch.Tensor]
 
 
 def peft_values(model: AdaptedModel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Adapters that peft wrote, as classifiers of ours: peft's names, transformers' heads, and names of older versions."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from brainplug.adapters.description import PACKAGES, ClassifierDescription
 from brainplug.adapters.file import read_peft
 from brainplug.adapters.layout import HEADER_KEY
 from brainplug.adapters.peft_format import OWN, PEFT
+from brainplug.adapters.probe import Tensors
 from brainplug.backbones import Backbone, load_backbone
 from brainplug.backbones.hub import load_tensors
 from brainplug.backbones.loading import find_source
@@ -27,7 +28,6 @@ HEADS = ("classifier", "projector", "score")  # modules of transformers' classif
 CHANGE_THE_BACKBONE = ("pissa", "olora", "corda", "loftq")  # ways to begin with other weights of the backbone
 # Settings that choose modules, which are named one by one here, and what other programs do with them.
 NOT_NEEDED = {"exclude_modules", "layers_to_transform", "layers_pattern", "auto_mapping", "base_model_name_or_path"}
-Tensors = dict[str, torch.Tensor]
 
 
 def import_peft(folder: str | Path, backbone: str | None = None) -> tuple[AudioClassifier, ClassifierDescription]:
@@ -55,8 +55,9 @@ def import_peft(folder: str | Path, backbone: str | None = None) -> tuple[AudioC
     loaded = load_backbone(name, revision)
     word = _first_word(asked, values)
     tensors = {tensor.removeprefix(PEFT).replace(".modules_to_save", ""): weights[tensor] for tensor in weights}
-    of_head = {tensor: values for tensor, values in tensors.items() if tensor.split(".")[0] in HEADS}
-    names = {tensor: _own_name(asked, tensor, loaded, word) for tensor in tensors.keys() - of_head.keys()}
+    of_head = {tensor: tensors[tensor] for tensor in tensors if tensor.split(".")[0] in HEADS}
+    modules = {path for path, _ in loaded.model.named_modules()}
+    names = {tensor: _own_name(asked, tensor, loaded, modules, word) for tensor in tensors.keys() - of_head.keys()}
     head = _read_head(asked, of_head, name, revision, loaded)
     known = list((loaded.model.config.id2label or {}).values())
     numbered = [f"LABEL_{number}" for number in range(len(head.bias))]
@@ -125,11 +126,13 @@ def _first_word(asked: str, values: Mapping[str, JsonValue]) -> str:
     return kinds[kind].split("_")[0] + "_"
 
 
-def _own_name(asked: str, tensor: str, backbone: Backbone, word: str) -> str:
-    """The name in the backbone's own model of a tensor of peft's, which may be below a model with a head."""
+def _own_name(asked: str, tensor: str, backbone: Backbone, modules: Set[str], word: str) -> str:
+    """The name in the backbone's own model of a tensor of peft's, which may be below a model with a head.
+
+    `modules` are the paths of the backbone's modules.
+    """
     parts = tensor.split(".")
     end = next((number for number, part in enumerate(parts) if part.startswith(word)), len(parts) - 1)
-    modules = dict(backbone.model.named_modules())
     path = ".".join(parts[:end])
     for pattern, new in backbone.old_names:
         path = re.sub(pattern, new, path)
@@ -146,19 +149,16 @@ def _settings(
     values: Mapping[str, JsonValue], names: Mapping[str, str], tensors: Tensors, word: str
 ) -> dict[str, JsonValue]:
     """Peft's settings, with each adapted module by its path in place of patterns of names."""
-    targets = sorted({own.partition(f".{word}")[0] for own in names.values() if f".{word}" in own})
-    changed: dict[str, JsonValue] = {"target_modules": list(targets), "modules_to_save": None, "inference_mode": False}
+    paths = {tensor: own.partition(f".{word}")[0] for tensor, own in names.items() if f".{word}" in own}
+    targets = sorted(set(paths.values()))
+    changed: dict[str, JsonValue] = {"target_modules": [*targets], "modules_to_save": None, "inference_mode": False}
     changed |= dict.fromkeys(values.keys() & NOT_NEEDED)
     if values.get("rank_pattern"):
         changed["rank_pattern"] = {
-            own.partition(f".{word}")[0]: len(tensors[tensor])
-            for tensor, own in names.items()
-            if own.endswith("lora_A.weight")
+            path: len(tensors[tensor]) for tensor, path in paths.items() if names[tensor].endswith("lora_A.weight")
         }
     if values.get("feedforward_modules"):  # IA3 scales their input, [1, dim], and the output of the others, [dim, 1]
-        changed["feedforward_modules"] = [
-            own.partition(f".{word}")[0] for tensor, own in names.items() if len(tensors[tensor]) == 1
-        ]
+        changed["feedforward_modules"] = [path for tensor, path in paths.items() if len(tensors[tensor]) == 1]
     return {**values, **changed}
 
 

@@ -16,7 +16,7 @@ from brainplug.backbones.base import Backbone, copy_config
 from brainplug.backbones.hub import fetch_config, load_model
 from brainplug.backbones.positions import check_positions, resize_in_time
 from brainplug.backbones.spec import BackboneSpec, Checkpoint
-from brainplug.data.front_ends import FAINTEST_POWER, RANGE, WhisperFrontEnd
+from brainplug.data.front_ends import FAINTEST_POWER, WhisperFrontEnd, normalised_by_loudest
 from brainplug.data.shared_frames import SharedFrames, Window
 from brainplug.errors import ConfigError
 
@@ -136,7 +136,7 @@ class Whisper(Backbone):
         centred = ((clip, self._centred(samples)) for clip, samples in windows)
         shared = SharedFrames(self._log_mel, extractor.n_fft, extractor.hop_length)
         for clip, log_mel in shared.of_windows(centred, self.sample_rate):
-            yield clip, (torch.maximum(log_mel, log_mel.max() - RANGE) + 4.0) / 4.0
+            yield clip, normalised_by_loudest(log_mel)
 
     def _centred(self, waveform: torch.Tensor) -> torch.Tensor:
         """Pads or cuts a clip, and reflects it at its ends, so that its frames lie around every shift."""

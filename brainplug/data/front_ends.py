@@ -100,7 +100,7 @@ class WhisperFrontEnd(FrontEnd):
         centred = pad(clips[:, None], (self.window // 2, self.window // 2), mode="reflect")[:, 0]
         power = power_of(windows_of(centred, self.frames, self.window, self.shift) @ self.transform)
         log_mel = (power @ self.filters).clamp(min=FAINTEST_POWER).log10()
-        signal = (torch.maximum(log_mel, log_mel.amax((1, 2), keepdim=True) - RANGE) + 4.0) / 4.0
+        signal = normalised_by_loudest(log_mel)
         return signal, torch.ones_like(lengths, dtype=signal.dtype)
 
 
@@ -124,6 +124,11 @@ class WaveformFrontEnd(FrontEnd):
             variance = centred.square().sum(1, keepdim=True) / counts[:, None]
             signal = centred / torch.sqrt(variance + EPSILON)
         return signal, counts.to(signal.dtype) / signal.shape[1]
+
+
+def normalised_by_loudest(log_mel: torch.Tensor) -> torch.Tensor:
+    """Log-mels ``[..., frames, mel_bands]``, in powers of ten, as Whisper takes them: by each clip's loudest point."""
+    return (torch.maximum(log_mel, log_mel.amax((-2, -1), keepdim=True) - RANGE) + 4.0) / 4.0
 
 
 def without_padding(waveforms: torch.Tensor, lengths: torch.Tensor, padding: float = 0.0) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The service's routes."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,20 +17,11 @@ from brainplug.service.clips import ClipClassifier
 from brainplug.service.gate import CLASSIFY, Gate, refuse_stopping
 from brainplug.service.hubs import Hubs
 from brainplug.service.metrics import Metrics
+from brainplug.service.pages import add_pages
 from brainplug.service.refusal import RefusedError
 from brainplug.service.schema import Answer, ClassifyForm, Health, Problem, ServedAdapter
 from brainplug.service.settings import MAX_ADAPTERS, Settings
 
-PAGE = Path(__file__).with_name("page")
-FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js", "/sound.js": "sound.js"}
-FILES |= {"/docs": "docs.html", "/docs.js": "docs.js", "/icon.svg": "icon.svg"}
-TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; media-src blob:; frame-ancestors 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 REASONS = {
     400: "The form cannot be read",
     401: "The token is missing, or another one",
@@ -69,23 +60,12 @@ def make_app(hubs: Iterable[AdapterHub], settings: Settings) -> FastAPI:
     )
     app.state.stopping = False
     app.add_middleware(Gate, settings=settings, metrics=metrics)
-    _add_pages(app)
+    add_pages(app)
     _add_routes(app, clips)
     for kind, handler in ((RefusedError, _refused), (UsageError, _unusable), (RequestValidationError, _invalid)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _failed)
     return app
-
-
-def _add_pages(app: FastAPI) -> None:
-    """The files of the page are read once; no path of a request is opened."""
-
-    def make_route(content: bytes, media_type: str) -> Callable[[], Response]:
-        return lambda: Response(content, media_type=media_type, headers=PAGE_HEADERS)
-
-    for path, name in FILES.items():
-        route = make_route((PAGE / name).read_bytes(), TYPES[Path(name).suffix])
-        app.get(path, include_in_schema=False)(route)
 
 
 def _add_routes(app: FastAPI, clips: ClipClassifier) -> None:

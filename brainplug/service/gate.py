@@ -8,13 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brainplug.service.metrics import Metrics
+from brainplug.service.pages import FILES
 from brainplug.service.refusal import RefusedError
 from brainplug.service.settings import Settings
 
 CLASSIFY = "/classify"
-NEEDS_NO_TOKEN = frozenset(
-    ("/", "/health", "/docs", "/openapi.json", "/page.css", "/page.js", "/sound.js", "/docs.js", "/icon.svg")
-)
+NEEDS_NO_TOKEN = frozenset(("/health", "/openapi.json", *FILES))
 ROUTES = NEEDS_NO_TOKEN | {CLASSIFY, "/adapters", "/metrics"}
 
 

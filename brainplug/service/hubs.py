@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from brainplug.adapters.file import read_adapter
+from brainplug.adapters.file import read_description
 from brainplug.errors import CheckpointError, ConfigError, nearest
 from brainplug.inference import AdapterHub
 from brainplug.inference.adapter_hub import Predictions
@@ -53,7 +53,7 @@ def load_hubs(
     """
     hubs: list[AdapterHub] = []
     for name, folder in folders.items():
-        source = backbone or read_adapter(folder).description.backbone
+        source = backbone or read_description(folder).backbone
         if not any(_loads(hub, name, folder) for hub in hubs if hub.name == source):
             hub = AdapterHub(source, device, precision)
             hub.load(name, folder)

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
-from brainplug.service.app import FILES, PAGE, PAGE_HEADERS, make_app
+from brainplug.service.app import make_app
 from brainplug.service.gate import NEEDS_NO_TOKEN
+from brainplug.service.pages import FILES, PAGE, PAGE_HEADERS
 from brainplug.service.settings import Settings
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
